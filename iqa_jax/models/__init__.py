@@ -1,0 +1,45 @@
+"""The networks, and `build` to make one from its configuration."""
+
+import jax.numpy as jnp
+from flax import nnx
+
+from iqa_jax.models.conformer import IQAConformer
+from iqa_jax.models.efficientnet_lite0 import EfficientNetLite0
+from iqa_jax.models.full_reference import BACKBONES, TRAINABLE, FullReferenceModel, ModelConfig
+from iqa_jax.models.inception_resnet_v2 import InceptionResNetV2
+from iqa_jax.models.transformer import IQATransformer
+
+IQA_MODELS = {"iqa_conformer": IQAConformer, "iqa_transformer": IQATransformer}
+
+__all__ = [
+    "BACKBONES",
+    "IQA_MODELS",
+    "TRAINABLE",
+    "EfficientNetLite0",
+    "FullReferenceModel",
+    "IQAConformer",
+    "IQATransformer",
+    "InceptionResNetV2",
+    "ModelConfig",
+    "build",
+]
+
+
+def build(config: ModelConfig, *, rngs: nnx.Rngs) -> nnx.Module:
+    """A randomly initialised model.
+
+    Raises:
+      ValueError: a name of model or backbone, or a dtype, that does not exist.
+    """
+    if config.dtype not in ("float32", "bfloat16"):
+        raise ValueError(f"dtype {config.dtype!r}: expected 'float32' or 'bfloat16'")
+    if config.name in BACKBONES:
+        dtype = jnp.dtype(config.dtype)
+        return BACKBONES[config.name](num_classes=config.num_classes, dtype=dtype, rngs=rngs)
+    for kind, known, value in (
+        ("model", [*IQA_MODELS, *BACKBONES], config.name),
+        ("backbone", BACKBONES, config.backbone),
+    ):
+        if value not in known:
+            raise ValueError(f"unknown {kind} {value!r}: expected one of {', '.join(known)}")
+    return IQA_MODELS[config.name](config, rngs=rngs)

@@ -1,0 +1,100 @@
+"""IQA Conformer (Conde, Burchi and Timofte, CVPRW 2022, section 3.1; block: Gulati et al., 2020)."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from iqa_jax.models.attention import Head, MultiHeadAttention
+from iqa_jax.models.full_reference import FullReferenceModel, ModelConfig, dense, layer_norm
+from iqa_jax.models.layers import BatchNorm, depthwise_conv2d
+
+
+class FeedForward(nnx.Module):
+    """LayerNorm, Linear to 4 x dim, Swish, dropout, Linear, dropout."""
+
+    def __init__(self, dim: int, dropout: float, *, dtype, rngs: nnx.Rngs):
+        kw = {"dtype": dtype, "rngs": rngs}
+        self.norm = layer_norm(dim, **kw)
+        self.expand = dense(dim, 4 * dim, **kw)
+        self.project = dense(4 * dim, dim, **kw)
+        self.dropout = nnx.Dropout(dropout)
+
+    def __call__(self, x: jax.Array, *, rngs: nnx.Rngs | None = None) -> jax.Array:
+        x = self.dropout(jax.nn.swish(self.expand(self.norm(x))), rngs=rngs)
+        return self.dropout(self.project(x), rngs=rngs)
+
+
+class ConvolutionModule(nnx.Module):
+    """LayerNorm, 1 x 1 and GLU, depthwise 7 x 7, BatchNorm, Swish, 1 x 1, dropout."""
+
+    def __init__(self, dim: int, dropout: float, *, kernel_size: int = 7, dtype, rngs: nnx.Rngs):
+        kw = {"dtype": dtype, "rngs": rngs}
+        self.norm = layer_norm(dim, **kw)
+        self.expand = dense(dim, 2 * dim, **kw)
+        bound = 1 / kernel_size
+        shape = (kernel_size, kernel_size, dim)
+        self.depthwise_kernel = nnx.Param(
+            jax.random.uniform(rngs.params(), shape, minval=-bound, maxval=bound)
+        )
+        self.depthwise_bias = nnx.Param(jnp.zeros(dim))
+        self.batch_norm = BatchNorm(dim)
+        self.project = dense(dim, dim, **kw)
+        self.dropout = nnx.Dropout(dropout)
+
+    def __call__(self, x: jax.Array, *, rngs: nnx.Rngs | None = None) -> jax.Array:
+        value, gate = jnp.split(self.expand(self.norm(x)), 2, axis=-1)
+        x = value * jax.nn.sigmoid(gate)  # (B, h, w, D)
+        x = depthwise_conv2d(x, self.depthwise_kernel[...].astype(x.dtype))
+        x = self.batch_norm(x + self.depthwise_bias[...].astype(x.dtype))
+        return self.dropout(self.project(jax.nn.swish(x)), rngs=rngs)
+
+
+class ConformerBlock(nnx.Module):
+    """Half a feed-forward, attention, (cross-attention,) convolution, half a feed-forward, LayerNorm.
+
+    Maps (B, h, w, D) to the same shape; attention sees the h * w positions as tokens.
+    """
+
+    def __init__(self, dim: int, heads: int, dropout: float, *, cross: bool, dtype, rngs: nnx.Rngs):
+        kw = {"dtype": dtype, "rngs": rngs}
+        self.ff_module1 = FeedForward(dim, dropout, **kw)
+        self.self_att_module = MultiHeadAttention(dim, heads, dropout, **kw)
+        self.cross_attention_module = MultiHeadAttention(dim, heads, dropout, **kw) if cross else None
+        self.conv_module = ConvolutionModule(dim, dropout, **kw)
+        self.ff_module2 = FeedForward(dim, dropout, **kw)
+        self.norm = layer_norm(dim, **kw)
+
+    def __call__(
+        self, x: jax.Array, memory: jax.Array | None = None, *, rngs: nnx.Rngs | None = None
+    ) -> jax.Array:
+        shape = x.shape
+        x = x.reshape(shape[0], -1, shape[-1])  # (B, h * w, D)
+        x = x + 0.5 * self.ff_module1(x, rngs=rngs)
+        x = x + self.self_att_module(x, rngs=rngs)
+        if self.cross_attention_module is not None:
+            memory = memory.reshape(shape[0], -1, shape[-1])
+            x = x + self.cross_attention_module(x, memory, rngs=rngs)
+        x = x + self.conv_module(x.reshape(shape), rngs=rngs).reshape(x.shape)
+        x = x + 0.5 * self.ff_module2(x, rngs=rngs)
+        return self.norm(x).reshape(shape)
+
+
+class IQAConformer(FullReferenceModel):
+    """Conformer encoder on the difference of the features, cross Conformer decoder on the reference."""
+
+    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+        super().__init__(config, rngs=rngs)
+        kw = {"dtype": jnp.dtype(config.dtype), "rngs": rngs}
+        shape = (self.grid, self.grid, config.dim)
+        self.emb_p = nnx.Param(0.02 * jax.random.normal(rngs.params(), shape))
+        self.dropout = nnx.Dropout(config.dropout)
+        block = (config.dim, config.heads, config.dropout)
+        self.encoder = ConformerBlock(*block, cross=False, **kw)
+        self.decoder = ConformerBlock(*block, cross=True, **kw)
+        self.head = Head(config.dim, **kw)
+
+    def compare_projected(self, reference, difference, *, rngs=None):
+        position = self.emb_p[...].astype(reference.dtype)
+        encoded = self.encoder(self.dropout(difference + position, rngs=rngs), rngs=rngs)
+        decoded = self.decoder(self.dropout(reference + position, rngs=rngs), encoded, rngs=rngs)
+        return self.head(decoded.mean((1, 2)))

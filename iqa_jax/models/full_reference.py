@@ -1,0 +1,123 @@
+"""What the full-reference models share: configuration, frozen backbone, projection, scoring."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from iqa_jax.models.efficientnet_lite0 import EfficientNetLite0
+from iqa_jax.models.inception_resnet_v2 import InceptionResNetV2
+
+BACKBONES = {"inception_resnet_v2": InceptionResNetV2, "efficientnet_lite0": EfficientNetLite0}
+
+# What trains in an IQA model: everything but the backbone.
+TRAINABLE = nnx.All(nnx.Param, nnx.Not(nnx.PathContains("backbone")))
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """Everything that is needed to build a model again; stands beside its weights as JSON.
+
+    Attributes:
+      name: "iqa_conformer", "iqa_transformer" or the name of a backbone.
+      backbone: a key of `BACKBONES`.
+      num_classes: of a backbone on its own: its classifier's size, 0 for none.
+      dim, heads, dropout: width, attention heads and dropout probability after the backbone.
+      crop_size: side of the square crops in pixels; fixes the number of positions.
+      mos_mean, mos_std: MOS = prediction * mos_std + mos_mean (PIPAL's by default).
+      dtype: compute type, "float32" or "bfloat16"; parameters are float32.
+    """
+
+    name: str
+    backbone: str = "inception_resnet_v2"
+    num_classes: int = 0
+    dim: int = 128
+    heads: int = 4
+    dropout: float = 0.1
+    crop_size: int = 192
+    mos_mean: float = 1448.9595
+    mos_std: float = 121.5351
+    dtype: str = "float32"
+
+
+def as_unit_float(images: jax.Array) -> jax.Array:
+    """uint8 images -> float32 in [0, 1]; float images are taken to be in [0, 1] already."""
+    return images.astype(jnp.float32) / 255.0 if images.dtype == jnp.uint8 else images
+
+
+class FullReferenceModel(nnx.Module):
+    """A frozen backbone on both images and a 1 x 1 projection of f_ref and of f_ref - f_dis.
+
+    The backbone normalises with running statistics only, so it is in evaluation mode whatever mode
+    the model is in; gradients with respect to the images flow through it.
+
+    Subclasses give `compare_projected`.
+    """
+
+    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+        dtype = jnp.dtype(config.dtype)
+        self.config = config
+        self.backbone = BACKBONES[config.backbone](num_classes=0, dtype=dtype, rngs=rngs)
+        self.grid = self.backbone.grid(config.crop_size)
+        self.conv_proj = dense(self.backbone.tap_channels, config.dim, dtype=dtype, rngs=rngs)
+
+    def features(self, images: jax.Array) -> jax.Array:
+        """Backbone features of crops (B, S, S, 3), uint8 or float in [0, 1]: (B, h, w, C).
+
+        Raises:
+          ValueError: the crops are not of the size the model was made for.
+        """
+        size = self.config.crop_size
+        if images.ndim != 4 or images.shape[1:] != (size, size, 3):
+            raise ValueError(
+                f"crops of shape {images.shape}: expected (B, {size}, {size}, 3); "
+                "cut images with iqa_jax.augment.center_crop or ten_crop"
+            )
+        return self.backbone.stacked_taps(as_unit_float(images))
+
+    def compare(
+        self, reference: jax.Array, distorted: jax.Array, *, rngs: nnx.Rngs | None = None
+    ) -> jax.Array:
+        """Normalised MOS (B,) from the `features` of both images, each (B, h, w, C)."""
+        both = jnp.concatenate([reference, reference - distorted])
+        reference, difference = jnp.split(self.conv_proj(both), 2)  # (B, h, w, D) each
+        return self.compare_projected(reference, difference, rngs=rngs).astype(jnp.float32)
+
+    def compare_projected(self, reference, difference, *, rngs=None) -> jax.Array:
+        raise TypeError(f"{type(self).__name__} does not define compare_projected")
+
+    def __call__(
+        self, reference: jax.Array, distorted: jax.Array, *, rngs: nnx.Rngs | None = None
+    ) -> jax.Array:
+        """Normalised MOS (B,) of pairs of crops, each (B, S, S, 3), uint8 or float in [0, 1].
+
+        Args:
+          rngs: keys for dropout (a `dropout` stream); needed in training mode only.
+        """
+        if reference.shape != distorted.shape:
+            raise ValueError(
+                f"reference {reference.shape} and distorted {distorted.shape} images differ in shape"
+            )
+        both = jnp.concatenate([as_unit_float(reference), as_unit_float(distorted)])
+        return self.compare(*jnp.split(self.features(both), 2), rngs=rngs)
+
+    def denormalise(self, prediction: jax.Array) -> jax.Array:
+        """Normalised predictions -> MOS units."""
+        return prediction * self.config.mos_std + self.config.mos_mean
+
+
+def dense(features_in: int, features_out: int, *, dtype, rngs: nnx.Rngs) -> nnx.Linear:
+    """A linear layer (a 1 x 1 convolution, channels last) with PyTorch's default kernel scale."""
+    return nnx.Linear(
+        features_in,
+        features_out,
+        kernel_init=nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform"),
+        dtype=dtype,
+        rngs=rngs,
+    )
+
+
+def layer_norm(features: int, *, dtype, rngs: nnx.Rngs) -> nnx.LayerNorm:
+    """LayerNorm with PyTorch's epsilon (Flax's default is 1e-6)."""
+    return nnx.LayerNorm(features, epsilon=1e-5, dtype=dtype, rngs=rngs)

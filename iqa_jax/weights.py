@@ -1,0 +1,223 @@
+"""Weights on disk: a flat {path: array} mapping, written whole or not at all, checked when read.
+
+A weights directory holds `config.json` (the model's configuration, where the weights come from and
+the SHA-256 of their content) and `weights/`, an orbax checkpoint.  A training run holds
+`config.json` and `checkpoints/`; `load` takes either.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import jax
+import numpy as np
+from flax import nnx
+
+from iqa_jax.errors import WeightsError
+from iqa_jax.models import IQA_MODELS, ModelConfig, build
+
+FORMAT = 1
+STORED = nnx.Any(nnx.Param, nnx.BatchStat)
+
+
+def flat_weights(state: nnx.State) -> dict[str, jax.Array]:
+    """An NNX state as {"encoder.norm.scale": array, …}."""
+    return {".".join(map(str, path)): leaf[...] for path, leaf in nnx.to_flat_state(state)}
+
+
+def abstract_model(config: ModelConfig) -> nnx.Module:
+    """The model with shapes in place of arrays; costs no arithmetic."""
+    return nnx.eval_shape(lambda: build(config, rngs=nnx.Rngs(0)))
+
+
+def weight_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    state = nnx.state(abstract_model(config), STORED)
+    return {".".join(map(str, path)): leaf.shape for path, leaf in nnx.to_flat_state(state)}
+
+
+def model_with(config: ModelConfig, weights: Mapping[str, jax.Array]) -> nnx.Module:
+    """The model of `config` with these weights, in evaluation mode.
+
+    Raises:
+      WeightsError: a weight is missing, surplus or of another shape.
+    """
+    check_weights({name: np.shape(w) for name, w in weights.items()}, weight_shapes(config))
+    graphdef, state = nnx.split(abstract_model(config))
+    flat = nnx.to_flat_state(state)
+    filled = [
+        (path, leaf.replace(jax.numpy.asarray(weights[".".join(map(str, path))])))
+        for path, leaf in flat
+    ]
+    model = nnx.merge(graphdef, nnx.from_flat_state(filled))
+    model.eval()
+    return model
+
+
+def check_weights(found: Mapping[str, tuple], expected: Mapping[str, tuple]) -> None:
+    """Raises WeightsError unless both have the same names and shapes."""
+    for problem, names in (
+        ("missing", sorted(expected.keys() - found.keys())),
+        ("not part of this model", sorted(found.keys() - expected.keys())),
+    ):
+        if names:
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            raise WeightsError(f"weight {names[0]}{more}: {problem}")
+    for name, shape in expected.items():
+        if tuple(found[name]) != tuple(shape):
+            raise WeightsError(f"weight {name}: shape {tuple(found[name])}, expected {tuple(shape)}")
+
+
+def content_hash(weights: Mapping[str, jax.Array]) -> str:
+    """SHA-256 over names, dtypes, shapes and bytes; the same wherever the arrays live."""
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        array = np.asarray(weights[name])
+        digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
+
+
+def save_weights(
+    directory: str | os.PathLike, config: ModelConfig, weights: Mapping[str, jax.Array], source: dict
+) -> None:
+    """Writes a weights directory; it appears complete or not at all.
+
+    Args:
+      directory: must not exist, or be a weights directory, which is replaced.
+      source: where the weights come from, kept in `config.json`.
+    Raises:
+      WeightsError: `directory` holds something else.
+    """
+    import orbax.checkpoint as ocp
+
+    directory = Path(directory).expanduser().absolute()
+    if directory.exists() and not (directory / "weights").is_dir():
+        if not directory.is_dir() or any(directory.iterdir()):
+            raise WeightsError(f"{directory}: exists and holds no weights; choose another output directory")
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
+    try:
+        with ocp.StandardCheckpointer() as checkpointer:
+            checkpointer.save(partial / "weights", dict(weights))
+        record = {
+            "format": FORMAT,
+            "model": dataclasses.asdict(config),
+            "source": source,
+            "sha256": content_hash(weights),
+        }
+        (partial / "config.json").write_text(json.dumps(record, indent=2) + "\n")
+        partial.chmod(0o755)
+        if directory.exists():
+            shutil.rmtree(directory)
+        partial.rename(directory)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def read_config(directory: str | os.PathLike) -> dict:
+    """`config.json` of a weights directory or of a run.
+
+    Raises:
+      WeightsError: there is none, or it is not one of ours.
+    """
+    directory = Path(directory).expanduser()
+    path = directory / "config.json"
+    if not directory.is_dir():
+        raise WeightsError(
+            f"{directory}: no such directory; expected a training run or a converted directory "
+            "(python convert/timm_to_flax.py)"
+        )
+    try:
+        record = json.loads(path.read_text())
+        if record["format"] != FORMAT:
+            raise WeightsError(
+                f"{path}: format {record['format']!r}, this version reads {FORMAT}"
+            )
+        ModelConfig(**record["model"])
+        return record
+    except OSError as error:
+        raise WeightsError(f"{path}: {error.strerror}; expected a run or converted weights") from None
+    except (ValueError, KeyError, TypeError) as error:
+        if isinstance(error, WeightsError):
+            raise
+        raise WeightsError(f"{path}: not a configuration written by iqa_jax ({error})") from None
+
+
+def read_weights(directory: str | os.PathLike) -> tuple[ModelConfig, dict[str, jax.Array], dict]:
+    """(configuration, weights, whole `config.json`) of a weights directory.
+
+    Raises:
+      WeightsError: something is missing, truncated or differs from what was written.
+    """
+    import orbax.checkpoint as ocp
+
+    directory = Path(directory).expanduser().absolute()
+    record = read_config(directory)
+    config = ModelConfig(**record["model"])
+    again = "convert the weights again"
+    target = {
+        name: jax.ShapeDtypeStruct(shape, np.float32) for name, shape in weight_shapes(config).items()
+    }
+    try:
+        with ocp.StandardCheckpointer() as checkpointer:
+            weights = checkpointer.restore(directory / "weights", target)
+    except Exception as error:  # orbax raises many kinds for a damaged checkpoint
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise WeightsError(f"{directory / 'weights'}: cannot be read ({reason}); {again}") from None
+    if content_hash(weights) != record.get("sha256"):
+        raise WeightsError(
+            f"{directory / 'weights'}: the content is not what was written (checksum); {again}"
+        )
+    return config, weights, record
+
+
+def load(
+    path: str | os.PathLike, *, step: int | str = "best", ema: bool = False
+) -> nnx.Module:
+    """The model with its weights, in evaluation mode.
+
+    Args:
+      path: a directory written by `convert/timm_to_flax.py`, or the `--workdir` of a training run.
+      step: of a run: "best" (by validation SRCC), "latest" or a step number.
+      ema: of a run: its exponential moving average instead of the raw weights.
+    Returns:
+      A backbone, or a model that takes (reference, distorted) crops, each (B, 192, 192, 3), uint8
+      or float in [0, 1], and gives the normalised MOS (B,); `model.denormalise` turns it into MOS.
+    Raises:
+      WeightsError: nothing there to load, or it is damaged.
+    """
+    from iqa_jax.checkpoints import read_run_weights
+
+    directory = Path(path).expanduser()
+    record = read_config(directory)
+    if (directory / "weights").is_dir():
+        config, weights, _ = read_weights(directory)
+    elif (directory / "checkpoints").is_dir():
+        config = ModelConfig(**record["model"])
+        weights = read_run_weights(directory, step=step, ema=ema)
+    else:
+        raise WeightsError(f"{directory}: neither weights/ nor checkpoints/ is there; is the run just begun?")
+    return model_with(config, weights)
+
+
+def backbone_weights(
+    config: ModelConfig, weights: Mapping[str, jax.Array]
+) -> dict[str, jax.Array]:
+    """What an IQA model needs of its backbone, from a backbone's or an IQA model's weights.
+
+    Layers after the last tap are left out.
+
+    Args:
+      config: of the model that `weights` belong to.
+    """
+    if config.name in IQA_MODELS:
+        prefix = "backbone."
+        return {n[len(prefix) :]: w for n, w in weights.items() if n.startswith(prefix)}
+    needed = weight_shapes(dataclasses.replace(config, num_classes=0))
+    return {name: weights[name] for name in needed}

@@ -1,8 +1,8 @@
 """PyTorch weights -> a directory that `iqa_jax.load` and `config.backbone_weights` take.
 
-    python convert/timm_to_flax.py --model inception_resnet_v2.tf_in1k --output weights/inception
-    python convert/timm_to_flax.py --model efficientnet_lite0 --output weights/lite0
-    python convert/timm_to_flax.py --checkpoint checkpoints_21.ckpt --ema --output weights/conformer
+python convert/timm_to_flax.py --model inception_resnet_v2.tf_in1k --output weights/inception
+python convert/timm_to_flax.py --model efficientnet_lite0 --output weights/lite0
+python convert/timm_to_flax.py --checkpoint checkpoints_21.ckpt --ema --output weights/conformer
 """
 
 import sys

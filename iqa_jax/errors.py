@@ -22,6 +22,10 @@ class ConfigError(UserError):
     """A configuration field or value that does not exist or does not fit."""
 
 
+class TrainingError(UserError):
+    """Training cannot go on."""
+
+
 @contextlib.contextmanager
 def shown_plainly():
     """For command lines: ends the program with one line instead of a traceback.

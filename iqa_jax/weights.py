@@ -6,6 +6,7 @@ the SHA-256 of their content) and `weights/`, an orbax checkpoint.  A training r
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -35,6 +36,7 @@ def abstract_model(config: ModelConfig) -> nnx.Module:
     return nnx.eval_shape(lambda: build(config, rngs=nnx.Rngs(0)))
 
 
+@functools.cache
 def weight_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     state = nnx.state(abstract_model(config), STORED)
     return {".".join(map(str, path)): leaf.shape for path, leaf in nnx.to_flat_state(state)}
@@ -50,8 +52,7 @@ def model_with(config: ModelConfig, weights: Mapping[str, jax.Array]) -> nnx.Mod
     graphdef, state = nnx.split(abstract_model(config))
     flat = nnx.to_flat_state(state)
     filled = [
-        (path, leaf.replace(jax.numpy.asarray(weights[".".join(map(str, path))])))
-        for path, leaf in flat
+        (path, leaf.replace(jax.numpy.asarray(weights[".".join(map(str, path))]))) for path, leaf in flat
     ]
     model = nnx.merge(graphdef, nnx.from_flat_state(filled))
     model.eval()
@@ -136,9 +137,7 @@ def read_config(directory: str | os.PathLike) -> dict:
     try:
         record = json.loads(path.read_text())
         if record["format"] != FORMAT:
-            raise WeightsError(
-                f"{path}: format {record['format']!r}, this version reads {FORMAT}"
-            )
+            raise WeightsError(f"{path}: format {record['format']!r}, this version reads {FORMAT}")
         ModelConfig(**record["model"])
         return record
     except OSError as error:
@@ -161,9 +160,7 @@ def read_weights(directory: str | os.PathLike) -> tuple[ModelConfig, dict[str, j
     record = read_config(directory)
     config = ModelConfig(**record["model"])
     again = "convert the weights again"
-    target = {
-        name: jax.ShapeDtypeStruct(shape, np.float32) for name, shape in weight_shapes(config).items()
-    }
+    target = {name: jax.ShapeDtypeStruct(shape, np.float32) for name, shape in weight_shapes(config).items()}
     try:
         with ocp.StandardCheckpointer() as checkpointer:
             weights = checkpointer.restore(directory / "weights", target)
@@ -177,9 +174,7 @@ def read_weights(directory: str | os.PathLike) -> tuple[ModelConfig, dict[str, j
     return config, weights, record
 
 
-def load(
-    path: str | os.PathLike, *, step: int | str = "best", ema: bool = False
-) -> nnx.Module:
+def load(path: str | os.PathLike, *, step: int | str = "best", ema: bool = False) -> nnx.Module:
     """The model with its weights, in evaluation mode.
 
     Args:
@@ -206,9 +201,7 @@ def load(
     return model_with(config, weights)
 
 
-def backbone_weights(
-    config: ModelConfig, weights: Mapping[str, jax.Array]
-) -> dict[str, jax.Array]:
+def backbone_weights(config: ModelConfig, weights: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
     """What an IQA model needs of its backbone, from a backbone's or an IQA model's weights.
 
     Layers after the last tap are left out.

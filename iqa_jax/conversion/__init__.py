@@ -29,9 +29,7 @@ class Converted:
     dropped: tuple[str, ...]
 
 
-def convert_state_dict(
-    state_dict: Mapping[str, np.ndarray], *, features_only: bool = False
-) -> Converted:
+def convert_state_dict(state_dict: Mapping[str, np.ndarray], *, features_only: bool = False) -> Converted:
     """Turns the entries of a PyTorch state dict into the weights of one of our models.
 
     Args:

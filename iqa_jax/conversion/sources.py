@@ -97,12 +97,10 @@ def _read_torch(path: Path, ema: bool) -> dict[str, np.ndarray]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        message = str(error)
-        if "Unsupported" in message or "GLOBAL" in message:
-            found = re.search(r"GLOBAL (\S+)", message)
-            what = f" ({found[1]})" if found else ""
+        # PyTorch's message names the function or class; of mere rubbish it names an opcode instead.
+        if found := re.search(r"GLOBAL (\S+)", str(error)):
             raise WeightsError(
-                f"{path}: refused, it holds objects that would execute code when read{what}; "
+                f"{path}: refused, it holds objects that would execute code when read ({found[1]}); "
                 "save the state dict alone"
             ) from None
         raise WeightsError(f"{path}: not a PyTorch checkpoint") from None

@@ -12,6 +12,7 @@ import numpy as np
 from iqa_jax.errors import WeightsError
 from iqa_jax.models.efficientnet_lite0 import STAGES
 
+
 def _batch_norm(norm: str, path: str) -> list[tuple[str, str]]:
     names = {"weight": "scale", "bias": "bias", "running_mean": "mean", "running_var": "var"}
     return [(rf"^{norm}\.{theirs}$", f"{path}.{ours}") for theirs, ours in names.items()]

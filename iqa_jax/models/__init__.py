@@ -5,7 +5,13 @@ from flax import nnx
 
 from iqa_jax.models.conformer import IQAConformer
 from iqa_jax.models.efficientnet_lite0 import EfficientNetLite0
-from iqa_jax.models.full_reference import BACKBONES, TRAINABLE, FullReferenceModel, ModelConfig
+from iqa_jax.models.full_reference import (
+    BACKBONES,
+    TRAINABLE,
+    FullReferenceModel,
+    ModelConfig,
+    split_model,
+)
 from iqa_jax.models.inception_resnet_v2 import InceptionResNetV2
 from iqa_jax.models.transformer import IQATransformer
 
@@ -22,6 +28,7 @@ __all__ = [
     "InceptionResNetV2",
     "ModelConfig",
     "build",
+    "split_model",
 ]
 
 

@@ -4,7 +4,7 @@ import jax
 from flax import nnx
 
 from iqa_jax.models.full_reference import dense, layer_norm
-from iqa_jax.models.layers import dot_product_attention
+from iqa_jax.models.layers import Dropout, dot_product_attention
 
 
 class MultiHeadAttention(nnx.Module):
@@ -21,7 +21,7 @@ class MultiHeadAttention(nnx.Module):
         self.key_layer = dense(dim, dim, **kw)
         self.value_layer = dense(dim, dim, **kw)
         self.output_layer = dense(dim, dim, **kw)
-        self.dropout = nnx.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def __call__(
         self, x: jax.Array, memory: jax.Array | None = None, *, rngs: nnx.Rngs | None = None

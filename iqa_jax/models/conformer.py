@@ -6,7 +6,7 @@ from flax import nnx
 
 from iqa_jax.models.attention import Head, MultiHeadAttention
 from iqa_jax.models.full_reference import FullReferenceModel, ModelConfig, dense, layer_norm
-from iqa_jax.models.layers import BatchNorm, depthwise_conv2d
+from iqa_jax.models.layers import BatchNorm, Dropout, depthwise_conv2d
 
 
 class FeedForward(nnx.Module):
@@ -17,7 +17,7 @@ class FeedForward(nnx.Module):
         self.norm = layer_norm(dim, **kw)
         self.expand = dense(dim, 4 * dim, **kw)
         self.project = dense(4 * dim, dim, **kw)
-        self.dropout = nnx.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def __call__(self, x: jax.Array, *, rngs: nnx.Rngs | None = None) -> jax.Array:
         x = self.dropout(jax.nn.swish(self.expand(self.norm(x))), rngs=rngs)
@@ -39,7 +39,7 @@ class ConvolutionModule(nnx.Module):
         self.depthwise_bias = nnx.Param(jnp.zeros(dim))
         self.batch_norm = BatchNorm(dim)
         self.project = dense(dim, dim, **kw)
-        self.dropout = nnx.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def __call__(self, x: jax.Array, *, rngs: nnx.Rngs | None = None) -> jax.Array:
         value, gate = jnp.split(self.expand(self.norm(x)), 2, axis=-1)
@@ -87,7 +87,7 @@ class IQAConformer(FullReferenceModel):
         kw = {"dtype": jnp.dtype(config.dtype), "rngs": rngs}
         shape = (self.grid, self.grid, config.dim)
         self.emb_p = nnx.Param(0.02 * jax.random.normal(rngs.params(), shape))
-        self.dropout = nnx.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         block = (config.dim, config.heads, config.dropout)
         self.encoder = ConformerBlock(*block, cross=False, **kw)
         self.decoder = ConformerBlock(*block, cross=True, **kw)

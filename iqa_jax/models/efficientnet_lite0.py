@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from iqa_jax.models.layers import ConvNorm, collect_taps
+from iqa_jax.models.layers import ConvNorm, check_images, collect_taps
 
 # Taps for image quality assessment (our choice): the stem and the stages of stride 4, 8 and 16.
 TAPS = ("conv_stem", "stage1", "stage2", "stage4")
@@ -43,7 +43,7 @@ class InvertedResidual(nnx.Module):
 
 
 class EfficientNetLite0(nnx.Module):
-    """The ImageNet network.  Input: float images in [0, 1], (B, H, W, 3), any H and W of 32 or more.
+    """The ImageNet network.  Input: float images in [0, 1], (B, H, W, 3), of any size.
 
     Args:
       num_classes: size of the classifier; 0 leaves out every layer after the last of `TAPS`.
@@ -86,6 +86,7 @@ class EfficientNetLite0(nnx.Module):
         return -(-size // 8)
 
     def _stages(self, images: jax.Array):
+        check_images(images)
         x = self.conv_stem(2.0 * images - 1.0)
         yield "conv_stem", x
         for number, stage in enumerate(self.stages):

@@ -8,6 +8,7 @@ from flax import nnx
 
 from iqa_jax.models.efficientnet_lite0 import EfficientNetLite0
 from iqa_jax.models.inception_resnet_v2 import InceptionResNetV2
+from iqa_jax.models.layers import few_at_a_time
 
 BACKBONES = {"inception_resnet_v2": InceptionResNetV2, "efficientnet_lite0": EfficientNetLite0}
 
@@ -26,6 +27,7 @@ class ModelConfig:
       dim, heads, dropout: width, attention heads and dropout probability after the backbone.
       crop_size: side of the square crops in pixels; fixes the number of positions.
       mos_mean, mos_std: MOS = prediction * mos_std + mos_mean (PIPAL's by default).
+      mos_low, mos_high: ends of the MOS scale.
       dtype: compute type, "float32" or "bfloat16"; parameters are float32.
     """
 
@@ -38,6 +40,8 @@ class ModelConfig:
     crop_size: int = 192
     mos_mean: float = 1448.9595
     mos_std: float = 121.5351
+    mos_low: float = 916.71
+    mos_high: float = 1835.99
     dtype: str = "float32"
 
 
@@ -74,14 +78,17 @@ class FullReferenceModel(nnx.Module):
                 f"crops of shape {images.shape}: expected (B, {size}, {size}, 3); "
                 "cut images with iqa_jax.augment.center_crop or ten_crop"
             )
-        return self.backbone.stacked_taps(as_unit_float(images))
+        return few_at_a_time(self.backbone.stacked_taps, as_unit_float(images))
 
     def compare(
         self, reference: jax.Array, distorted: jax.Array, *, rngs: nnx.Rngs | None = None
     ) -> jax.Array:
-        """Normalised MOS (B,) from the `features` of both images, each (B, h, w, C)."""
-        both = jnp.concatenate([reference, reference - distorted])
-        reference, difference = jnp.split(self.conv_proj(both), 2)  # (B, h, w, D) each
+        """Normalised MOS (B,) from both images' features after `conv_proj`, each (B, h, w, D).
+
+        The projection of f_ref - f_dis is the difference of both projections plus the bias, so
+        each image is projected once, and a reference once for all its distorted versions.
+        """
+        difference = reference - distorted + self.conv_proj.bias[...].astype(reference.dtype)
         return self.compare_projected(reference, difference, rngs=rngs).astype(jnp.float32)
 
     def compare_projected(self, reference, difference, *, rngs=None) -> jax.Array:
@@ -100,11 +107,19 @@ class FullReferenceModel(nnx.Module):
                 f"reference {reference.shape} and distorted {distorted.shape} images differ in shape"
             )
         both = jnp.concatenate([as_unit_float(reference), as_unit_float(distorted)])
-        return self.compare(*jnp.split(self.features(both), 2), rngs=rngs)
+        return self.compare(*jnp.split(self.conv_proj(self.features(both)), 2), rngs=rngs)
 
     def denormalise(self, prediction: jax.Array) -> jax.Array:
         """Normalised predictions -> MOS units."""
         return prediction * self.config.mos_std + self.config.mos_mean
+
+
+def split_model(model: FullReferenceModel) -> tuple[nnx.GraphDef, nnx.State, nnx.State]:
+    """Structure, what training changes (parameters and statistics), and the frozen backbone.
+
+    `nnx.merge` puts them together again.
+    """
+    return nnx.split(model, nnx.Not(nnx.PathContains("backbone")), ...)
 
 
 def dense(features_in: int, features_out: int, *, dtype, rngs: nnx.Rngs) -> nnx.Linear:

@@ -4,11 +4,14 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from iqa_jax.models.layers import ConvNorm, collect_taps, max_pool, pointwise_branches
+from iqa_jax.models.layers import ConvNorm, check_images, collect_taps, max_pool, pointwise_branches
 
 # Taps for image quality assessment: after `mixed_5b` and after blocks 2, 4, 6, 8, 10 of `repeat`.
 TAPS = ("mixed_5b", "block35_2", "block35_4", "block35_6", "block35_8", "block35_10")
 LATER_TAPS = ("mixed_6a", "repeat_1", "mixed_7a", "repeat_2", "block8", "conv2d_7b")
+
+# Sides of the smallest images that leave a pixel at the end of the network, and at `TAPS`.
+SMALLEST, SMALLEST_FOR_TAPS = 75, 27
 
 
 def _avg_pool_inside(x: jax.Array) -> jax.Array:
@@ -113,7 +116,8 @@ class Mixed7a(nnx.Module):
 
 
 class InceptionResNetV2(nnx.Module):
-    """The ImageNet network.  Input: float images in [0, 1], (B, H, W, 3), H and W of at least 75.
+    """The ImageNet network.  Input: float images in [0, 1], (B, H, W, 3), H and W of at least 75 (27 for
+    the features up to the last of `TAPS`).
 
     Args:
       num_classes: size of the classifier; 0 leaves out every layer after the last of `TAPS`.
@@ -156,6 +160,7 @@ class InceptionResNetV2(nnx.Module):
 
     def _stages(self, images: jax.Array):
         """Yields (name, output) of each stage in order; what is not asked for is not computed."""
+        check_images(images, SMALLEST_FOR_TAPS)
         x = 2.0 * images - 1.0
         x = self.conv2d_2b(self.conv2d_2a(self.conv2d_1a(x)))
         x = self.conv2d_4a(self.conv2d_3b(max_pool(x)))
@@ -166,6 +171,7 @@ class InceptionResNetV2(nnx.Module):
             yield f"block35_{number}", x
         if not self.num_classes:
             return
+        check_images(images, SMALLEST)
         x = self.mixed_6a(x)
         yield "mixed_6a", x
         for block in self.repeat_1:
@@ -189,7 +195,7 @@ class InceptionResNetV2(nnx.Module):
         Returns:
           {name: (B, h, w, C)} in the order of `taps`.
         Raises:
-          ValueError: a tap that this network does not have.
+          ValueError: a tap that this network does not have; images that are too small.
         """
         return collect_taps(self._stages(images), taps)
 

@@ -6,6 +6,7 @@ from flax import nnx
 
 from iqa_jax.models.attention import Head, MultiHeadAttention
 from iqa_jax.models.full_reference import FullReferenceModel, ModelConfig, dense, layer_norm
+from iqa_jax.models.layers import Dropout
 
 
 class FeedForward(nnx.Module):
@@ -16,7 +17,7 @@ class FeedForward(nnx.Module):
         self.norm = layer_norm(dim, **kw)
         self.expand = dense(dim, 8 * dim, **kw)
         self.project = dense(8 * dim, dim, **kw)
-        self.dropout = nnx.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def __call__(self, x: jax.Array, *, rngs: nnx.Rngs | None = None) -> jax.Array:
         return self.dropout(self.project(jax.nn.relu(self.expand(self.norm(x)))), rngs=rngs)
@@ -51,7 +52,7 @@ class IQATransformer(FullReferenceModel):
         tokens = self.grid**2 + 1
         self.emb_q = nnx.Param(0.02 * jax.random.normal(rngs.params(), (2, config.dim)))
         self.emb_p = nnx.Param(0.02 * jax.random.normal(rngs.params(), (tokens, config.dim)))
-        self.dropout = nnx.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         block = (config.dim, config.heads, config.dropout)
         self.encoder = TransformerBlock(*block, cross=False, **kw)
         self.decoder = TransformerBlock(*block, cross=True, **kw)

@@ -1,0 +1,166 @@
+"""Seconds per training step and per ten-crop pair on CPU, ours and PyTorch's in turns.
+
+    python benchmarks/against_pytorch.py --output docs/against_pytorch.md
+
+PyTorch runs the same models from `tests/torch_reference.py`, on the same weights: "eager" as
+written, and "channels last" with the images and the weights in that memory format.  Scoring is
+under `torch.inference_mode`.
+"""
+
+import os
+
+os.environ["JAX_PLATFORMS"] = "cpu"  # before jax is imported: PyTorch's CPU build stands beside it
+
+import platform
+import statistics
+import sys
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Optional
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import torch
+import typer
+from flax import nnx
+from tqdm import tqdm
+
+_ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(_ROOT), str(_ROOT / "tests")]
+
+import reference  # noqa: E402
+import torch_reference  # noqa: E402
+
+from iqa_jax.augment import ten_crop  # noqa: E402
+from iqa_jax.conversion import convert_state_dict  # noqa: E402
+from iqa_jax.models import TRAINABLE  # noqa: E402
+from iqa_jax.weights import model_with  # noqa: E402
+
+BATCH = 16
+MODELS = {
+    "iqa_conformer": ("IQA Conformer", torch_reference.IQAConformer),
+    "iqa_transformer": ("IQA Transformer", torch_reference.IQATransformer),
+}
+
+
+def our_runs(name, crops, targets, images):
+    """{task: function to time} of our model."""
+    converted = convert_state_dict(reference.fill_rule(name))
+    model = model_with(converted.config, converted.weights)
+    graph, params, rest = nnx.split(model, nnx.Param, ...)
+
+    @jax.jit
+    def score(params, rest, images):
+        model = nnx.merge(graph, params, rest)
+        reference_crops, distorted_crops = (ten_crop(x[None], 192)[0] for x in images)
+        return model.denormalise(model(reference_crops, distorted_crops)).mean()
+
+    model.train()
+    train_graph, trainable, frozen = nnx.split(model, TRAINABLE, ...)
+    adam = optax.adam(1e-4)
+
+    @jax.jit
+    def train_step(trainable, opt_state, frozen, key, crops, targets):
+        def loss(trainable):
+            model = nnx.merge(train_graph, trainable, frozen, copy=True)
+            prediction = model(*crops, rngs=nnx.Rngs(dropout=key))
+            _, _, after = nnx.split(model, TRAINABLE, ...)
+            return jnp.square(prediction - targets).mean(), after
+
+        (value, frozen_after), gradient = jax.value_and_grad(loss, has_aux=True)(trainable)
+        updates, opt_state = adam.update(gradient, opt_state)
+        return optax.apply_updates(trainable, updates), opt_state, frozen_after, value
+
+    state = [trainable, adam.init(trainable), frozen]
+    crops, images = jax.device_put((crops, images))
+    keys = iter(jax.random.split(jax.random.key(0), 10_000))
+
+    def step():
+        *state[:], value = train_step(*state, next(keys), crops, targets[:, 0])
+        return float(value)
+
+    return {"step": step, "pair": lambda: float(score(params, rest, images))}
+
+
+def torch_runs(name, crops, targets, images, memory_format):
+    """{task: function to time} of the PyTorch model."""
+    torch.manual_seed(0)
+    model = MODELS[name][1]()
+    model.load_state_dict({k: torch.as_tensor(v) for k, v in reference.fill_rule(name).items()})
+    model.to(memory_format=memory_format)
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    adam = torch.optim.Adam(trainable, lr=1e-4)
+    crops = [torch_reference.network_input(x).contiguous(memory_format=memory_format) for x in crops]
+    images = [torch_reference.network_input(x[None])[0] for x in images]
+    targets = torch.as_tensor(targets)
+
+    def step():
+        model.train()
+        return float(torch_reference.train_step(model, adam, *crops, targets))
+
+    def pair():
+        model.eval()
+        with torch.inference_mode():
+            ref, dis = (torch_reference.ten_crop(x).contiguous(memory_format=memory_format) for x in images)
+            return float(model(ref, dis).mean() * torch_reference.MOS_STD + torch_reference.MOS_MEAN)
+
+    return {"step": step, "pair": pair}
+
+
+def measure(name: str, rounds: int, bar: tqdm) -> dict[str, dict[str, float]]:
+    """{task: {who: median seconds}} of one model."""
+    targets = np.random.default_rng(0).standard_normal((BATCH, 1)).astype(np.float32)
+    crops = reference.pair(0, 192, BATCH)
+    images = [x[0] for x in reference.pair(1000, 288, 1)]
+    contestants = {
+        "iqa_jax": our_runs(name, crops, targets, images),
+        "PyTorch eager": torch_runs(name, crops, targets, images, torch.contiguous_format),
+        "PyTorch channels last": torch_runs(name, crops, targets, images, torch.channels_last),
+    }
+    medians = {}
+    for task in ("pair", "step"):  # in this order: a step changes the weights
+        scores = [runs[task]() for runs in contestants.values()]  # compiles, warms up
+        if task == "pair" and np.ptp(scores) > 0.01:
+            raise SystemExit(f"{name}: the implementations disagree: {scores}")
+        seconds = {who: [] for who in contestants}
+        for _ in range(rounds):
+            for who, runs in contestants.items():
+                start = time.perf_counter()
+                runs[task]()
+                seconds[who].append(time.perf_counter() - start)
+            bar.update()
+        medians[task] = {who: statistics.median(taken) for who, taken in seconds.items()}
+    return medians
+
+
+def table(results: dict[str, dict[str, dict[str, float]]]) -> str:
+    """The medians as a Markdown table, and what they were measured with."""
+    who = list(next(iter(results.values()))["step"])
+    lines = [f"| model | task | {' | '.join(who)} |", f"|---|---|{'---:|' * len(who)}"]
+    for name, medians in results.items():
+        for task, label in (("step", f"training step of {BATCH} pairs"), ("pair", "ten-crop pair")):
+            seconds = " | ".join(f"{medians[task][w]:.3f}" for w in who)
+            lines.append(f"| {MODELS[name][0]} | {label} | {seconds} |")
+    versions = ", ".join(f"{package} {version(package)}" for package in ("jax", "flax", "torch"))
+    cores = f"{os.cpu_count()} {platform.machine()} cores, Python {platform.python_version()}"
+    lines += ["", f"Median seconds on {cores}, {versions}."]
+    return "\n".join(lines) + "\n"
+
+
+def main(
+    rounds: Annotated[int, typer.Option(min=1, help="Times that each is measured, in turns.")] = 9,
+    output: Annotated[Optional[Path], typer.Option(help="Also write the table to this file.")] = None,  # noqa: UP045
+) -> None:
+    """Measure seconds per training step and per ten-crop pair, ours and PyTorch's."""
+    with tqdm(total=2 * rounds * len(MODELS), unit="round") as bar:
+        text = table({name: measure(name, rounds, bar) for name in MODELS})
+    print(text)
+    if output:
+        output.write_text(text)
+
+
+if __name__ == "__main__":
+    typer.run(main)

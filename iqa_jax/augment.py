@@ -1,0 +1,93 @@
+"""Crops, flips and rotations as pure JAX functions, one key an example."""
+
+import jax
+import jax.numpy as jnp
+
+# What rotation leaves uncovered: 0 after normalisation, which is mid-grey in [0, 1].
+_GREY = 0.5
+
+
+def example_key(seed: int | jax.Array, epoch: jax.Array, index: jax.Array) -> jax.Array:
+    """The key of one example; depends on nothing but the seed, the epoch and the record's index."""
+    return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), epoch), index)
+
+
+def rotate(image: jax.Array, degrees: jax.Array, fill: float = _GREY) -> jax.Array:
+    """Rotates (H, W, C) about its centre, counter-clockwise, nearest neighbour, size unchanged.
+
+    Same pixels as torchvision's `rotate(image, degrees, NEAREST, expand=False)`.
+    """
+    height, width = image.shape[:2]
+    y = jnp.arange(height) - (height - 1) / 2
+    x = jnp.arange(width) - (width - 1) / 2
+    cos, sin = jnp.cos(jnp.deg2rad(degrees)), jnp.sin(jnp.deg2rad(degrees))
+    from_x = jnp.rint(cos * x - sin * y[:, None] + (width - 1) / 2).astype(jnp.int32)  # (H, W)
+    from_y = jnp.rint(sin * x + cos * y[:, None] + (height - 1) / 2).astype(jnp.int32)
+    inside = (from_x >= 0) & (from_x < width) & (from_y >= 0) & (from_y < height)
+    rotated = image[jnp.clip(from_y, 0, height - 1), jnp.clip(from_x, 0, width - 1)]
+    return jnp.where(inside[..., None], rotated, jnp.asarray(fill, image.dtype))
+
+
+def augment_pair(
+    key: jax.Array,
+    reference: jax.Array,
+    distorted: jax.Array,
+    shape: jax.Array,
+    *,
+    crop_size: int,
+    rotation: float = 180.0,
+) -> tuple[jax.Array, jax.Array]:
+    """The original's training transform, the same one for both images of a pair.
+
+    A random crop, a horizontal flip with probability 1/2, then a rotation of the crop by a uniform
+    angle, corners filled with mid-grey.
+
+    Args:
+      key: of this example.
+      reference, distorted: (H, W, 3) uint8.
+      shape: (2,) height and width of the images proper; what lies below and right of them is filling.
+      crop_size: side of the crop.
+      rotation: largest angle either way, in degrees; 0 for none.
+    Returns:
+      Two (crop_size, crop_size, 3) float32 images in [0, 1].
+    """
+    key_y, key_x, key_flip, key_angle = jax.random.split(key, 4)
+    top = jax.random.randint(key_y, (), 0, shape[0] - crop_size + 1)
+    left = jax.random.randint(key_x, (), 0, shape[1] - crop_size + 1)
+    flip = jax.random.bernoulli(key_flip)
+    pair = jnp.concatenate([reference, distorted], axis=-1)  # (H, W, 6)
+    crop = jax.lax.dynamic_slice(pair, (top, left, 0), (crop_size, crop_size, 6))
+    crop = crop.astype(jnp.float32) / 255.0
+    crop = jnp.where(flip, crop[:, ::-1], crop)
+    if rotation:
+        crop = rotate(crop, jax.random.uniform(key_angle, minval=-rotation, maxval=rotation))
+    return crop[..., :3], crop[..., 3:]
+
+
+def center_crop(images: jax.Array, size: int) -> jax.Array:
+    """(B, H, W, 3) -> (B, size, size, 3)."""
+    _check_size(images, size)
+    top, left = (images.shape[1] - size) // 2, (images.shape[2] - size) // 2
+    return images[:, top : top + size, left : left + size]
+
+
+def ten_crop(images: jax.Array, size: int) -> jax.Array:
+    """The paper's ten crops: four corners, centre, and the same of the mirrored image.
+
+    Args:
+      images: (B, H, W, 3), H and W of at least `size`.
+    Returns:
+      (B, 10, size, size, 3).
+    """
+    _check_size(images, size)
+
+    def five(x):
+        corners = [x[:, :size, :size], x[:, :size, -size:], x[:, -size:, :size], x[:, -size:, -size:]]
+        return [*corners, center_crop(x, size)]
+
+    return jnp.stack(five(images) + five(images[:, :, ::-1]), axis=1)
+
+
+def _check_size(images, size):
+    if images.ndim != 4 or min(images.shape[1:3]) < size:
+        raise ValueError(f"images of shape {images.shape}: expected (B, H, W, 3), H and W of {size} or more")

@@ -1,0 +1,132 @@
+"""The training configuration: reading it from the command line, and checking it."""
+
+import dataclasses
+import difflib
+import re
+import sys
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from iqa_jax.datasets import DATASETS, default_data_dir, find_folder
+from iqa_jax.errors import ConfigError
+from iqa_jax.models import BACKBONES, IQA_MODELS
+from iqa_jax.scoring import CROPS
+
+_CHOICES = {
+    "model": tuple(IQA_MODELS),
+    "dataset": ("auto", *DATASETS),
+    "backbone": tuple(BACKBONES),
+    "dtype": ("float32", "bfloat16"),
+    "schedule": ("constant", "cosine"),
+    "crops": tuple(CROPS),
+}
+_AT_LEAST_ONE = ("batch_size", "accumulation", "num_epochs", "keep_checkpoints")
+_NOT_NEGATIVE = ("seed", "warmup_steps", "num_steps", "eval_every", "checkpoint_every", "rotation")
+
+
+@dataclasses.dataclass(frozen=True)
+class Command:
+    """What a training command asks for.
+
+    Attributes:
+      config: checked, with `dataset` settled.
+      name: of the configuration file, without its ending.
+      workdir: if given.
+      reason: why this data set, as a sentence.
+    """
+
+    config: ConfigDict
+    name: str
+    workdir: str | None
+    reason: str
+
+
+def parse(argv: list[str]) -> Command:
+    """Reads `--config FILE[:RECIPE] [--config.FIELD=VALUE …] [--workdir DIR]`.
+
+    Raises:
+      ConfigError: a flag, a field or a value that does not exist or does not fit.
+    """
+    config, file, overrides, workdir = _parse_flags(argv)
+    path, _, recipe = file.partition(":")
+    reason = f"{config.dataset} was asked for"
+    if config.dataset == "auto":
+        data_dir = config.data_dir or str(default_data_dir())
+        found = find_folder("pipal", data_dir)
+        recipe = "pipal" if found else "demo"
+        reason = f"PIPAL was found in {found}" if found else f"PIPAL was not found in or under {data_dir}"
+        overrides.pop("dataset", None)
+    elif recipe in ("", "auto"):
+        recipe = "demo" if config.dataset == "iqa_demo" else "pipal"
+    config, *_ = _parse_flags([f"--config={path}:{recipe}"])
+    with config.ignore_type():  # the values are of the right types already
+        config.update(overrides)
+    check(config)
+    return Command(config, Path(path).stem, workdir, reason)
+
+
+def _parse_flags(argv: list[str]) -> tuple[ConfigDict, str, dict, str | None]:
+    """Configuration, its file with the recipe, what was overridden, and the working directory."""
+    from absl import flags
+    from ml_collections import config_flags
+
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_file("config", flag_values=values)
+    flags.DEFINE_string("workdir", None, "Where the run is kept.", flag_values=values)
+    before = sys.argv
+    sys.argv = ["train.py", *argv]  # where config_flags looks for overrides
+    try:
+        surplus = values(sys.argv)[1:]
+        config = values.config
+        list(config)  # a file that could not be read fails here
+        file, overrides = (
+            config_flags.get_config_filename(values["config"]),
+            config_flags.get_override_values(values["config"]),
+        )
+    except (flags.Error, AttributeError, OSError, TypeError, ValueError) as error:
+        raise ConfigError(_plainly(error, argv)) from None
+    finally:
+        sys.argv = before
+    if surplus:
+        raise ConfigError(f"unexpected argument {surplus[0]!r}; fields are set as --config.FIELD=VALUE")
+    return config, file, overrides, values.workdir
+
+
+def _plainly(error: Exception, argv: list[str]) -> str:
+    """One line for what absl and ml_collections raise."""
+    file = next((a.removeprefix("--config=") for a in argv if ".py" in a), None)
+    if file is None:
+        return "give a configuration: --config configs/conformer.py"
+    if not Path(file.partition(":")[0]).is_file():
+        return f"{file}: no such configuration file; expected configs/conformer.py, say"
+    if isinstance(error, AttributeError):
+        asked = re.findall(r"\w+", str(error))[0]
+        known = list(_parse_flags([f"--config={file}"])[0])
+        near = difflib.get_close_matches(asked, known, n=1, cutoff=0.0)[0]
+        return f"config has no field {asked!r}; the nearest is config.{near}"
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return " ".join(dict.fromkeys((lines[0], lines[-1])))
+
+
+def check(config: ConfigDict) -> None:
+    """Raises ConfigError for a value that makes no sense; names the field and what is expected."""
+    for field, choices in _CHOICES.items():
+        if config[field] not in choices:
+            near = difflib.get_close_matches(config[field], choices, n=1, cutoff=0.0)[0]
+            raise ConfigError(
+                f"config.{field}={config[field]}: expected one of {', '.join(choices)}; did you mean {near}?"
+            )
+    for fields, bound in ((_AT_LEAST_ONE, 1), (_NOT_NEGATIVE, 0)):
+        for field in fields:
+            if config[field] < bound:
+                raise ConfigError(f"config.{field}={config[field]}: expected {bound} or more")
+    for field, fits, expected in (
+        ("learning_rate", config.learning_rate > 0, "a number above 0"),
+        ("dropout", 0 <= config.dropout < 1, "a probability below 1"),
+        ("ema_decay", 0 <= config.ema_decay < 1, "0 (none) or a number below 1"),
+        ("accumulation", config.batch_size % config.accumulation == 0, "a divisor of config.batch_size"),
+        ("crop_size", config.crop_size >= 96, "96 or more"),
+    ):
+        if not fits:
+            raise ConfigError(f"config.{field}={config[field]}: expected {expected}")

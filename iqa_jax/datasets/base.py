@@ -1,0 +1,184 @@
+"""What every data set of reference and distorted images shares.
+
+A data set is a tensorflow-datasets builder of single images: each record holds one image and the
+name of its reference.  The references are stored once, in the split `references`; the other splits
+hold the distorted images in name order, so that a slice such as `train[:80%]` cuts between
+references when every reference has the same number of distorted images.  The builder's metadata say
+what the scores mean, and hold the table of every split, so that names, labels and sizes can be read
+without the images.  `iqa_jax.data.PairSource` joins the two images of a pair again.
+"""
+
+import dataclasses
+import io
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import tensorflow_datasets as tfds
+from PIL import Image
+from tqdm import tqdm
+
+from iqa_jax.errors import DataError
+
+REFERENCES = "references"
+# One column of a split's table for each field of a record but the image.
+FIELDS = ("name", "reference", "mos", "distortion", "level")
+
+
+@dataclasses.dataclass(frozen=True)
+class Score:
+    """What the labels of a data set mean.
+
+    Attributes:
+      kind: "MOS" or "DMOS".
+      low, high: ends of the scale that the authors give, or of the published scores.
+      higher_is_better: False for difference scores.
+    """
+
+    kind: str
+    low: float
+    high: float
+    higher_is_better: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class DistortedImage:
+    """One distorted image of a data set.
+
+    Attributes:
+      name: unique within the data set.
+      reference: a key of `Contents.references`.
+      read: gives the encoded image (PNG, JPEG or BMP), `Path.read_bytes` say.
+      mos: the label in the data set's own units; NaN without one.
+      distortion, level: type and strength, as far as the data set tells; "" and 0 otherwise.
+    """
+
+    name: str
+    reference: str
+    read: Callable[[], bytes]
+    mos: float = float("nan")
+    distortion: str = ""
+    level: int = 0
+
+
+@dataclasses.dataclass
+class Contents:
+    """What was found on disk: references by name, distorted images by split, and what is wrong."""
+
+    references: dict[str, Callable[[], bytes]] = dataclasses.field(default_factory=dict)
+    splits: dict[str, list[DistortedImage]] = dataclasses.field(default_factory=dict)
+    problems: list[str] = dataclasses.field(default_factory=list)
+
+
+class PairBuilder(tfds.core.GeneratorBasedBuilder):
+    """Base of the builders.  A subclass gives `SCORE`, `DESCRIPTION` and `find`."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    SCORE: Score
+    DESCRIPTION: str
+
+    def find(self, folder: Path | None) -> Contents:
+        """What there is in the downloaded folder, if one is needed; problems are listed, not raised."""
+        raise TypeError(f"{type(self).__name__} does not define find")
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description=self.DESCRIPTION,
+            features=tfds.features.FeaturesDict(
+                {
+                    "name": tfds.features.Text(),
+                    "reference": tfds.features.Text(),
+                    "image": tfds.features.Image(),
+                    "mos": tfds.features.Scalar(np.float32),
+                    "distortion": tfds.features.Text(),
+                    "level": tfds.features.Scalar(np.int32),
+                }
+            ),
+            metadata=tfds.core.MetadataDict(score=dataclasses.asdict(self.SCORE), tables={}),
+            disable_shuffling=True,  # records stay in name order
+        )
+
+    def _split_generators(self, dl_manager):
+        downloaded = self.MANUAL_DOWNLOAD_INSTRUCTIONS is not None
+        contents = self.find(Path(dl_manager.manual_dir) if downloaded else None)
+        check_contents(contents)
+        references = [
+            DistortedImage(name, name, read) for name, read in sorted(contents.references.items())
+        ]
+        splits = {REFERENCES: references}
+        splits |= {split: sorted(images, key=_by_name) for split, images in contents.splits.items()}
+        sizes: dict[str, tuple[int, int]] = {}
+        return {split: self._generate_examples(split, images, sizes) for split, images in splits.items()}
+
+    def _generate_examples(self, split, images, sizes) -> Iterator[tuple[int, dict]]:
+        table = {column: [] for column in (*FIELDS, "width", "height")}
+        problems = []
+        for number, image in enumerate(tqdm(images, desc=f"preparing {self.name}, {split}", unit="image")):
+            encoded = image.read()
+            try:
+                size = checked_size(encoded)
+            except DataError as error:
+                problems.append(f"{image.name}: {error}")
+                continue
+            if split == REFERENCES:
+                sizes[image.name] = size
+            elif size != sizes.get(image.reference, size):
+                problems.append(f"{image.name}: {_by(size)}, its reference is {_by(sizes[image.reference])}")
+            record = {field: getattr(image, field) for field in FIELDS}
+            for column, value in (*record.items(), ("width", size[0]), ("height", size[1])):
+                table[column].append(value)
+            yield number, {**record, "image": io.BytesIO(encoded)}
+        raise_problems(problems)
+        self.info.metadata["tables"][split] = {**table, "mos": [none_if_nan(m) for m in table["mos"]]}
+
+
+def _by_name(image: DistortedImage) -> str:
+    return image.name
+
+
+def _by(size: tuple[int, int]) -> str:
+    return f"{size[0]} x {size[1]}"
+
+
+def none_if_nan(value: float) -> float | None:
+    """JSON has no NaN."""
+    return None if np.isnan(value) else float(value)
+
+
+def checked_size(encoded: bytes) -> tuple[int, int]:
+    """Width and height of an encoded image that decodes whole.
+
+    Raises:
+      DataError: it is no image, or truncated.
+    """
+    try:
+        with Image.open(io.BytesIO(encoded)) as image:
+            image.load()
+            return image.size
+    except Exception as error:  # Pillow raises many kinds for broken files
+        raise DataError(f"cannot be read as an image ({error or type(error).__name__})") from None
+
+
+def check_contents(contents: Contents) -> None:
+    """Raises DataError for what `find` listed, a missing reference or a name that stands twice."""
+    problems = list(contents.problems)
+    seen = set()
+    for split, images in contents.splits.items():
+        if not images:
+            problems.append(f"split {split}: no image at all")
+        for image in images:
+            if image.reference not in contents.references:
+                problems.append(f"{image.name}: its reference {image.reference} is missing")
+            if image.name in seen:
+                problems.append(f"{image.name}: stands twice")
+            seen.add(image.name)
+    raise_problems(problems)
+
+
+def raise_problems(problems: list[str], shown: int = 10) -> None:
+    """Raises one DataError that counts all problems and names the first ones."""
+    if problems:
+        more = [f"and {len(problems) - shown} more"] if len(problems) > shown else []
+        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+        raise DataError("\n  ".join([f"{count}, nothing was prepared:", *problems[:shown], *more]))

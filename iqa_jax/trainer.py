@@ -1,0 +1,406 @@
+"""A training run: what it reads, the loop, evaluation, checkpoints, and going on where it stopped."""
+
+import contextlib
+import dataclasses
+import json
+import math
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from ml_collections import ConfigDict
+from rich.console import Console
+from rich.table import Table
+from tqdm import tqdm
+
+from iqa_jax import __version__
+from iqa_jax.checkpoints import Checkpoints
+from iqa_jax.conversion import pretrained_backbone
+from iqa_jax.data import PairSource, training_batches
+from iqa_jax.datasets import prepare
+from iqa_jax.errors import ConfigError, DataError, TrainingError, WeightsError, writable_directory
+from iqa_jax.metrics import baselines, correlations, srcc
+from iqa_jax.models import ModelConfig, build, split_model
+from iqa_jax.plots import save_scatter
+from iqa_jax.scoring import PairScorer
+from iqa_jax.training import (
+    Placement,
+    TrainState,
+    from_arrays,
+    initial_state,
+    make_optimizer,
+    make_train_step,
+    to_arrays,
+)
+from iqa_jax.weights import FORMAT, STORED, flat_weights, model_with, read_config, read_weights, save_weights
+
+# Fields that may differ when a run goes on: they do not change what a step does.
+_FREE_FIELDS = ("num_steps", "eval_every", "checkpoint_every", "keep_checkpoints", "data_dir", "crops")
+_LOOK_EVERY = 10  # steps between looks at the loss, each of which waits for the device
+_PIPAL_MOS = (1448.9595, 121.5351)  # mean and deviation that the original normalises with
+
+
+def train(config: ConfigDict, workdir: str | os.PathLike, *, reason: str = "") -> dict:
+    """Trains a full-reference model, or goes on with the run that is in `workdir`.
+
+    A run that was stopped at any step and goes on ends with the same bits as one that never was.
+
+    Args:
+      config: see `configs/conformer.py`.
+      workdir: gets config.json, backbone/, checkpoints/, metrics.jsonl, TensorBoard events and
+        scatter.png.
+      reason: why this data set, to be said and recorded.
+    Returns:
+      The last line of metrics.jsonl.
+    Raises:
+      ConfigError, DataError, WeightsError: what is asked for does not fit or is not there.
+      TrainingError: the loss is not finite.
+      Interrupted: by SIGTERM or Ctrl-C, after saving.
+    """
+    workdir = writable_directory(workdir).absolute()
+    placement = Placement.of(jax.devices())
+    if config.batch_size % placement.mesh.size or config.batch_size // config.accumulation % placement.mesh.size:
+        raise ConfigError(
+            f"config.batch_size={config.batch_size}: expected a multiple of config.accumulation times the "
+            f"number of devices ({placement.mesh.size})"
+        )
+    _say(f"data: {config.dataset} ({reason})" if reason else f"data: {config.dataset}")
+    training, validation = _open_data(config)
+    model_config = _model_config(config, training)
+    _begin_or_check(workdir, config, model_config, reason)
+    model = model_with(model_config, _initial_weights(workdir, config, model_config))
+    eval_graph, trained, frozen = split_model(model)
+    model.train()
+    train_graph, _, _ = split_model(model)
+
+    steps_per_epoch = len(training) // config.batch_size
+    last_step = config.num_steps or config.num_epochs * steps_per_epoch
+    optimizer = make_optimizer(
+        config.learning_rate,
+        schedule=config.schedule,
+        warmup_steps=config.warmup_steps,
+        total_steps=config.num_epochs * steps_per_epoch,
+    )
+    train_step = placement.jit_step(
+        make_train_step(
+            train_graph,
+            optimizer,
+            crop_size=config.crop_size,
+            seed=config.seed,
+            rotation=config.rotation,
+            accumulation=config.accumulation,
+            ema_decay=config.ema_decay,
+        )
+    )
+    state = initial_state(trained, optimizer, ema=config.ema_decay > 0)
+    eval_every = config.eval_every or steps_per_epoch
+    checkpoint_every = config.checkpoint_every or steps_per_epoch
+    evaluator = _Evaluator(workdir, validation, eval_graph, config.crops)
+
+    with contextlib.ExitStack() as stack:
+        checkpoints = stack.enter_context(
+            Checkpoints(
+                workdir,
+                keep=config.keep_checkpoints,
+                every=steps_per_epoch if config.keep_epochs else None,
+                say=_say,
+            )
+        )
+        found = checkpoints.read_latest()
+        if found:
+            state = from_arrays(state, found[1])
+            _say(f"going on from step {found[0]}")
+        state, frozen = jax.device_put((state, frozen), placement.everywhere)
+        step = int(state.step)
+        log = stack.enter_context(_Log(workdir, first_step=step))
+        stop = stack.enter_context(_stop_signals())
+        bar = stack.enter_context(
+            tqdm(total=last_step, initial=step, desc="training", unit="step", dynamic_ncols=True)
+        )
+        batches = training_batches(
+            training, batch_size=config.batch_size, seed=config.seed, start=step
+        )
+        unseen: list[jax.Array] = []  # losses that nobody has looked at
+        while step < last_step:
+            batch = jax.device_put(next(batches), placement.split)
+            state, loss = train_step(state, frozen, batch)
+            step += 1
+            bar.update()
+            unseen.append(loss)
+            evaluation_due = step % eval_every == 0 or step == last_step
+            checkpoint_due = evaluation_due or step % checkpoint_every == 0
+            if len(unseen) >= _LOOK_EVERY or checkpoint_due or stop:
+                _look(unseen, step, bar, log, checkpoints)
+            metrics = None
+            if evaluation_due:
+                since = step - log.evaluated_step
+                metrics = {"loss": float(state.loss_sum) / since} | evaluator(state, frozen)
+                log.evaluation(step, step / steps_per_epoch, metrics)
+                state = dataclasses.replace(state, loss_sum=jnp.zeros_like(state.loss_sum))
+                bar.set_postfix_str(f"srcc {metrics['srcc']:.3f}")
+            if checkpoint_due or stop:
+                checkpoints.save(step, to_arrays(state), srcc=metrics and metrics["srcc"])
+            if stop:
+                checkpoints.wait()
+                raise Interrupted(stop[0], step)
+        checkpoints.wait()
+        best = checkpoints.best_step()
+    last = log.lines[-1]
+    _closing_table(log.lines, best, workdir)
+    if evaluator.predicted is not None:
+        save_scatter(workdir / "scatter.png", evaluator.predicted, validation.mos)
+    return last
+
+
+class Interrupted(Exception):
+    """The run was asked to stop; everything up to `step` is saved."""
+
+    def __init__(self, signal_number: int, step: int):
+        self.exit_code = 128 + signal_number
+        super().__init__(
+            f"stopped at step {step} ({signal.Signals(signal_number).name}), all is saved; "
+            "run the same command again to go on"
+        )
+
+
+def _say(line: str) -> None:
+    tqdm.write(line, file=sys.stdout)
+    sys.stdout.flush()
+
+
+def _open_data(config: ConfigDict) -> tuple[PairSource, PairSource]:
+    builder = prepare(config.dataset, data_dir=config.data_dir or None)
+    training = PairSource(builder, config.train_split)
+    validation = PairSource(builder, config.validation_split)
+    for field, source in (("train_split", training), ("validation_split", validation)):
+        if np.isnan(source.mos).any():
+            raise DataError(f"config.{field}={source.split}: pairs without a label; choose another split")
+        if source.size.min() < config.crop_size:
+            raise DataError(
+                f"config.{field}={source.split}: an image of {source.size.min()} pixels on a side, "
+                f"expected config.crop_size={config.crop_size} or more"
+            )
+    shared = set(training.reference) & set(validation.reference)
+    if shared:
+        raise DataError(
+            f"the reference {min(shared)} is in both config.train_split={training.split} and "
+            f"config.validation_split={validation.split}; split between references"
+        )
+    if len(training) < config.batch_size:
+        raise ConfigError(f"config.batch_size={config.batch_size}: there are only {len(training)} training pairs")
+    for name, source in (("training", training), ("validation", validation)):
+        _say(f"  {name}: {len(source):,} pairs of {len(set(source.reference))} references ({source.split})")
+    return training, validation
+
+
+def _model_config(config: ConfigDict, training: PairSource) -> ModelConfig:
+    mean, deviation = _PIPAL_MOS
+    if config.dataset != "pipal":
+        mean, deviation = round(float(training.mos.mean()), 4), round(float(training.mos.std()), 4)
+    ends = (training.score.low, training.score.high)
+    low, high = ends if training.score.higher_is_better else (-ends[1], -ends[0])
+    return ModelConfig(
+        name=config.model,
+        backbone=config.backbone,
+        dropout=config.dropout,
+        crop_size=config.crop_size,
+        mos_mean=mean,
+        mos_std=deviation,
+        mos_low=low,
+        mos_high=high,
+        dtype=config.dtype,
+    )
+
+
+def _begin_or_check(workdir: Path, config: ConfigDict, model_config: ModelConfig, reason: str) -> None:
+    """Writes the run's config.json, or makes sure that the one there is of the same run."""
+    record = {
+        "format": FORMAT,
+        "model": dataclasses.asdict(model_config),
+        "source": {"dataset": config.dataset, "reason": reason, "version": __version__},
+        "training": config.to_dict(),
+    }
+    if not (workdir / "config.json").exists():
+        if any(workdir.glob("checkpoints/*")):
+            raise WeightsError(f"{workdir}: has checkpoints but no config.json; choose another --workdir")
+        (workdir / "config.json").write_text(json.dumps(record, indent=2) + "\n")
+        return
+    there = read_config(workdir).get("training")
+    if there is None:
+        raise WeightsError(f"{workdir}: holds converted weights, not a run; choose another --workdir")
+    for field, value in config.to_dict().items():
+        if field not in _FREE_FIELDS and there.get(field) != value:
+            raise ConfigError(
+                f"config.{field}={value}, but the run in {workdir} has {there.get(field)}; "
+                "choose another --workdir, or the same settings to go on"
+            )
+
+
+def _initial_weights(workdir: Path, config: ConfigDict, model_config: ModelConfig) -> dict[str, jax.Array]:
+    """Random ones, but for the backbone's, which are kept in the run from its first start on."""
+    model = build(model_config, rngs=nnx.Rngs(config.seed))
+    weights = flat_weights(nnx.state(model, STORED))
+    kept = workdir / "backbone"
+    if kept.is_dir():
+        _, backbone, record = read_weights(kept)
+        origin = record["source"]
+    else:
+        if config.backbone_weights == "random":
+            backbone = {n.removeprefix("backbone."): w for n, w in weights.items() if n.startswith("backbone.")}
+            origin = {"file": "random", "seed": config.seed}
+        else:
+            backbone, origin = pretrained_backbone(config.backbone, config.backbone_weights)
+        save_weights(kept, ModelConfig(config.backbone, config.backbone), backbone, origin)
+    _say(f"model: {config.model} on {config.backbone}, backbone weights: {origin['file']}")
+    return weights | {f"backbone.{name}": array for name, array in backbone.items()}
+
+
+class _Evaluator:
+    """Raw and averaged weights on the whole validation split, beside PSNR and SSIM."""
+
+    def __init__(self, workdir: Path, source: PairSource, graphdef: nnx.GraphDef, crops: str):
+        self.source = source
+        self._scorer = PairScorer(graphdef, crops=crops)
+        self._baselines_file = workdir / "baselines.json"
+        self._baselines: dict | None = None
+        self.predicted: np.ndarray | None = None  # (N,) by the latest evaluation; averaged weights if kept
+
+    def predict(self, state: TrainState, frozen: nnx.State) -> np.ndarray:
+        """Predicted MOS (1 or 2, N): with the raw weights and, where they are kept, the average."""
+        sets = [state.trained] if state.ema is None else [state.trained, state.ema]
+        with tqdm(total=len(self.source), desc="evaluating", unit="pair", leave=False, dynamic_ncols=True) as bar:
+            return self._scorer.predict(self.source, frozen, sets, progress=bar.update)
+
+    def __call__(self, state: TrainState, frozen: nnx.State) -> dict[str, float]:
+        metrics = {}
+        predictions = self.predict(state, frozen)
+        self.predicted = predictions[-1]
+        for prefix, predicted in zip(("", "ema_"), predictions, strict=False):
+            found = correlations(predicted, self.source.mos)
+            metrics |= {f"{prefix}{name}": value for name, value in found.items()}
+        return metrics | self._baseline_srcc()
+
+    def _baseline_srcc(self) -> dict[str, float]:
+        if self._baselines is None and self._baselines_file.is_file():
+            self._baselines = json.loads(self._baselines_file.read_text())
+        if self._baselines is None:
+            with tqdm(total=len(self.source), desc="PSNR and SSIM", unit="pair", leave=False) as bar:
+                scores = baselines(self.source, progress=bar.update)
+            self._baselines = {f"{name}_srcc": srcc(values, self.source.mos) for name, values in scores.items()}
+            self._baselines_file.write_text(json.dumps(self._baselines) + "\n")
+        return self._baselines
+
+
+class _Log:
+    """metrics.jsonl, a line for each evaluation, and TensorBoard events.
+
+    Lines after `first_step`, which a stopped run wrote beyond its last checkpoint, are written anew.
+    """
+
+    def __init__(self, workdir: Path, *, first_step: int):
+        self._path = workdir / "metrics.jsonl"
+        self.lines = [line for line in _read_lines(self._path) if line["step"] <= first_step]
+        self._rewrite()
+        self._directory, self._first_step = workdir, first_step
+
+    def __enter__(self):
+        from tensorboardX import SummaryWriter
+
+        self._events = SummaryWriter(
+            str(self._directory / "tensorboard"), purge_step=self._first_step + 1, flush_secs=30
+        )
+        return self
+
+    def __exit__(self, *_):
+        self._events.close()
+
+    @property
+    def evaluated_step(self) -> int:
+        """When the last evaluation was; 0 before the first."""
+        return self.lines[-1]["step"] if self.lines else 0
+
+    def evaluation(self, step: int, epoch: float, metrics: dict[str, float]) -> None:
+        line = {"step": step, "epoch": round(epoch, 4), **metrics}
+        self.lines.append({name: value if math.isfinite(value) else None for name, value in line.items()})
+        self._rewrite()
+        for name, value in metrics.items():
+            self._events.add_scalar(f"validation/{name}", value, step)
+        shown = ", ".join(f"{n} {metrics[n]:.4f}" for n in ("loss", "plcc", "srcc", "rmse", "ema_srcc") if n in metrics)
+        _say(f"step {step}: {shown}")
+
+    def scalar(self, name: str, value: float, step: int) -> None:
+        self._events.add_scalar(name, value, step)
+
+    def _rewrite(self) -> None:
+        partial = self._path.with_suffix(".partial")
+        partial.write_text("".join(json.dumps(line) + "\n" for line in self.lines))
+        partial.replace(self._path)
+
+
+def _read_lines(path: Path) -> list[dict]:
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text().splitlines() if line]
+
+
+def _look(unseen: list, step: int, bar: tqdm, log: _Log, checkpoints: Checkpoints) -> None:
+    """Fetches the latest losses, shows and logs them, and stops the run if one is not finite."""
+    losses = np.array(jax.device_get(unseen))
+    first = step - len(losses) + 1
+    unseen.clear()
+    if not np.isfinite(losses).all():
+        bad = first + int(np.flatnonzero(~np.isfinite(losses))[0])
+        good = f"the last good checkpoint is step {checkpoints.steps[-1]}" if checkpoints.steps else "no checkpoint yet"
+        raise TrainingError(
+            f"the loss of step {bad} is {losses[bad - first]}; {good}. A lower config.learning_rate in a "
+            "new --workdir may help"
+        )
+    bar.set_postfix_str(f"loss {losses.mean():.4f}")
+    for number, loss in enumerate(losses):
+        log.scalar("training/loss", loss, first + number)
+    if bar.format_dict["rate"]:
+        log.scalar("training/steps_per_second", bar.format_dict["rate"], step)
+
+
+@contextlib.contextmanager
+def _stop_signals() -> Iterator[list[int]]:
+    """A list that gets the number of the first SIGTERM or SIGINT; a second SIGINT ends at once."""
+    received: list[int] = []
+
+    def handle(number, frame):
+        if received and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        received.append(number)
+        _say(f"{signal.Signals(number).name}: saving after this step; press Ctrl-C again to end without")
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _closing_table(lines: list[dict], best: int | None, workdir: Path) -> None:
+    columns = ("step", "epoch", "loss", "plcc", "srcc", "krcc", "rmse", "main_score", "ema_srcc")
+    table = Table(title=f"validation; best by SRCC: step {best}")
+    shown = [c for c in columns if c in lines[-1]]
+    for column in shown:
+        table.add_column(column, justify="right")
+    for line in lines[-10:]:
+        table.add_row(*(_cell(line.get(column)) for column in shown))
+    console = Console()
+    console.print(table)
+    last = lines[-1]
+    console.print(f"SRCC on the same pairs: PSNR {_cell(last['psnr_srcc'])}, SSIM {_cell(last['ssim_srcc'])}")
+    console.print(f"run: {workdir} (metrics.jsonl, scatter.png, checkpoints/)", soft_wrap=True)
+
+
+def _cell(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4f}" if isinstance(value, float) else str(value)

@@ -1,0 +1,206 @@
+"""Training as pure functions: the state, and one step on a batch."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from iqa_jax.augment import augment_pair, example_key
+from iqa_jax.data import Batch
+from iqa_jax.weights import check_weights, flat_weights
+
+jax.tree_util.register_dataclass(Batch)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+    """Everything that training changes.
+
+    Attributes:
+      step: how many steps were taken.
+      trained: parameters and statistics of the model but the backbone's.
+      ema: their exponential moving average; None without one.
+      optimizer: optax's state, for the parameters in `trained`.
+      loss_sum: sum of the losses since the last evaluation, which sets it to 0.
+    """
+
+    step: jax.Array
+    trained: nnx.State
+    ema: nnx.State | None
+    optimizer: optax.OptState
+    loss_sum: jax.Array
+
+
+def make_optimizer(
+    learning_rate: float, *, schedule: str = "constant", warmup_steps: int = 0, total_steps: int = 0
+) -> optax.GradientTransformation:
+    """Adam as the original has it; at a constant rate, or with warm-up and a cosine down to 0."""
+    rate = learning_rate
+    if schedule == "cosine":
+        rate = optax.warmup_cosine_decay_schedule(0.0, learning_rate, warmup_steps, total_steps)
+    return optax.adam(rate, b1=0.9, b2=0.999, eps=1e-8)
+
+
+def initial_state(trained: nnx.State, optimizer: optax.GradientTransformation, *, ema: bool) -> TrainState:
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        trained=trained,
+        ema=jax.tree.map(jnp.copy, trained) if ema else None,
+        optimizer=optimizer.init(_parameters(trained)),
+        loss_sum=jnp.zeros(()),
+    )
+
+
+def to_arrays(state: TrainState) -> dict[str, jax.Array]:
+    """The state as a flat mapping, as `iqa_jax.checkpoints` keeps it."""
+    arrays = {"step": state.step, "loss_sum": state.loss_sum}
+    arrays |= {f"weights.{name}": array for name, array in flat_weights(state.trained).items()}
+    if state.ema is not None:
+        arrays |= {f"ema.{name}": array for name, array in flat_weights(state.ema).items()}
+    return arrays | dict(_optimizer_arrays(state.optimizer))
+
+
+def from_arrays(template: TrainState, arrays: Mapping[str, np.ndarray]) -> TrainState:
+    """What `to_arrays` made flat, in the structure of `template`.
+
+    Raises:
+      WeightsError: an array is missing, surplus or of another shape.
+    """
+    expected = {name: np.shape(array) for name, array in to_arrays(template).items()}
+    check_weights({name: array.shape for name, array in arrays.items()}, expected)
+
+    def filled(state, prefix):
+        flat = [
+            (path, leaf.replace(jnp.asarray(arrays[".".join([prefix, *map(str, path)])])))
+            for path, leaf in nnx.to_flat_state(state)
+        ]
+        return nnx.from_flat_state(flat)
+
+    leaves = [jnp.asarray(arrays[name]) for name, _ in _optimizer_arrays(template.optimizer)]
+    return TrainState(
+        step=jnp.asarray(arrays["step"]),
+        trained=filled(template.trained, "weights"),
+        ema=None if template.ema is None else filled(template.ema, "ema"),
+        optimizer=jax.tree.unflatten(jax.tree.structure(template.optimizer), leaves),
+        loss_sum=jnp.asarray(arrays["loss_sum"]),
+    )
+
+
+def _optimizer_arrays(optimizer: optax.OptState) -> list[tuple[str, jax.Array]]:
+    return [
+        ("optimizer." + jax.tree_util.keystr(path, simple=True, separator="."), leaf)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(optimizer)
+    ]
+
+
+def _parameters(trained: nnx.State) -> nnx.State:
+    return nnx.filter_state(trained, nnx.Param)
+
+
+def make_train_step(
+    graphdef: nnx.GraphDef,
+    optimizer: optax.GradientTransformation,
+    *,
+    crop_size: int,
+    seed: int,
+    rotation: float = 180.0,
+    accumulation: int = 1,
+    ema_decay: float = 0.0,
+) -> Callable[[TrainState, nnx.State, Batch], tuple[TrainState, jax.Array]]:
+    """The function (state, frozen backbone, batch) -> (next state, loss), to be jitted.
+
+    The loss is the mean squared error on normalised MOS.  Augmentation and dropout depend on
+    `seed`, on each example's epoch and index, and on the step.
+
+    Args:
+      graphdef: structure of the model in training mode.
+      optimizer: for the trained parameters.
+      crop_size, rotation: see `augment_pair`.
+      accumulation: number of equal parts in which the batch goes through the model, to save memory;
+        BatchNorm sees one part at a time.
+      ema_decay: of the moving average of the weights; 0 for none.
+    """
+
+    def loss_of(parameters, statistics, frozen, batch, key):
+        model = nnx.merge(graphdef, parameters, statistics, frozen, copy=True)
+        keys = jax.vmap(example_key, (None, 0, 0))(seed, batch.epoch, batch.index)
+        reference, distorted = jax.vmap(
+            lambda *example: augment_pair(*example, crop_size=crop_size, rotation=rotation)
+        )(keys, batch.reference, batch.distorted, batch.size)
+        predicted = model(reference, distorted, rngs=nnx.Rngs(dropout=key))
+        target = (batch.mos - model.config.mos_mean) / model.config.mos_std
+        statistics = nnx.state(model, nnx.All(nnx.BatchStat, nnx.Not(nnx.PathContains("backbone"))))
+        return jnp.square(predicted - target).mean(), statistics
+
+    loss_and_gradient = jax.value_and_grad(loss_of, has_aux=True)
+
+    def by_parts(parameters, statistics, frozen, batch, keys):
+        """`loss_and_gradient` of a batch that goes through the model in parts."""
+
+        def add_part(carry, part):
+            total, gradient, statistics = carry
+            key, batch = part
+            (loss, statistics), g = loss_and_gradient(parameters, statistics, frozen, batch, key)
+            gradient = jax.tree.map(lambda a, b: a + b / accumulation, gradient, g)
+            return (total + loss / accumulation, gradient, statistics), None
+
+        # Interleaved parts, so that each one is spread over all devices as the batch is.
+        parts = jax.tree.map(lambda x: x.reshape(-1, accumulation, *x.shape[1:]).swapaxes(0, 1), batch)
+        start = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, parameters), statistics)
+        (loss, gradient, statistics), _ = jax.lax.scan(add_part, start, (keys, parts))
+        return (loss, statistics), gradient
+
+    def train_step(state: TrainState, frozen: nnx.State, batch: Batch) -> tuple[TrainState, jax.Array]:
+        parameters, statistics = nnx.split_state(state.trained, nnx.Param, nnx.BatchStat)
+        key = jax.random.fold_in(jax.random.key(seed), state.step)
+        if accumulation == 1:
+            (loss, statistics), gradient = loss_and_gradient(parameters, statistics, frozen, batch, key)
+        else:
+            keys = jax.random.split(key, accumulation)
+            (loss, statistics), gradient = by_parts(parameters, statistics, frozen, batch, keys)
+        updates, optimizer_state = optimizer.update(gradient, state.optimizer, parameters)
+        trained = nnx.merge_state(optax.apply_updates(parameters, updates), statistics)
+        step = state.step + 1
+        ema = state.ema
+        if ema is not None:
+            # A young average would be mostly the random start: let the decay grow to its value.
+            decay = jnp.minimum(ema_decay, (1.0 + step) / (10.0 + step))
+            ema = jax.tree.map(lambda old, new: decay * old + (1.0 - decay) * new, ema, trained)
+        return TrainState(step, trained, ema, optimizer_state, state.loss_sum + loss), loss
+
+    return train_step
+
+
+@dataclasses.dataclass(frozen=True)
+class Placement:
+    """Where arrays go: the batch split between all devices, everything else on each of them."""
+
+    mesh: Mesh
+
+    @classmethod
+    def of(cls, devices: Sequence[jax.Device]) -> "Placement":
+        axis = jax.sharding.AxisType.Auto
+        return cls(jax.make_mesh((len(devices),), ("data",), axis_types=(axis,), devices=devices))
+
+    @property
+    def split(self) -> NamedSharding:
+        return NamedSharding(self.mesh, PartitionSpec("data"))
+
+    @property
+    def everywhere(self) -> NamedSharding:
+        return NamedSharding(self.mesh, PartitionSpec())
+
+    def jit_step(self, train_step: Callable) -> Callable:
+        """`train_step` for this placement; the state given to it is used up."""
+        return jax.jit(
+            train_step,
+            in_shardings=(self.everywhere, self.everywhere, self.split),
+            out_shardings=(self.everywhere, self.everywhere),
+            donate_argnums=0,
+        )

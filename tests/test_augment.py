@@ -1,0 +1,68 @@
+"""Crops, flips and rotations."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import reference
+
+from iqa_jax.augment import augment_pair, center_crop, example_key, rotate, ten_crop
+
+GOLDEN = reference.figures("rotation_golden")
+
+
+@pytest.mark.parametrize("case", GOLDEN["cases"], ids=lambda case: str(case["angle_deg"]))
+def test_rotation_matches_the_figures(case):
+    image = np.moveaxis(np.array(GOLDEN["image_chw"], np.float32), 0, -1)
+    rotated = rotate(jnp.asarray(image), case["angle_deg"], fill=-1.0)
+    np.testing.assert_array_equal(np.moveaxis(np.asarray(rotated), -1, 0), case["rotated_chw"])
+
+
+def test_ten_crops_are_corners_centre_and_their_mirror():
+    image = np.arange(5 * 6 * 3, dtype=np.uint8).reshape(1, 5, 6, 3)
+    crops = ten_crop(image, 3)
+    assert crops.shape == (1, 10, 3, 3, 3)
+    for start, whole in ((0, image[0]), (5, image[0, :, ::-1])):
+        for crop, (top, left) in zip(
+            crops[0, start : start + 5], [(0, 0), (0, 3), (2, 0), (2, 3), (1, 1)], strict=True
+        ):
+            np.testing.assert_array_equal(crop, whole[top : top + 3, left : left + 3])
+    np.testing.assert_array_equal(center_crop(image, 3), crops[:, 4])
+
+
+@pytest.mark.parametrize("crop", [center_crop, ten_crop])
+def test_too_small_images_are_refused(crop):
+    with pytest.raises(ValueError, match=r"\(1, 5, 6, 3\): expected \(B, H, W, 3\), H and W of 6 or more"):
+        crop(jnp.zeros((1, 5, 6, 3)), 6)
+
+
+def augmented(key, images, shape, **options):
+    return augment_pair(key, images, images, jnp.array(shape), crop_size=24, **options)
+
+
+def test_both_images_are_augmented_alike_and_by_the_key_alone():
+    images = np.random.default_rng(0).integers(0, 256, (40, 36, 3), dtype=np.uint8)
+    first, same = augmented(example_key(0, 1, 2), images, (40, 36))
+    assert first.shape == (24, 24, 3) and first.dtype == jnp.float32
+    assert 0 <= first.min() and first.max() <= 1
+    np.testing.assert_array_equal(first, same)
+    np.testing.assert_array_equal(first, augmented(example_key(0, 1, 2), images, (40, 36))[0])
+    for other in ((1, 1, 2), (0, 2, 2), (0, 1, 3)):
+        assert not np.array_equal(first, augmented(example_key(*other), images, (40, 36))[0])
+
+
+def test_without_rotation_it_is_a_crop_of_the_image_proper_or_its_mirror():
+    y, x = np.mgrid[:40, :50].astype(np.uint8)
+    images = np.stack([y, x, np.ones_like(x)], axis=-1)
+    images[30:] = images[:, 36:] = 0  # filling
+    crop = jax.jit(jax.vmap(lambda key: augmented(key, images, (30, 36), rotation=0.0)[0]))
+    found = np.rint(np.asarray(crop(jax.random.split(jax.random.key(0), 200))) * 255).astype(int)
+    tops, lefts, flips = set(), set(), set()
+    for rows, columns, filled in np.moveaxis(found, -1, 1):
+        assert filled.all()
+        step = columns[0, 1] - columns[0, 0]
+        top, left = rows[0, 0], columns[0].min()
+        np.testing.assert_array_equal(rows, np.arange(top, top + 24)[:, None].repeat(24, 1))
+        np.testing.assert_array_equal(columns[0], np.arange(left, left + 24)[::step])
+        tops.add(top), lefts.add(left), flips.add(step)
+    assert (tops, lefts, flips) == (set(range(7)), set(range(13)), {-1, 1})

@@ -1,0 +1,32 @@
+"""Trains an IQA model, or goes on with a run that was stopped.
+
+    python train.py --config configs/conformer.py[:pipal|:demo] [--workdir DIR] [--config.FIELD=VALUE ...]
+
+The fields are those of the configuration file; the run is kept in --workdir, runs/NAME by default.
+"""
+
+import sys
+
+
+def main(argv: list[str]) -> int:
+    if {"-h", "--help", "--helpfull"} & set(argv):
+        print(__doc__.strip())
+        return 0
+    from iqa_jax.errors import shown_plainly
+
+    with shown_plainly():
+        from iqa_jax import cache, config
+        from iqa_jax.trainer import Interrupted, train
+
+        command = config.parse(argv)
+        cache.keep_compiled_programs()
+        try:
+            train(command.config, command.workdir or f"runs/{command.name}", reason=command.reason)
+        except Interrupted as interruption:
+            print(interruption, file=sys.stderr)
+            return interruption.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

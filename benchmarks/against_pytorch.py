@@ -2,6 +2,7 @@
 
     python benchmarks/against_pytorch.py --output docs/against_pytorch.md
 
+A step is the one that `train.py` takes, without the rotation: forward, backward, Adam, dropout.
 PyTorch runs the same models from `tests/torch_reference.py`, on the same weights: "eager" as
 written, and "channels last" with the images and the weights in that memory format.  Scoring is
 under `torch.inference_mode`.
@@ -22,7 +23,6 @@ from typing import Annotated, Optional
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import torch
 import typer
 from flax import nnx
@@ -36,7 +36,9 @@ import torch_reference  # noqa: E402
 
 from iqa_jax.augment import ten_crop  # noqa: E402
 from iqa_jax.conversion import convert_state_dict  # noqa: E402
-from iqa_jax.models import TRAINABLE  # noqa: E402
+from iqa_jax.data import Batch  # noqa: E402
+from iqa_jax.models import split_model  # noqa: E402
+from iqa_jax.training import Placement, initial_state, make_optimizer, make_train_step  # noqa: E402
 from iqa_jax.weights import model_with  # noqa: E402
 
 BATCH = 16
@@ -50,39 +52,39 @@ def our_runs(name, crops, targets, images):
     """{task: function to time} of our model."""
     converted = convert_state_dict(reference.fill_rule(name))
     model = model_with(converted.config, converted.weights)
-    graph, params, rest = nnx.split(model, nnx.Param, ...)
+    graph, trained, frozen = split_model(model)
 
     @jax.jit
-    def score(params, rest, images):
-        model = nnx.merge(graph, params, rest)
+    def score(trained, frozen, images):
+        model = nnx.merge(graph, trained, frozen)
         reference_crops, distorted_crops = (ten_crop(x[None], 192)[0] for x in images)
         return model.denormalise(model(reference_crops, distorted_crops)).mean()
 
     model.train()
-    train_graph, trainable, frozen = nnx.split(model, TRAINABLE, ...)
-    adam = optax.adam(1e-4)
-
-    @jax.jit
-    def train_step(trainable, opt_state, frozen, key, crops, targets):
-        def loss(trainable):
-            model = nnx.merge(train_graph, trainable, frozen, copy=True)
-            prediction = model(*crops, rngs=nnx.Rngs(dropout=key))
-            _, _, after = nnx.split(model, TRAINABLE, ...)
-            return jnp.square(prediction - targets).mean(), after
-
-        (value, frozen_after), gradient = jax.value_and_grad(loss, has_aux=True)(trainable)
-        updates, opt_state = adam.update(gradient, opt_state)
-        return optax.apply_updates(trainable, updates), opt_state, frozen_after, value
-
-    state = [trainable, adam.init(trainable), frozen]
-    crops, images = jax.device_put((crops, images))
-    keys = iter(jax.random.split(jax.random.key(0), 10_000))
+    optimizer = make_optimizer(1e-4)
+    placement = Placement.of(jax.devices())
+    take_step = placement.jit_step(
+        make_train_step(split_model(model)[0], optimizer, crop_size=192, seed=0, rotation=0.0)
+    )
+    batch = Batch(
+        index=np.arange(BATCH, dtype=np.int32),
+        epoch=np.zeros(BATCH, np.int32),
+        reference=crops[0],
+        distorted=crops[1],
+        size=np.full((BATCH, 2), 192, np.int32),
+        mos=np.float32(targets[:, 0] * model.config.mos_std + model.config.mos_mean),
+    )
+    batch = jax.device_put(batch, placement.split)
+    images = jax.device_put(images)
+    state = initial_state(jax.tree.map(jnp.copy, trained), optimizer, ema=False)
+    state = jax.device_put(state, placement.everywhere)
 
     def step():
-        *state[:], value = train_step(*state, next(keys), crops, targets[:, 0])
-        return float(value)
+        nonlocal state
+        state, loss = take_step(state, frozen, batch)
+        return float(loss)
 
-    return {"step": step, "pair": lambda: float(score(params, rest, images))}
+    return {"step": step, "pair": lambda: float(score(trained, frozen, images))}
 
 
 def torch_runs(name, crops, targets, images, memory_format):

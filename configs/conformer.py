@@ -59,7 +59,7 @@ def get_config(dataset: str = "auto") -> ConfigDict:
         c.learning_rate = 5e-4
         c.schedule = "cosine"
         c.warmup_steps = 20
-        c.num_epochs = 5
+        c.num_epochs = 6
         c.ema_decay = 0.99
     if dataset == "auto":
         c.dataset = "auto"

@@ -50,7 +50,6 @@ class Checkpoints:
                 preservation_policy=policies.AnyPreservationPolicy(policy),
                 best_fn=_srcc,
                 create=not read_only,
-                read_only=read_only,
                 cleanup_tmp_directories=not read_only,
                 async_options=ocp.AsyncOptions(post_finalization_callback=self._seal),
             ),

@@ -57,7 +57,6 @@ def writable_directory(path: str | os.PathLike) -> Path:
         probe.unlink()
     except OSError as error:
         raise UserError(
-            f"{path}: cannot write there ({error.strerror}); "
-            "choose another directory or free some space"
+            f"{path}: cannot write there ({error.strerror}); choose another directory or free some space"
         ) from None
     return path

@@ -20,6 +20,9 @@ def save_scatter(path: Path, predicted: np.ndarray, mos: np.ndarray) -> None:
     axes.plot(ends, ends, color="0.6", linewidth=1, zorder=0)
     axes.set_xlabel("MOS")
     axes.set_ylabel("predicted MOS")
-    axes.set_title("PLCC {plcc:.3f}   SRCC {srcc:.3f}   KRCC {krcc:.3f}".format(**correlations(predicted, mos)), fontsize=10)
+    axes.set_title(
+        "PLCC {plcc:.3f}   SRCC {srcc:.3f}   KRCC {krcc:.3f}".format(**correlations(predicted, mos)),
+        fontsize=10,
+    )
     axes.set_aspect("equal")
     figure.savefig(path)

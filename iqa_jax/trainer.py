@@ -7,6 +7,7 @@ import math
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +18,9 @@ from flax import nnx
 from ml_collections import ConfigDict
 from rich.console import Console
 from rich.table import Table
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.summary.writer.event_file_writer import EventFileWriter
 from tqdm import tqdm
 
 from iqa_jax import __version__
@@ -38,7 +42,16 @@ from iqa_jax.training import (
     make_train_step,
     to_arrays,
 )
-from iqa_jax.weights import FORMAT, STORED, flat_weights, model_with, read_config, read_weights, save_weights
+from iqa_jax.weights import (
+    FORMAT,
+    STORED,
+    backbone_weights,
+    flat_weights,
+    model_with,
+    read_config,
+    read_weights,
+    save_weights,
+)
 
 # Fields that may differ when a run goes on: they do not change what a step does.
 _FREE_FIELDS = ("num_steps", "eval_every", "checkpoint_every", "keep_checkpoints", "data_dir", "crops")
@@ -65,7 +78,10 @@ def train(config: ConfigDict, workdir: str | os.PathLike, *, reason: str = "") -
     """
     workdir = writable_directory(workdir).absolute()
     placement = Placement.of(jax.devices())
-    if config.batch_size % placement.mesh.size or config.batch_size // config.accumulation % placement.mesh.size:
+    if (
+        config.batch_size % placement.mesh.size
+        or config.batch_size // config.accumulation % placement.mesh.size
+    ):
         raise ConfigError(
             f"config.batch_size={config.batch_size}: expected a multiple of config.accumulation times the "
             f"number of devices ({placement.mesh.size})"
@@ -118,14 +134,12 @@ def train(config: ConfigDict, workdir: str | os.PathLike, *, reason: str = "") -
             _say(f"going on from step {found[0]}")
         state, frozen = jax.device_put((state, frozen), placement.everywhere)
         step = int(state.step)
-        log = stack.enter_context(_Log(workdir, first_step=step))
+        log = stack.enter_context(_Log(workdir, first_step=step, every=eval_every if step < last_step else 1))
         stop = stack.enter_context(_stop_signals())
         bar = stack.enter_context(
             tqdm(total=last_step, initial=step, desc="training", unit="step", dynamic_ncols=True)
         )
-        batches = training_batches(
-            training, batch_size=config.batch_size, seed=config.seed, start=step
-        )
+        batches = training_batches(training, batch_size=config.batch_size, seed=config.seed, start=step)
         unseen: list[jax.Array] = []  # losses that nobody has looked at
         while step < last_step:
             batch = jax.device_put(next(batches), placement.split)
@@ -142,7 +156,8 @@ def train(config: ConfigDict, workdir: str | os.PathLike, *, reason: str = "") -
                 since = step - log.evaluated_step
                 metrics = {"loss": float(state.loss_sum) / since} | evaluator(state, frozen)
                 log.evaluation(step, step / steps_per_epoch, metrics)
-                state = dataclasses.replace(state, loss_sum=jnp.zeros_like(state.loss_sum))
+                if step % eval_every == 0:
+                    state = dataclasses.replace(state, loss_sum=jnp.zeros_like(state.loss_sum))
                 bar.set_postfix_str(f"srcc {metrics['srcc']:.3f}")
             if checkpoint_due or stop:
                 checkpoints.save(step, to_arrays(state), srcc=metrics and metrics["srcc"])
@@ -193,7 +208,9 @@ def _open_data(config: ConfigDict) -> tuple[PairSource, PairSource]:
             f"config.validation_split={validation.split}; split between references"
         )
     if len(training) < config.batch_size:
-        raise ConfigError(f"config.batch_size={config.batch_size}: there are only {len(training)} training pairs")
+        raise ConfigError(
+            f"config.batch_size={config.batch_size}: there are only {len(training)} training pairs"
+        )
     for name, source in (("training", training), ("validation", validation)):
         _say(f"  {name}: {len(source):,} pairs of {len(set(source.reference))} references ({source.split})")
     return training, validation
@@ -252,7 +269,7 @@ def _initial_weights(workdir: Path, config: ConfigDict, model_config: ModelConfi
         origin = record["source"]
     else:
         if config.backbone_weights == "random":
-            backbone = {n.removeprefix("backbone."): w for n, w in weights.items() if n.startswith("backbone.")}
+            backbone = backbone_weights(model_config, weights)
             origin = {"file": "random", "seed": config.seed}
         else:
             backbone, origin = pretrained_backbone(config.backbone, config.backbone_weights)
@@ -274,7 +291,9 @@ class _Evaluator:
     def predict(self, state: TrainState, frozen: nnx.State) -> np.ndarray:
         """Predicted MOS (1 or 2, N): with the raw weights and, where they are kept, the average."""
         sets = [state.trained] if state.ema is None else [state.trained, state.ema]
-        with tqdm(total=len(self.source), desc="evaluating", unit="pair", leave=False, dynamic_ncols=True) as bar:
+        with tqdm(
+            total=len(self.source), desc="evaluating", unit="pair", leave=False, dynamic_ncols=True
+        ) as bar:
             return self._scorer.predict(self.source, frozen, sets, progress=bar.update)
 
     def __call__(self, state: TrainState, frozen: nnx.State) -> dict[str, float]:
@@ -292,7 +311,9 @@ class _Evaluator:
         if self._baselines is None:
             with tqdm(total=len(self.source), desc="PSNR and SSIM", unit="pair", leave=False) as bar:
                 scores = baselines(self.source, progress=bar.update)
-            self._baselines = {f"{name}_srcc": srcc(values, self.source.mos) for name, values in scores.items()}
+            self._baselines = {
+                f"{name}_srcc": srcc(values, self.source.mos) for name, values in scores.items()
+            }
             self._baselines_file.write_text(json.dumps(self._baselines) + "\n")
         return self._baselines
 
@@ -300,21 +321,21 @@ class _Evaluator:
 class _Log:
     """metrics.jsonl, a line for each evaluation, and TensorBoard events.
 
-    Lines after `first_step`, which a stopped run wrote beyond its last checkpoint, are written anew.
+    When a run goes on at `first_step`, what it wrote beyond its last checkpoint is written anew, and
+    the line of a last step that is no multiple of `every` goes: it was the end only then.
     """
 
-    def __init__(self, workdir: Path, *, first_step: int):
+    def __init__(self, workdir: Path, *, first_step: int, every: int):
         self._path = workdir / "metrics.jsonl"
-        self.lines = [line for line in _read_lines(self._path) if line["step"] <= first_step]
+        lines = _read_lines(self._path)
+        self.lines = [line for line in lines if line["step"] <= first_step and line["step"] % every == 0]
         self._rewrite()
         self._directory, self._first_step = workdir, first_step
 
     def __enter__(self):
-        from tensorboardX import SummaryWriter
-
-        self._events = SummaryWriter(
-            str(self._directory / "tensorboard"), purge_step=self._first_step + 1, flush_secs=30
-        )
+        self._events = EventFileWriter(str(self._directory / "tensorboard"), flush_secs=30)
+        if self._first_step:  # what the stopped run wrote beyond this step does not count
+            self._add_event(self._first_step + 1, session_log=SessionLog(status=SessionLog.START))
         return self
 
     def __exit__(self, *_):
@@ -330,12 +351,17 @@ class _Log:
         self.lines.append({name: value if math.isfinite(value) else None for name, value in line.items()})
         self._rewrite()
         for name, value in metrics.items():
-            self._events.add_scalar(f"validation/{name}", value, step)
-        shown = ", ".join(f"{n} {metrics[n]:.4f}" for n in ("loss", "plcc", "srcc", "rmse", "ema_srcc") if n in metrics)
+            self.scalar(f"validation/{name}", value, step)
+        shown = ", ".join(
+            f"{n} {metrics[n]:.4f}" for n in ("loss", "plcc", "srcc", "rmse", "ema_srcc") if n in metrics
+        )
         _say(f"step {step}: {shown}")
 
     def scalar(self, name: str, value: float, step: int) -> None:
-        self._events.add_scalar(name, value, step)
+        self._add_event(step, summary=Summary(value=[Summary.Value(tag=name, simple_value=value)]))
+
+    def _add_event(self, step: int, **content) -> None:
+        self._events.add_event(Event(step=step, wall_time=time.time(), **content))
 
     def _rewrite(self) -> None:
         partial = self._path.with_suffix(".partial")
@@ -356,7 +382,11 @@ def _look(unseen: list, step: int, bar: tqdm, log: _Log, checkpoints: Checkpoint
     unseen.clear()
     if not np.isfinite(losses).all():
         bad = first + int(np.flatnonzero(~np.isfinite(losses))[0])
-        good = f"the last good checkpoint is step {checkpoints.steps[-1]}" if checkpoints.steps else "no checkpoint yet"
+        good = (
+            f"the last good checkpoint is step {checkpoints.steps[-1]}"
+            if checkpoints.steps
+            else "no checkpoint yet"
+        )
         raise TrainingError(
             f"the loss of step {bad} is {losses[bad - first]}; {good}. A lower config.learning_rate in a "
             "new --workdir may help"

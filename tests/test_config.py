@@ -16,7 +16,11 @@ def own_cache(tmp_path, monkeypatch):
 def test_without_pipal_the_built_in_set_is_taken_and_the_reason_said(model):
     command = parse(["--config", f"configs/{model}.py", "--config.batch_size=8"])
     config = command.config
-    assert (config.model, config.dataset, config.backbone) == (f"iqa_{model}", "iqa_demo", "efficientnet_lite0")
+    assert (config.model, config.dataset, config.backbone) == (
+        f"iqa_{model}",
+        "iqa_demo",
+        "efficientnet_lite0",
+    )
     assert config.batch_size == 8 and command.name == model and command.workdir is None
     assert "PIPAL was not found in or under" in command.reason
 
@@ -25,7 +29,11 @@ def test_pipal_is_taken_where_it_is_found(tmp_path):
     miniature.pipal(tmp_path / "PIPAL", references=1, per_reference=1)
     command = parse([f"--config={CONFORMER}", f"--config.data_dir={tmp_path}", "--workdir=run"])
     config = command.config
-    assert (config.dataset, config.backbone, config.data_dir) == ("pipal", "inception_resnet_v2", str(tmp_path))
+    assert (config.dataset, config.backbone, config.data_dir) == (
+        "pipal",
+        "inception_resnet_v2",
+        str(tmp_path),
+    )
     assert str(tmp_path / "PIPAL") in command.reason and command.workdir == "run"
 
 

@@ -108,7 +108,9 @@ def test_the_moving_average(conformer):
     for number in range(1, 5):
         state, _ = step(state, frozen, random_batch())
         decay = min(0.25, (1 + number) / (10 + number))
-        expected = jax.tree.map(lambda e, t, d=decay: d * e + (1 - d) * np.asarray(t), expected, state.trained)
+        expected = jax.tree.map(
+            lambda e, t, d=decay: d * e + (1 - d) * np.asarray(t), expected, state.trained
+        )
     assert largest_difference(state.ema, expected) < 1e-6
 
 
@@ -119,8 +121,9 @@ def test_accumulated_parts_give_the_gradient_of_the_batch():
         step_of(graph, optimizer, accumulation=n)(started(trained, optimizer), frozen, random_batch())
         for n in (1, 4)
     ]
-    gradients = [jax.tree.map(jnp.subtract, trained, state.trained) for state, _ in results]
-    assert largest_difference(*gradients) < 1e-4
+    gradients = [jax.tree.leaves(jax.tree.map(jnp.subtract, trained, state.trained)) for state, _ in results]
+    scale = max(float(jnp.abs(leaf).max()) for leaf in gradients[0])
+    assert all(jnp.allclose(a, b, atol=1e-5 * scale) for a, b in zip(*gradients, strict=True))
     assert results[0][1] == pytest.approx(results[1][1], rel=1e-5)
 
 
@@ -155,7 +158,7 @@ def compare_eight_devices_with_one():
             weights = jax.device_put(frozen, placement.everywhere)
             batch = jax.device_put(random_batch(), placement.split)
             state, _ = step_of(graph, optimizer, placement)(state, weights, batch)
-            results.append(jax.device_get(jax.tree.map(np.subtract, jax.device_get(trained), jax.device_get(state.trained))))
+            results.append(jax.tree.map(np.subtract, jax.device_get(trained), jax.device_get(state.trained)))
         leaves = [jax.tree.leaves(r) for r in results]
         scale = max(np.abs(leaf).max() for leaf in leaves[0])
         worst = max(np.abs(a - b).max() for a, b in zip(*leaves, strict=True)) / scale
@@ -164,7 +167,10 @@ def compare_eight_devices_with_one():
 
 
 def test_eight_devices_give_the_gradients_of_one():
-    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
+    environment = os.environ | {
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+        "JAX_PLATFORMS": "cpu",
+    }
     code = "from tests.test_training import compare_eight_devices_with_one as compare; compare()"
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]

@@ -2,7 +2,7 @@
 
 XLA has good convolution kernels on GPUs and TPUs; on CPUs several forms are slow.  Every function
 here computes the same sum on every platform and only chooses how (`lax.platform_dependent`);
-`tests/test_layers.py` holds the forms against each other, `benchmarks/layers.py` measures them.
+`tests/test_layers.py` holds the forms against each other.
 """
 
 import os

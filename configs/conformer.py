@@ -24,6 +24,7 @@ def get_config(dataset: str = "auto") -> ConfigDict:
     c.data_dir = ""  # "": the cache directory
     c.train_split = "train[:80%]"
     c.validation_split = "train[80%:]"
+    c.splits = ""  # a file of `python -m iqa_jax splits`, in place of these two
     c.rotation = 180.0  # largest rotation of a training crop, degrees
     c.crop_size = 192
 

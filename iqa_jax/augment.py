@@ -88,6 +88,30 @@ def ten_crop(images: jax.Array, size: int) -> jax.Array:
     return jnp.stack(five(images) + five(images[:, :, ::-1]), axis=1)
 
 
+def grid_offsets(length: int, size: int) -> list[int]:
+    """Where the fewest windows of `size` that cover `length` begin, evenly spaced."""
+    count = max(-(-length // size), 1)
+    return [round(k * (length - size) / max(count - 1, 1)) for k in range(count)]
+
+
+def grid_crop(images: jax.Array, size: int) -> jax.Array:
+    """The fewest evenly spaced windows that cover the images: (B, H, W, 3) -> (B, windows, size, size, 3).
+
+    Images below `size` on a side are first mirrored up to it, at the bottom and on the right.
+    """
+    height, width = images.shape[1:3]
+    missing = [(0, 0), (0, max(size - height, 0)), (0, max(size - width, 0)), (0, 0)]
+    images = jnp.pad(images, missing, mode="symmetric")
+    return jnp.stack(
+        [
+            images[:, top : top + size, left : left + size]
+            for top in grid_offsets(max(height, size), size)
+            for left in grid_offsets(max(width, size), size)
+        ],
+        axis=1,
+    )
+
+
 def _check_size(images, size):
     if images.ndim != 4 or min(images.shape[1:3]) < size:
         raise ValueError(f"images of shape {images.shape}: expected (B, H, W, 3), H and W of {size} or more")

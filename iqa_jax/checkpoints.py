@@ -4,7 +4,6 @@ What is saved is a flat {name: array} mapping.  Names begin with "weights.", "em
 anything else belongs to the training state.
 """
 
-import hashlib
 import json
 import shutil
 from collections.abc import Callable, Mapping
@@ -15,6 +14,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
 from iqa_jax.errors import WeightsError
+from iqa_jax.weights import damage, file_sums, read_weights
 
 FOLDER = "checkpoints"
 _SUMS = "sha256.json"  # in each checkpoint: the checksum of every file that holds arrays
@@ -105,7 +105,7 @@ class Checkpoints:
     def _seal(self) -> None:
         """Adds the checksums to the checkpoint that is written, just before it gets its final name."""
         for unfinished in self.folder.glob("*.orbax-checkpoint-tmp*"):
-            (unfinished / _SUMS).write_text(json.dumps(_file_sums(unfinished)))
+            (unfinished / _SUMS).write_text(json.dumps(file_sums(unfinished / "arrays")))
 
     def wait(self) -> None:
         """Returns when everything is on disk.
@@ -150,25 +150,9 @@ def _problem(checkpoint: Path) -> str | None:
     """What is wrong with a checkpoint's files, None if they are what was written."""
     try:
         expected = json.loads((checkpoint / _SUMS).read_text())
-        found = _file_sums(checkpoint)
     except (OSError, ValueError) as error:
         return str(error)
-    for name in sorted(expected.keys() | found.keys()):
-        if name not in found:
-            return f"{name} is missing"
-        if found[name] != expected.get(name):
-            return f"{name} is not what was written"
-    return None
-
-
-def _file_sums(checkpoint: Path) -> dict[str, str]:
-    """SHA-256 of each of the checkpoint's files that hold arrays."""
-    files = [path for path in (checkpoint / "arrays").rglob("*") if path.name != "commit_success.txt"]
-    return {
-        str(path.relative_to(checkpoint)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(files)
-        if path.is_file()
-    }
+    return damage(checkpoint / "arrays", expected)
 
 
 def _srcc(metrics: dict) -> float:
@@ -183,8 +167,6 @@ def read_run_weights(workdir: Path, *, step: int | str = "best", ema: bool = Fal
     Raises:
       WeightsError: no such checkpoint, or it is damaged.
     """
-    from iqa_jax.weights import read_weights
-
     workdir = Path(workdir)
     with Checkpoints(workdir, read_only=True) as checkpoints:
         if not checkpoints.steps:

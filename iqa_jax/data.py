@@ -1,5 +1,6 @@
 """Prepared data sets as pairs of images, and batches of them."""
 
+import copy
 import dataclasses
 import functools
 import io
@@ -79,6 +80,13 @@ class PairSource(Sequence[Pair]):
         self._reference_images = builder.as_data_source(REFERENCES, decoders=raw)
         names = builder.info.metadata["tables"][REFERENCES]["name"]
         self._reference_position = {name: position for position, name in enumerate(names)}
+
+    def select(self, positions: np.ndarray) -> "PairSource":
+        """The pairs at these positions alone."""
+        part = copy.copy(self)
+        for column in ("index", "name", "reference", "distortion", "level", "size", "mos"):
+            setattr(part, column, getattr(self, column)[positions])
+        return part
 
     def __len__(self) -> int:
         return len(self.index)

@@ -26,7 +26,7 @@ from tqdm import tqdm
 from iqa_jax import __version__
 from iqa_jax.checkpoints import Checkpoints
 from iqa_jax.conversion import pretrained_backbone
-from iqa_jax.data import PairSource, training_batches
+from iqa_jax.data import PairSource, split_references, training_batches
 from iqa_jax.datasets import prepare
 from iqa_jax.errors import ConfigError, DataError, TrainingError, WeightsError, writable_directory
 from iqa_jax.metrics import baselines, correlations, srcc
@@ -87,15 +87,17 @@ def train(config: ConfigDict, workdir: str | os.PathLike, *, reason: str = "") -
             f"number of devices ({placement.mesh.size})"
         )
     _say(f"data: {config.dataset} ({reason})" if reason else f"data: {config.dataset}")
-    training, validation = _open_data(config)
+    training, validation = open_data(config)
+    for name, source in (("training", training), ("validation", validation)):
+        _say(f"  {name}: {len(source):,} pairs of {len(set(source.reference))} references ({source.split})")
+    steps_per_epoch = len(training) // config.batch_size
     model_config = _model_config(config, training)
-    _begin_or_check(workdir, config, model_config, reason)
+    _begin_or_check(workdir, config, model_config, steps_per_epoch, reason)
     model = model_with(model_config, _initial_weights(workdir, config, model_config))
     eval_graph, trained, frozen = split_model(model)
     model.train()
     train_graph, _, _ = split_model(model)
 
-    steps_per_epoch = len(training) // config.batch_size
     last_step = config.num_steps or config.num_epochs * steps_per_epoch
     optimizer = make_optimizer(
         config.learning_rate,
@@ -117,7 +119,8 @@ def train(config: ConfigDict, workdir: str | os.PathLike, *, reason: str = "") -
     state = initial_state(trained, optimizer, ema=config.ema_decay > 0)
     eval_every = config.eval_every or steps_per_epoch
     checkpoint_every = config.checkpoint_every or steps_per_epoch
-    evaluator = _Evaluator(workdir, validation, eval_graph, config.crops)
+    scorer = PairScorer(eval_graph, crop_size=config.crop_size, crops=config.crops)
+    evaluator = _Evaluator(workdir, validation, scorer)
 
     with contextlib.ExitStack() as stack:
         checkpoints = stack.enter_context(
@@ -189,10 +192,21 @@ def _say(line: str) -> None:
     sys.stdout.flush()
 
 
-def _open_data(config: ConfigDict) -> tuple[PairSource, PairSource]:
+def open_data(config: ConfigDict) -> tuple[PairSource, PairSource]:
+    """Training and validation pairs, prepared if need be.
+
+    Raises:
+      DataError, ConfigError: they are not there, share a reference, have no labels or are too small.
+    """
     builder = prepare(config.dataset, data_dir=config.data_dir or None)
-    training = PairSource(builder, config.train_split)
-    validation = PairSource(builder, config.validation_split)
+    if config.splits:
+        training, validation = (
+            PairSource(builder, "train", split_references(config.splits, part))
+            for part in ("train", "validation")
+        )
+    else:
+        training = PairSource(builder, config.train_split)
+        validation = PairSource(builder, config.validation_split)
     for field, source in (("train_split", training), ("validation_split", validation)):
         if np.isnan(source.mos).any():
             raise DataError(f"config.{field}={source.split}: pairs without a label; choose another split")
@@ -211,8 +225,6 @@ def _open_data(config: ConfigDict) -> tuple[PairSource, PairSource]:
         raise ConfigError(
             f"config.batch_size={config.batch_size}: there are only {len(training)} training pairs"
         )
-    for name, source in (("training", training), ("validation", validation)):
-        _say(f"  {name}: {len(source):,} pairs of {len(set(source.reference))} references ({source.split})")
     return training, validation
 
 
@@ -235,13 +247,16 @@ def _model_config(config: ConfigDict, training: PairSource) -> ModelConfig:
     )
 
 
-def _begin_or_check(workdir: Path, config: ConfigDict, model_config: ModelConfig, reason: str) -> None:
+def _begin_or_check(
+    workdir: Path, config: ConfigDict, model_config: ModelConfig, steps_per_epoch: int, reason: str
+) -> None:
     """Writes the run's config.json, or makes sure that the one there is of the same run."""
     record = {
         "format": FORMAT,
         "model": dataclasses.asdict(model_config),
         "source": {"dataset": config.dataset, "reason": reason, "version": __version__},
         "training": config.to_dict(),
+        "steps_per_epoch": steps_per_epoch,
     }
     if not (workdir / "config.json").exists():
         if any(workdir.glob("checkpoints/*")):
@@ -251,8 +266,11 @@ def _begin_or_check(workdir: Path, config: ConfigDict, model_config: ModelConfig
     there = read_config(workdir).get("training")
     if there is None:
         raise WeightsError(f"{workdir}: holds converted weights, not a run; choose another --workdir")
+    free = set(_FREE_FIELDS)
+    if config.schedule == "constant":
+        free.add("num_epochs")
     for field, value in config.to_dict().items():
-        if field not in _FREE_FIELDS and there.get(field) != value:
+        if field not in free and there.get(field) != value:
             raise ConfigError(
                 f"config.{field}={value}, but the run in {workdir} has {there.get(field)}; "
                 "choose another --workdir, or the same settings to go on"
@@ -281,9 +299,9 @@ def _initial_weights(workdir: Path, config: ConfigDict, model_config: ModelConfi
 class _Evaluator:
     """Raw and averaged weights on the whole validation split, beside PSNR and SSIM."""
 
-    def __init__(self, workdir: Path, source: PairSource, graphdef: nnx.GraphDef, crops: str):
+    def __init__(self, workdir: Path, source: PairSource, scorer: PairScorer):
         self.source = source
-        self._scorer = PairScorer(graphdef, crops=crops)
+        self._scorer = scorer
         self._baselines_file = workdir / "baselines.json"
         self._baselines: dict | None = None
         self.predicted: np.ndarray | None = None  # (N,) by the latest evaluation; averaged weights if kept

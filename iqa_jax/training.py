@@ -12,7 +12,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from iqa_jax.augment import augment_pair, example_key
 from iqa_jax.data import Batch
-from iqa_jax.weights import check_weights, flat_weights
+from iqa_jax.weights import check_weights, filled_state, flat_weights
 
 jax.tree_util.register_dataclass(Batch)
 
@@ -76,17 +76,13 @@ def from_arrays(template: TrainState, arrays: Mapping[str, np.ndarray]) -> Train
     check_weights({name: array.shape for name, array in arrays.items()}, expected)
 
     def filled(state, prefix):
-        flat = [
-            (path, leaf.replace(jnp.asarray(arrays[".".join([prefix, *map(str, path)])])))
-            for path, leaf in nnx.to_flat_state(state)
-        ]
-        return nnx.from_flat_state(flat)
+        return filled_state(state, {n.removeprefix(prefix): array for n, array in arrays.items()})
 
     leaves = [jnp.asarray(arrays[name]) for name, _ in _optimizer_arrays(template.optimizer)]
     return TrainState(
         step=jnp.asarray(arrays["step"]),
-        trained=filled(template.trained, "weights"),
-        ema=None if template.ema is None else filled(template.ema, "ema"),
+        trained=filled(template.trained, "weights."),
+        ema=None if template.ema is None else filled(template.ema, "ema."),
         optimizer=jax.tree.unflatten(jax.tree.structure(template.optimizer), leaves),
         loss_sum=jnp.asarray(arrays["loss_sum"]),
     )
@@ -101,6 +97,40 @@ def _optimizer_arrays(optimizer: optax.OptState) -> list[tuple[str, jax.Array]]:
 
 def _parameters(trained: nnx.State) -> nnx.State:
     return nnx.filter_state(trained, nnx.Param)
+
+
+def _make_forward(graphdef: nnx.GraphDef, *, crop_size: int, seed: int, rotation: float) -> Callable:
+    """A training-mode pass over an augmented batch: predictions, model configuration, new statistics."""
+
+    def forward(parameters, statistics, frozen, batch, key):
+        model = nnx.merge(graphdef, parameters, statistics, frozen, copy=True)
+        keys = jax.vmap(example_key, (None, 0, 0))(seed, batch.epoch, batch.index)
+        reference, distorted = jax.vmap(
+            lambda *example: augment_pair(*example, crop_size=crop_size, rotation=rotation)
+        )(keys, batch.reference, batch.distorted, batch.size)
+        predicted = model(reference, distorted, rngs=nnx.Rngs(dropout=key))
+        statistics = nnx.state(model, nnx.All(nnx.BatchStat, nnx.Not(nnx.PathContains("backbone"))))
+        return predicted, model.config, statistics
+
+    return forward
+
+
+def make_statistics_step(
+    graphdef: nnx.GraphDef, *, crop_size: int, seed: int, rotation: float = 180.0
+) -> Callable[[nnx.State, nnx.State, Batch, jax.Array], nnx.State]:
+    """The function (trained, frozen, batch, step) -> trained with the statistics of one more batch.
+
+    No parameter changes: this is for BatchNorm after weight averaging.  See `make_train_step`.
+    """
+    forward = _make_forward(graphdef, crop_size=crop_size, seed=seed, rotation=rotation)
+
+    def statistics_step(trained, frozen, batch, step):
+        parameters, statistics = nnx.split_state(trained, nnx.Param, nnx.BatchStat)
+        key = jax.random.fold_in(jax.random.key(seed), step)
+        _, _, statistics = forward(parameters, statistics, frozen, batch, key)
+        return nnx.merge_state(parameters, statistics)
+
+    return statistics_step
 
 
 def make_train_step(
@@ -127,15 +157,11 @@ def make_train_step(
       ema_decay: of the moving average of the weights; 0 for none.
     """
 
+    forward = _make_forward(graphdef, crop_size=crop_size, seed=seed, rotation=rotation)
+
     def loss_of(parameters, statistics, frozen, batch, key):
-        model = nnx.merge(graphdef, parameters, statistics, frozen, copy=True)
-        keys = jax.vmap(example_key, (None, 0, 0))(seed, batch.epoch, batch.index)
-        reference, distorted = jax.vmap(
-            lambda *example: augment_pair(*example, crop_size=crop_size, rotation=rotation)
-        )(keys, batch.reference, batch.distorted, batch.size)
-        predicted = model(reference, distorted, rngs=nnx.Rngs(dropout=key))
-        target = (batch.mos - model.config.mos_mean) / model.config.mos_std
-        statistics = nnx.state(model, nnx.All(nnx.BatchStat, nnx.Not(nnx.PathContains("backbone"))))
+        predicted, config, statistics = forward(parameters, statistics, frozen, batch, key)
+        target = (batch.mos - config.mos_mean) / config.mos_std
         return jnp.square(predicted - target).mean(), statistics
 
     loss_and_gradient = jax.value_and_grad(loss_of, has_aux=True)

@@ -31,6 +31,15 @@ def flat_weights(state: nnx.State) -> dict[str, jax.Array]:
     return {".".join(map(str, path)): leaf[...] for path, leaf in nnx.to_flat_state(state)}
 
 
+def filled_state(state: nnx.State, weights: Mapping[str, jax.Array]) -> nnx.State:
+    """`state` with the arrays of a mapping as `flat_weights` makes it."""
+    filled = [
+        (path, leaf.replace(jax.numpy.asarray(weights[".".join(map(str, path))])))
+        for path, leaf in nnx.to_flat_state(state)
+    ]
+    return nnx.from_flat_state(filled)
+
+
 def abstract_model(config: ModelConfig) -> nnx.Module:
     """The model with shapes in place of arrays; costs no arithmetic."""
     return nnx.eval_shape(lambda: build(config, rngs=nnx.Rngs(0)))
@@ -50,11 +59,7 @@ def model_with(config: ModelConfig, weights: Mapping[str, jax.Array]) -> nnx.Mod
     """
     check_weights({name: np.shape(w) for name, w in weights.items()}, weight_shapes(config))
     graphdef, state = nnx.split(abstract_model(config))
-    flat = nnx.to_flat_state(state)
-    filled = [
-        (path, leaf.replace(jax.numpy.asarray(weights[".".join(map(str, path))]))) for path, leaf in flat
-    ]
-    model = nnx.merge(graphdef, nnx.from_flat_state(filled))
+    model = nnx.merge(graphdef, filled_state(state, weights))
     model.eval()
     return model
 
@@ -81,6 +86,26 @@ def content_hash(weights: Mapping[str, jax.Array]) -> str:
         digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
         digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()
+
+
+def file_sums(folder: Path) -> dict[str, str]:
+    """SHA-256 of each file of an orbax checkpoint that holds arrays."""
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != "commit_success.txt"  # which orbax adds last
+    }
+
+
+def damage(folder: Path, expected: Mapping[str, str]) -> str | None:
+    """The first file whose checksum is not the `expected` one, as a phrase; None if all are."""
+    found = file_sums(folder)
+    for name in sorted(expected.keys() | found.keys()):
+        if name not in found:
+            return f"{name} is missing"
+        if found[name] != expected.get(name):
+            return f"{name} is not what was written"
+    return None
 
 
 def save_weights(
@@ -110,6 +135,7 @@ def save_weights(
             "model": dataclasses.asdict(config),
             "source": source,
             "sha256": content_hash(weights),
+            "files": file_sums(partial / "weights"),
         }
         (partial / "config.json").write_text(json.dumps(record, indent=2) + "\n")
         partial.chmod(0o755)
@@ -159,18 +185,12 @@ def read_weights(directory: str | os.PathLike) -> tuple[ModelConfig, dict[str, j
     directory = Path(directory).expanduser().absolute()
     record = read_config(directory)
     config = ModelConfig(**record["model"])
-    again = "convert the weights again"
     target = {name: jax.ShapeDtypeStruct(shape, np.float32) for name, shape in weight_shapes(config).items()}
-    try:
-        with ocp.StandardCheckpointer() as checkpointer:
-            weights = checkpointer.restore(directory / "weights", target)
-    except Exception as error:  # orbax raises many kinds for a damaged checkpoint
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise WeightsError(f"{directory / 'weights'}: cannot be read ({reason}); {again}") from None
-    if content_hash(weights) != record.get("sha256"):
-        raise WeightsError(
-            f"{directory / 'weights'}: the content is not what was written (checksum); {again}"
-        )
+    problem = damage(directory / "weights", record.get("files", {}))
+    if problem:
+        raise WeightsError(f"{directory / 'weights'}: damaged ({problem}); convert the weights again")
+    with ocp.StandardCheckpointer() as checkpointer:
+        weights = checkpointer.restore(directory / "weights", target)
     return config, weights, record
 
 
@@ -178,7 +198,8 @@ def load(path: str | os.PathLike, *, step: int | str = "best", ema: bool = False
     """The model with its weights, in evaluation mode.
 
     Args:
-      path: a directory written by `convert/timm_to_flax.py`, or the `--workdir` of a training run.
+      path: a directory written by `convert/timm_to_flax.py` or by `average`, or the `--workdir` of a
+        training run.
       step: of a run: "best" (by validation SRCC), "latest" or a step number.
       ema: of a run: its exponential moving average instead of the raw weights.
     Returns:
@@ -187,18 +208,23 @@ def load(path: str | os.PathLike, *, step: int | str = "best", ema: bool = False
     Raises:
       WeightsError: nothing there to load, or it is damaged.
     """
+    return model_with(*read_any(path, step=step, ema=ema)[:2])
+
+
+def read_any(
+    path: str | os.PathLike, *, step: int | str = "best", ema: bool = False
+) -> tuple[ModelConfig, dict[str, jax.Array], dict]:
+    """(configuration, weights, `config.json` with the weights' "sha256") of whatever `load` takes."""
     from iqa_jax.checkpoints import read_run_weights
 
     directory = Path(path).expanduser()
     record = read_config(directory)
     if (directory / "weights").is_dir():
-        config, weights, _ = read_weights(directory)
-    elif (directory / "checkpoints").is_dir():
-        config = ModelConfig(**record["model"])
+        return read_weights(directory)
+    if (directory / "checkpoints").is_dir():
         weights = read_run_weights(directory, step=step, ema=ema)
-    else:
-        raise WeightsError(f"{directory}: neither weights/ nor checkpoints/ is there; is the run just begun?")
-    return model_with(config, weights)
+        return ModelConfig(**record["model"]), weights, record | {"sha256": content_hash(weights)}
+    raise WeightsError(f"{directory}: neither weights/ nor checkpoints/ is there; is the run just begun?")
 
 
 def backbone_weights(config: ModelConfig, weights: Mapping[str, jax.Array]) -> dict[str, jax.Array]:

@@ -41,7 +41,10 @@ def pipal(
         lines = []
         for index in range(per_reference):
             file = f"{name}_{index % 2:02d}_{index // 2:02d}.bmp"
-            save(folder / spelling.format(number % 4 + 1) / file, noisy(image, 8.0 * index, 100 * number + index))
+            save(
+                folder / spelling.format(number % 4 + 1) / file,
+                noisy(image, 8.0 * index, 100 * number + index),
+            )
             lines.append(f"{file},{1700 - 90 * index + 3 * number:.4f}\n")
         label = folder / "Train_Label" / f"{name}.txt"
         label.parent.mkdir(exist_ok=True)

@@ -103,9 +103,7 @@ class PairBuilder(tfds.core.GeneratorBasedBuilder):
         downloaded = self.MANUAL_DOWNLOAD_INSTRUCTIONS is not None
         contents = self.find(Path(dl_manager.manual_dir) if downloaded else None)
         check_contents(contents)
-        references = [
-            DistortedImage(name, name, read) for name, read in sorted(contents.references.items())
-        ]
+        references = [DistortedImage(name, name, read) for name, read in sorted(contents.references.items())]
         splits = {REFERENCES: references}
         splits |= {split: sorted(images, key=_by_name) for split, images in contents.splits.items()}
         sizes: dict[str, tuple[int, int]] = {}

@@ -40,7 +40,9 @@ class Pipal(PairBuilder):
         ]
         test = sorted(folder.glob("NTIRE2022_FR_Testing_Dis/*.bmp"))
         if test:
-            contents.references |= {p.name: p.read_bytes for p in folder.glob("NTIRE2022_FR_Testing_Ref/*.bmp")}
+            contents.references |= {
+                p.name: p.read_bytes for p in folder.glob("NTIRE2022_FR_Testing_Ref/*.bmp")
+            }
             contents.splits[TEST_SPLIT] = [
                 image for p in test if (image := _distorted(p, float("nan"), contents.problems))
             ]
@@ -85,5 +87,10 @@ def _read_labels(folder: Path, problems: list[str]) -> dict[str, float]:
 
 def find_folder(data_dir: Path) -> Path | None:
     """The downloaded PIPAL folder in or under `data_dir`, if it is there."""
-    candidates = (data_dir, data_dir / "PIPAL", data_dir / "pipal", data_dir / "downloads" / "manual" / "PIPAL")
+    candidates = (
+        data_dir,
+        data_dir / "PIPAL",
+        data_dir / "pipal",
+        data_dir / "downloads" / "manual" / "PIPAL",
+    )
     return next((folder for folder in candidates if (folder / "Train_Ref").is_dir()), None)

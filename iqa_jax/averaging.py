@@ -1,0 +1,150 @@
+"""Averages of a run's checkpoints, with BatchNorm statistics estimated anew."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from iqa_jax.checkpoints import Checkpoints
+from iqa_jax.data import training_batches
+from iqa_jax.errors import UserError, WeightsError
+from iqa_jax.models import ModelConfig, split_model
+from iqa_jax.trainer import open_data
+from iqa_jax.training import Placement, make_statistics_step
+from iqa_jax.weights import flat_weights, model_with, read_config, read_weights, save_weights
+
+
+def average(
+    arrays: Sequence[Mapping[str, np.ndarray]], *, kind: str = "equal", decay: float = 0.9
+) -> dict[str, np.ndarray]:
+    """The original's weight averaging, in float64, from the first to the last.
+
+    Args:
+      arrays: weights by name, one mapping an epoch, in order.
+      kind: "equal" for the arithmetic mean; "exp" for avg <- (1 - decay) avg + decay new, beginning
+        with the first.
+      decay: the weight of each new epoch under "exp".
+    Raises:
+      UserError: another kind, or a decay outside (0, 1].
+    """
+    if kind not in ("equal", "exp"):
+        raise UserError(f"type {kind!r}: expected equal or exp")
+    if not 0 < decay <= 1:
+        raise UserError(f"decay {decay}: expected a number above 0, at most 1")
+    averaged = {name: np.asarray(array, np.float64) for name, array in arrays[0].items()}
+    for count, new in enumerate(arrays[1:], start=2):
+        share = 1 / count if kind == "equal" else decay
+        averaged = {name: (1 - share) * old + share * new[name] for name, old in averaged.items()}
+    return {name: array.astype(arrays[0][name].dtype) for name, array in averaged.items()}
+
+
+def average_run(
+    workdir: str | Path,
+    epochs: Sequence[int],
+    *,
+    kind: str = "equal",
+    decay: float = 0.9,
+    steps: int | None = None,
+    data_dir: str | None = None,
+    output: str | Path | None = None,
+    progress: Callable[[int, int], object] = lambda step, steps: None,
+) -> Path:
+    """Averages the raw weights of these epochs of a run; writes what every command takes as weights.
+
+    BatchNorm's statistics begin at the average of the epochs' and are then updated by training-mode
+    passes over the augmented training set, with PyTorch's semantics (momentum 0.1, unbiased variance).
+
+    Args:
+      steps: batches for the statistics; one epoch if not given, 0 for none.
+      data_dir: where the data lie now, if not where the run had them.
+      output: directory; `RUN/averaged-KIND-EPOCHS` if not given.
+      progress: is told how many steps of how many are done.
+    Raises:
+      WeightsError: not a run, or an epoch whose checkpoint was not kept; lists those there.
+    """
+    workdir = Path(workdir).expanduser()
+    record = read_config(workdir)
+    if "steps_per_epoch" not in record:
+        raise WeightsError(f"{workdir}: not a training run; expected the --workdir of train.py")
+    epochs = sorted(set(epochs))
+    weights = average(_epoch_weights(workdir, epochs, record["steps_per_epoch"]), kind=kind, decay=decay)
+    config = ConfigDict(record["training"])
+    if data_dir:
+        config.data_dir = data_dir
+    model_config = ModelConfig(**record["model"])
+    _, backbone, backbone_record = read_weights(workdir / "backbone")
+    backbone = {f"backbone.{name}": array for name, array in backbone.items()}
+    steps = record["steps_per_epoch"] if steps is None else steps
+    if steps:
+        weights = _with_new_statistics(model_config, weights | backbone, config, steps, progress)
+    name = f"averaged-{kind}-{_compact(epochs)}"
+    output = Path(output).expanduser() if output else workdir / name
+    source = {
+        "file": name,
+        "run": workdir.resolve().name,
+        "epochs": epochs,
+        "type": kind,
+        "decay": decay if kind == "exp" else None,
+        "statistics_steps": steps,
+        "dataset": config.dataset,
+        "backbone": backbone_record["source"],
+    }
+    save_weights(output, model_config, {n: np.asarray(w) for n, w in (weights | backbone).items()}, source)
+    return output
+
+
+def _epoch_weights(workdir: Path, epochs: Sequence[int], steps_per_epoch: int) -> list[dict[str, np.ndarray]]:
+    with Checkpoints(workdir, read_only=True) as checkpoints:
+        there = [step // steps_per_epoch for step in checkpoints.steps if step % steps_per_epoch == 0]
+        missing = [epoch for epoch in epochs if epoch not in there]
+        if missing or not epochs:
+            raise WeightsError(
+                f"{workdir}: no checkpoint of epoch {', '.join(map(str, missing)) or '(none given)'}; "
+                f"there are epochs {_compact(there) or 'none'} (train with config.keep_epochs)"
+            )
+        return [
+            {
+                name.removeprefix("weights."): array
+                for name, array in checkpoints.read(epoch * steps_per_epoch).items()
+                if name.startswith("weights.")
+            }
+            for epoch in epochs
+        ]
+
+
+def _compact(numbers: Sequence[int]) -> str:
+    """[1, 2, 3, 7] as "1-3,7"."""
+    ranges: list[list[int]] = []
+    for number in numbers:
+        if ranges and number == ranges[-1][1] + 1:
+            ranges[-1][1] = number
+        else:
+            ranges.append([number, number])
+    return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in ranges)
+
+
+def _with_new_statistics(
+    model_config: ModelConfig,
+    weights: Mapping[str, np.ndarray],
+    config: ConfigDict,
+    steps: int,
+    progress: Callable[[int, int], object],
+) -> dict[str, jax.Array]:
+    training, _ = open_data(config)
+    model = model_with(model_config, weights)
+    model.train()
+    graph, trained, frozen = split_model(model)
+    placement = Placement.of(jax.devices())
+    step = jax.jit(
+        make_statistics_step(graph, crop_size=config.crop_size, seed=config.seed, rotation=config.rotation)
+    )
+    trained, frozen = jax.device_put((trained, frozen), placement.everywhere)
+    batches = training_batches(training, batch_size=config.batch_size, seed=config.seed)
+    for number in range(steps):
+        batch = jax.device_put(next(batches), placement.split)
+        trained = step(trained, frozen, batch, jnp.int32(number))
+        progress(number + 1, steps)
+    return flat_weights(trained)

@@ -1,0 +1,383 @@
+"""The command line: `python -m iqa_jax COMMAND`."""
+
+import contextlib
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from iqa_jax.errors import DataError, UserError, WeightsError, shown_plainly, writable_directory
+
+app = typer.Typer(
+    help="Learned, perceptual image quality assessment.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+# What is evaluated where no split is named: what the default recipes do not train on.
+_HELD_OUT = {"pipal": "train[80%:]", "iqa_demo": "validation"}
+
+Weights = Annotated[Path, typer.Option(help="A run, a converted directory or an averaged checkpoint.")]
+DataDir = Annotated[str, typer.Option(help="Where prepared data lie; the cache directory if not given.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Step = Annotated[str, typer.Option(help="Of a run: best, latest or a step.")]
+Ema = Annotated[bool, typer.Option("--ema", help="Of a run: the moving average of the weights.")]
+Crops = Annotated[str, typer.Option(help="center, ten or grid.")]
+
+
+def main() -> None:
+    """Runs a command; a `UserError` becomes one line and exit code 1."""
+    with shown_plainly():
+        app()
+
+
+@contextlib.contextmanager
+def _bar(total: int, what: str, unit: str) -> Iterator:
+    from tqdm import tqdm
+
+    with tqdm(total=total, desc=what, unit=unit, leave=False, dynamic_ncols=True) as bar:
+        yield bar
+
+
+def _print(result: dict | list, as_json: bool, *tables: Table | str) -> None:
+    if as_json:
+        print(json.dumps(result, indent=2))
+        return
+    console = Console(soft_wrap=True)
+    for table in tables:
+        console.print(table, highlight=False, markup=False)
+
+
+def _table(title: str, header: list[str], rows: list[list]) -> Table:
+    table = Table(title=title)
+    for number, name in enumerate(header):
+        table.add_column(name, justify="left" if number == 0 else "right")
+    for row in rows:
+        table.add_row(*(_cell(value) for value in row))
+    return table
+
+
+def _cell(value) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.4f}" if isinstance(value, float) else str(value)
+
+
+class _Predictor:
+    """A full-reference model on whole splits, and what its scores depend on."""
+
+    def __init__(self, weights: Path, *, step: str, ema: bool, crops: str):
+        from iqa_jax import cache
+        from iqa_jax.models import IQA_MODELS, split_model
+        from iqa_jax.scoring import CROPS, PairScorer
+        from iqa_jax.weights import model_with, read_any
+
+        if crops not in CROPS:
+            raise UserError(f"--crops {crops}: expected one of {', '.join(CROPS)}")
+        cache.keep_compiled_programs()
+        config, arrays, record = read_any(weights, step=int(step) if step.isdigit() else step, ema=ema)
+        if config.name not in IQA_MODELS:
+            raise WeightsError(f"{weights}: a backbone ({config.name}), expected an IQA model's weights")
+        graph, self._trained, self._frozen = split_model(model_with(config, arrays))
+        self._scorer = PairScorer(graph, crop_size=config.crop_size, crops=crops)
+        self.config, self.crops = config, crops
+        self.name = f"{config.name} {record['sha256'][:12]}"
+        self.sha256 = record["sha256"]
+
+    def __call__(self, source, progress=lambda pairs: None):
+        return self._scorer.predict(source, self._frozen, [self._trained], progress=progress)[0]
+
+
+def _source(name: str, split: str | None, data_dir: str):
+    from iqa_jax.data import PairSource
+    from iqa_jax.datasets import prepare
+
+    builder = prepare(name, data_dir=data_dir or None)
+    return PairSource(builder, split or _HELD_OUT.get(name, "train"))
+
+
+@app.command()
+def average(
+    workdir: Annotated[Path, typer.Option(help="A training run.")],
+    epochs: Annotated[str, typer.Option(help="First and last epoch, 21-30.")] = "",
+    listed: Annotated[str, typer.Option("--list", help="Single epochs instead, 5,9,12.")] = "",
+    kind: Annotated[str, typer.Option("--type", help="equal (arithmetic mean) or exp.")] = "equal",
+    decay: Annotated[float, typer.Option(help="Of exp: the weight of each new epoch.")] = 0.9,
+    steps: Annotated[
+        int | None, typer.Option(help="Batches for BatchNorm's statistics; an epoch if not given.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="Directory; in the run if not given.")] = None,
+    data_dir: DataDir = "",
+    as_json: Json = False,
+) -> None:
+    """Average the weights of some epochs of a run and estimate BatchNorm's statistics anew.
+
+    Example: python -m iqa_jax average --workdir runs/conformer --epochs 21-30
+    """
+    from iqa_jax import cache
+    from iqa_jax.averaging import average_run
+
+    chosen = _numbers("--epochs", epochs) if epochs else _numbers("--list", listed)
+    if bool(epochs) == bool(listed):
+        raise UserError("give either --epochs FIRST-LAST or --list A,B,C")
+    cache.keep_compiled_programs()
+    with _bar(0, "BatchNorm statistics", "step") as bar:
+
+        def progress(step, of):
+            bar.total = of
+            bar.update()
+
+        written = average_run(
+            workdir,
+            chosen,
+            kind=kind,
+            decay=decay,
+            steps=steps,
+            data_dir=data_dir or None,
+            output=output,
+            progress=progress,
+        )
+    _print({"output": str(written), "epochs": chosen, "type": kind}, as_json, f"wrote {written}")
+
+
+def _numbers(option: str, text: str) -> list[int]:
+    """ "21-30" or "5,9,12" or both mixed, as numbers."""
+    numbers = []
+    try:
+        for part in filter(None, text.split(",")):
+            first, _, last = part.partition("-")
+            numbers += range(int(first), int(last or first) + 1)
+    except ValueError:
+        numbers = []
+    if text and not numbers:
+        raise UserError(f"{option} {text}: expected epochs such as 21-30 or 5,9,12")
+    return numbers
+
+
+@app.command()
+def prepare(
+    name: Annotated[str, typer.Argument(help="Data set.")],
+    manual_dir: Annotated[
+        Path | None, typer.Option(help="The downloaded folder; for pairs, the CSV file.")
+    ] = None,
+    data_dir: DataDir = "",
+    as_json: Json = False,
+) -> None:
+    """Check a downloaded data set and prepare it for training and evaluation.
+
+    Example: python -m iqa_jax prepare kadid10k --manual-dir ~/Downloads/kadid10k
+    """
+    from iqa_jax import datasets
+
+    builder = datasets.prepare(name, data_dir=data_dir or None, manual_dir=manual_dir)
+    found = datasets.summary(builder)
+    rows = [
+        [split, *(part[k] for k in ("pairs", "references", "min", "max", "mean", "std"))]
+        for split, part in found["splits"].items()
+    ]
+    header = ["split", "pairs", "references", "min", "max", "mean", "std"]
+    types = {kind: None for part in found["splits"].values() for kind in part["distortions"]}
+    notes = [
+        f"labels: {found['score']['kind']}, "
+        f"{'higher' if found['score']['higher_is_better'] else 'lower'} is better",
+        f"distortion types: {', '.join(types) or 'not told'}",
+    ]
+    if found.get("deviation"):
+        notes.append(found["deviation"])
+    _print(found, as_json, _table(f"{name}, in {builder.data_dir}", header, rows), *notes)
+
+
+@app.command()
+def splits(
+    name: Annotated[str, typer.Argument(help="Data set.")],
+    seeds: Annotated[int, typer.Option(help="How many splits, with seeds 0, 1, ...")] = 10,
+    train: Annotated[float, typer.Option(help="Share of the references to train on.")] = 0.8,
+    split: Annotated[str, typer.Option(help="The split that is divided.")] = "train",
+    output: Annotated[Path, typer.Option(help="Directory for the files.")] = Path("splits"),
+    data_dir: DataDir = "",
+    as_json: Json = False,
+) -> None:
+    """Divide a data set by reference content, once for each seed; config.splits takes a file.
+
+    Example: python -m iqa_jax splits kadid10k --seeds 10 --train 0.8
+    """
+    from iqa_jax.datasets import reference_splits
+
+    source = _source(name, split, data_dir)
+    divided = reference_splits(sorted(set(source.reference)), seeds, train)
+    directory = writable_directory(output)
+    files = []
+    for part in divided:
+        path = directory / f"{name.replace('/', '-')}-{part['seed']}.json"
+        path.write_text(json.dumps({"dataset": name, **part}, indent=2) + "\n")
+        files.append(str(path))
+    count = f"{len(divided[0]['train'])} references to train on, {len(divided[0]['validation'])} to validate"
+    _print(files, as_json, f"wrote {files[0]} to {Path(files[-1]).name}: {count}")
+
+
+@app.command()
+def evaluate(
+    weights: Weights,
+    dataset: Annotated[list[str], typer.Option(help="Data set; several make one table.")],
+    split: Annotated[str, typer.Option(help="What to evaluate; the held-out part by default.")] = "",
+    crops: Crops = "ten",
+    baselines: Annotated[bool, typer.Option("--baselines", help="PSNR and SSIM too.")] = False,
+    report: Annotated[Path | None, typer.Option(help="Directory for pictures and an HTML page.")] = None,
+    output: Annotated[Path, typer.Option(help="Directory for CSV and JSON.")] = Path("evaluation"),
+    resamples: Annotated[int, typer.Option(min=1, help="Of the bootstrap.")] = 1000,
+    step: Step = "best",
+    ema: Ema = False,
+    data_dir: DataDir = "",
+    as_json: Json = False,
+) -> None:
+    """Predict a whole split and measure the predictions as the field does.
+
+    Example: python -m iqa_jax evaluate --weights runs/conformer --dataset iqa_demo --baselines
+    """
+    from iqa_jax import evaluation
+    from iqa_jax.metrics import baselines as measure_baselines
+
+    sources = [_source(name, split, data_dir) for name in dataset]
+    for source in sources:
+        evaluation.check_labels(source)
+    predictor = _Predictor(weights, step=step, ema=ema, crops=crops)
+    directory = writable_directory(output)
+    pages = writable_directory(report) if report else None
+    evaluations, results, tables = [], [], []
+    for source in sources:
+        start = time.perf_counter()
+        with _bar(len(source), f"predicting {source.dataset}", "pair") as bar:
+            predicted = predictor(source, bar.update)
+        seconds = time.perf_counter() - start
+        measured = None
+        if baselines:
+            with _bar(len(source), "PSNR and SSIM", "pair") as bar:
+                measured = measure_baselines(source, progress=bar.update)
+        with _bar(resamples, "bootstrap", "resample") as bar:
+            evaluated = evaluation.evaluate(
+                source,
+                predicted,
+                weights=predictor.name,
+                crops=crops,
+                baselines=measured,
+                resamples=resamples,
+                progress=bar.update,
+            )
+        evaluations.append(evaluated)
+        results.append(evaluation.save(evaluated, directory))
+        tables += [_metrics_table(evaluated, results[-1]), _rate(source, seconds)]
+        if pages:
+            from iqa_jax.report import write_report
+
+            tables.append(f"report: {write_report(evaluated, pages)}")
+    if len(evaluations) > 1:
+        tables.append(evaluation.cross_table(evaluations, directory))
+    tables.append(f"written to {directory}")
+    _print(results, as_json, *tables)
+
+
+def _rate(source, seconds: float) -> str:
+    references = len(set(source.reference))
+    return (
+        f"{len(source):,} pairs in {seconds:.1f} s, {len(source) / seconds:.1f} pairs/s; "
+        f"{references} references loaded once each"
+    )
+
+
+def _metrics_table(evaluated, result: dict) -> Table:
+    rows = []
+    for name, value in result["metrics"].items():
+        low, high = result["intervals_95"][name]
+        mapped = [result["mapped"][fit].get(name, "") for fit in ("logistic4", "logistic5")]
+        failed = [not evaluated.fits[fit].succeeded for fit in ("logistic4", "logistic5")]
+        mapped = [
+            "failed" if bad and value != "" else value for bad, value in zip(failed, mapped, strict=True)
+        ]
+        baselines = [result["baselines"][b][name] for b in result["baselines"]]
+        rows.append([name, value, f"{_cell(low)} to {_cell(high)}", *mapped, *baselines])
+    header = ["metric", "value", "95 % interval", "logistic 4", "logistic 5", *result["baselines"]]
+    title = f"{result['dataset']}, {result['split']}: {evaluated.weights}, {evaluated.crops} crops"
+    return _table(title, header, rows)
+
+
+@app.command()
+def submit(
+    weights: Weights,
+    output: Annotated[Path, typer.Option(help="Directory for output.txt, readme.txt and the zip.")],
+    dataset: Annotated[str, typer.Option(help="Data set.")] = "pipal",
+    split: Annotated[str, typer.Option(help="The unlabelled pairs.")] = "ntire2022_test",
+    crops: Crops = "ten",
+    description: Annotated[str, typer.Option(help="For readme.txt.")] = "",
+    extra_data: Annotated[bool, typer.Option(help="Was other data seen? ImageNet counts.")] = True,
+    step: Step = "best",
+    ema: Ema = False,
+    data_dir: DataDir = "",
+    as_json: Json = False,
+) -> None:
+    """Score the challenge's test pairs and write what it accepts; goes on after an interruption.
+
+    Example: python -m iqa_jax submit --weights runs/conformer --data-dir /data --output submission
+    """
+    import jax
+
+    from iqa_jax import submission
+
+    source = _source(dataset, split, data_dir)
+    predictor = _Predictor(weights, step=step, ema=ema, crops=crops)
+    directory = writable_directory(output)
+    identity = {
+        "weights": predictor.sha256,
+        "crops": crops,
+        "dataset": dataset,
+        "split": split,
+    }
+    with _bar(len(source), "scoring", "image") as bar:
+        predictions = submission.predict_resumably(
+            source, predictor, directory, identity=identity, progress=bar.update
+        )
+    archive = submission.write(
+        directory,
+        predictions,
+        cpu=jax.default_backend() == "cpu",
+        extra_data=extra_data,
+        description=description or f"iqa_jax, {predictor.name}, {crops} crops",
+    )
+    result = {
+        "output": str(archive),
+        "images": len(source),
+        "seconds_per_image": predictions.seconds_per_image,
+    }
+    _print(result, as_json, _rate(source, predictions.seconds), f"wrote {archive}")
+
+
+@app.command()
+def show(
+    dataset: Annotated[str, typer.Option(help="Data set.")],
+    split: Annotated[str, typer.Option(help="Which pairs.")] = "train",
+    output: Annotated[Path, typer.Option(help="The PNG to write.")] = Path("samples.png"),
+    count: Annotated[int, typer.Option(min=1, max=64, help="How many pairs.")] = 8,
+    seed: Annotated[int, typer.Option(help="Of the choice and the augmentation.")] = 0,
+    crop_size: Annotated[int, typer.Option(min=32, help="Side of the crops, pixels.")] = 192,
+    rotation: Annotated[float, typer.Option(help="Largest rotation, degrees.")] = 180.0,
+    data_dir: DataDir = "",
+    as_json: Json = False,
+) -> None:
+    """Draw samples of a data set as the model sees them in training.
+
+    Example: python -m iqa_jax show --dataset iqa_demo --output samples.png
+    """
+    from iqa_jax.report import save_samples
+
+    source = _source(dataset, split, data_dir)
+    if source.size.min() < crop_size:
+        raise DataError(f"{dataset}: an image of {source.size.min()} pixels, --crop-size is {crop_size}")
+    writable_directory(output.expanduser().absolute().parent)
+    save_samples(output, source, count=count, seed=seed, crop_size=crop_size, rotation=rotation)
+    _print({"output": str(output)}, as_json, f"wrote {output}")

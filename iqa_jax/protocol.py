@@ -1,0 +1,114 @@
+"""The statistics of IQA reports: VQEG's logistic mappings and bootstrap intervals."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+
+def logistic4(x: np.ndarray, top: float, bottom: float, middle: float, width: float) -> np.ndarray:
+    """VQEG's 4-parameter logistic (FR-TV phase I, 2000): from `bottom` to `top` around `middle`."""
+    from scipy.special import expit
+
+    return bottom + (top - bottom) * expit((x - middle) / width)
+
+
+def logistic5(x: np.ndarray, b1: float, b2: float, b3: float, b4: float, b5: float) -> np.ndarray:
+    """The 5-parameter form of Sheikh, Sabir and Bovik (2006): a logistic and a line."""
+    from scipy.special import expit
+
+    return b1 * (0.5 - expit(-b2 * (x - b3))) + b4 * x + b5
+
+
+@dataclasses.dataclass(frozen=True)
+class Fit:
+    """A fitted mapping of predictions to MOS.
+
+    Attributes:
+      succeeded: whether the fit converged to finite parameters.
+      parameters: of the function, in its order; empty if the fit failed.
+      mapped: (N,) predictions after the mapping; NaN if the fit failed.
+      message: why it failed; empty if it did not.
+    """
+
+    succeeded: bool
+    parameters: tuple[float, ...]
+    mapped: np.ndarray
+    message: str = ""
+
+    def report(self) -> dict:
+        """For JSON: success, parameters and the reason of a failure."""
+        return {"succeeded": self.succeeded, "parameters": list(self.parameters), "message": self.message}
+
+
+def fit_logistic(predicted: np.ndarray, mos: np.ndarray, *, parameters: int) -> Fit:
+    """Least-squares fit of a VQEG logistic from predictions (N,) to MOS (N,).
+
+    Both are standardised for the fit, so that start and bounds mean the same on every scale.  Start
+    for 4 parameters: top and bottom at the extremes of the MOS, middle 0, width 1/2; the width is
+    bounded to [1e-3, 1e3], the others are free.  Start for 5: the range of the MOS, 1, 0, 0, 0; all
+    free.  Levenberg-Marquardt without bounds, trust region with them (scipy's `curve_fit`), at most
+    10,000 evaluations.  A fit that fails is reported as failed and replaced by nothing.
+    """
+    from scipy.optimize import curve_fit
+
+    predicted, mos = np.asarray(predicted, np.float64), np.asarray(mos, np.float64)
+    nothing = np.full(len(mos), np.nan)
+    if len(mos) < parameters or not np.ptp(predicted) > 0 or not np.ptp(mos) > 0:
+        return Fit(False, (), nothing, "too few pairs, or one side is constant")
+    x = (predicted - predicted.mean()) / predicted.std()
+    y = (mos - mos.mean()) / mos.std()
+    if parameters == 4:
+        function, start = logistic4, (y.max(), y.min(), 0.0, 0.5)
+        bounds = ([-np.inf, -np.inf, -np.inf, 1e-3], [np.inf, np.inf, np.inf, 1e3])
+    elif parameters == 5:
+        function, start = logistic5, (np.ptp(y), 1.0, 0.0, 0.0, 0.0)
+        bounds = (-np.inf, np.inf)
+    else:
+        raise ValueError(f"parameters={parameters}: expected 4 or 5")
+    try:
+        fitted, _ = curve_fit(function, x, y, start, bounds=bounds, maxfev=10_000)
+    except RuntimeError as error:
+        return Fit(False, (), nothing, str(error))
+    mapped = function(x, *fitted) * mos.std() + mos.mean()
+    if not np.isfinite(mapped).all():
+        return Fit(False, tuple(map(float, fitted)), nothing, "the fitted parameters are not finite")
+    return Fit(True, tuple(map(float, fitted)), mapped)
+
+
+def bootstrap_intervals(
+    contents: Sequence[str],
+    measure: Callable[[np.ndarray], dict[str, float]],
+    *,
+    resamples: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+    progress: Callable[[int], object] = lambda resamples: None,
+) -> dict[str, tuple[float, float]]:
+    """Percentile intervals of metrics, resampling reference contents with replacement.
+
+    Pairs of one reference are not independent, so whole references are drawn, each with all its
+    pairs.  With a single reference no interval can be given: NaN.
+
+    Args:
+      contents: (N,) reference of each pair.
+      measure: metrics of the pairs at the given positions.
+      progress: is told how many more resamples are done.
+    """
+    contents = np.asarray(contents)
+    groups = [np.flatnonzero(contents == name) for name in sorted(set(contents))]
+    everything = measure(np.arange(len(contents)))
+    if len(groups) < 2:
+        return {name: (float("nan"), float("nan")) for name in everything}
+    rng = np.random.default_rng(seed)
+    values = {name: [] for name in everything}
+    for _ in range(resamples):
+        drawn = rng.integers(len(groups), size=len(groups))
+        for name, value in measure(np.concatenate([groups[k] for k in drawn])).items():
+            values[name].append(value)
+        progress(1)
+    tail = 50 * (1 - level)
+    return {
+        name: tuple(float(q) for q in np.nanpercentile(found, (tail, 100 - tail)))
+        for name, found in values.items()
+    }

@@ -34,6 +34,9 @@ Crops = Annotated[str, typer.Option(help="center, ten or grid.")]
 
 def main() -> None:
     """Runs a command; a `UserError` becomes one line and exit code 1."""
+    from absl import logging
+
+    logging.set_verbosity(logging.ERROR)  # tensorflow-datasets and orbax warn of what is meant to be
     with shown_plainly():
         app()
 

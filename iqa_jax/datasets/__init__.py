@@ -2,22 +2,45 @@
 
 import contextlib
 import io
+import shutil
 import tempfile
 from pathlib import Path
 
 import tensorflow_datasets as tfds
 
 from iqa_jax import cache
-from iqa_jax.datasets import pipal
 from iqa_jax.datasets.base import REFERENCES, PairBuilder, Score
+from iqa_jax.datasets.csiq import Csiq
 from iqa_jax.datasets.iqa_demo import IqaDemo
+from iqa_jax.datasets.kadid10k import Kadid10k
+from iqa_jax.datasets.live import Live
+from iqa_jax.datasets.overview import reference_splits, summary
+from iqa_jax.datasets.pairs import Pairs
 from iqa_jax.datasets.pipal import Pipal
+from iqa_jax.datasets.tid2013 import Tid2013
 from iqa_jax.errors import DataError, writable_directory
 
-__all__ = ["DATASETS", "REFERENCES", "PairBuilder", "Score", "default_data_dir", "find_folder", "prepare"]
+__all__ = [
+    "DATASETS",
+    "REFERENCES",
+    "PairBuilder",
+    "Score",
+    "default_data_dir",
+    "find_folder",
+    "prepare",
+    "reference_splits",
+    "summary",
+]
 
-DATASETS = {"iqa_demo": IqaDemo, "pipal": Pipal}
-_FIND_FOLDER = {"pipal": pipal.find_folder}
+DATASETS = {
+    "iqa_demo": IqaDemo,
+    "pipal": Pipal,
+    "kadid10k": Kadid10k,
+    "tid2013": Tid2013,
+    "csiq": Csiq,
+    "live": Live,
+    "pairs": Pairs,
+}
 
 
 def default_data_dir() -> Path:
@@ -25,9 +48,9 @@ def default_data_dir() -> Path:
     return cache.cache_dir() / "datasets"
 
 
-def find_folder(name: str, data_dir: str | Path | None) -> Path | None:
+def find_folder(name: str, data_dir: str | Path) -> Path | None:
     """The folder of a downloaded data set in or under `data_dir`, None if it is not there."""
-    return _FIND_FOLDER[name](Path(data_dir).expanduser()) if data_dir and name in _FIND_FOLDER else None
+    return DATASETS[name].find_folder(Path(data_dir).expanduser())
 
 
 def prepare(
@@ -36,30 +59,50 @@ def prepare(
     """The prepared data set; prepares it first if that has not been done.
 
     Args:
-      name: a key of `DATASETS`.
+      name: a key of `DATASETS`; "pairs/STEM" for pairs that were prepared from STEM.csv.
       data_dir: where prepared data lie and are written; `default_data_dir()` if not given.
-      manual_dir: the downloaded folder; looked for in and under `data_dir` if not given.
+      manual_dir: the downloaded folder, looked for in and under `data_dir` if not given; for "pairs"
+        the CSV file.
     Raises:
       DataError: an unknown name, no downloaded folder, or files and labels that do not fit.
     """
-    if name not in DATASETS:
+    base, _, config = name.partition("/")
+    if base not in DATASETS:
         raise DataError(f"unknown data set {name!r}: expected one of {', '.join(DATASETS)}")
+    kind = DATASETS[base]
     directory = Path(data_dir).expanduser() if data_dir else default_data_dir()
-    kind = DATASETS[name]
-    if _is_prepared(directory / name / str(kind.VERSION)):
-        return kind(data_dir=directory)
-    if name != "iqa_demo":
-        manual_dir = Path(manual_dir).expanduser() if manual_dir else find_folder(name, data_dir)
-        if manual_dir is None or not manual_dir.is_dir():
-            where = manual_dir or f"in or under data_dir={directory}"
+    manual_dir = Path(manual_dir).expanduser() if manual_dir else None
+    options = {"data_dir": directory}
+    if kind is Pairs:
+        if not config and not (manual_dir and manual_dir.is_file() and manual_dir.suffix == ".csv"):
+            raise DataError(f"pairs: {manual_dir or 'no file'}; expected a CSV file (--manual-dir FILE.csv)")
+        options["config"] = tfds.core.BuilderConfig(name=config or manual_dir.stem)
+    builder = kind(**options)
+    if _is_prepared(builder):
+        if kind is Pairs and manual_dir:
+            builder.check_unchanged(manual_dir)
+        return builder
+    if kind.MANUAL_DOWNLOAD_INSTRUCTIONS:
+        manual_dir = manual_dir or kind.find_folder(directory)
+        if manual_dir is None or not manual_dir.exists():
+            where = manual_dir or f"in or under {directory}"
             raise DataError(f"{name}: not found ({where}).\n{kind.MANUAL_DOWNLOAD_INSTRUCTIONS}")
-    builder = kind(data_dir=writable_directory(directory), file_format="array_record")
+    if kind is Pairs:
+        manual_dir = manual_dir.parent
+    writable_directory(directory)
+    _build(kind(**options, file_format="array_record"), manual_dir)
+    return kind(**options)
+
+
+def _build(builder: PairBuilder, manual_dir: Path | None) -> None:
+    for left_over in Path(builder.data_path).parent.glob("incomplete.*"):  # of a killed attempt
+        shutil.rmtree(left_over)
     tfds.disable_progress_bar()  # `PairBuilder` has its own
     with tempfile.TemporaryDirectory() as unused, contextlib.redirect_stdout(io.StringIO()):
         config = tfds.download.DownloadConfig(manual_dir=manual_dir or unused)
         builder.download_and_prepare(download_dir=unused, download_config=config)
-    return kind(data_dir=directory)
 
 
-def _is_prepared(directory: Path) -> bool:
-    return (directory / "dataset_info.json").is_file() and (directory / "metadata.json").is_file()
+def _is_prepared(builder: PairBuilder) -> bool:
+    files = ("dataset_info.json", "metadata.json")
+    return all((Path(builder.data_path) / file).is_file() for file in files)

@@ -10,7 +10,7 @@ without the images.  `iqa_jax.data.PairSource` joins the two images of a pair ag
 
 import dataclasses
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -71,11 +71,27 @@ class Contents:
 
 
 class PairBuilder(tfds.core.GeneratorBasedBuilder):
-    """Base of the builders.  A subclass gives `SCORE`, `DESCRIPTION` and `find`."""
+    """Base of the builders.  A subclass gives `SCORE`, `DESCRIPTION` and `find`.
+
+    Attributes:
+      WHOLE: labelled pairs and references of the published set, None where there is no such thing.
+      FOLDERS: what the downloaded folder is usually called.
+      MARK: a file or folder by which it is known.
+    """
 
     VERSION = tfds.core.Version("1.0.0")
     SCORE: Score
     DESCRIPTION: str
+    WHOLE: tuple[int, int] | None = None
+    FOLDERS: tuple[str, ...] = ()
+    MARK = ""
+
+    @classmethod
+    def find_folder(cls, data_dir: Path) -> Path | None:
+        """The downloaded folder in or under `data_dir`, if it is there."""
+        places = [data_dir, *(data_dir / f for f in cls.FOLDERS)]
+        places += [data_dir / "downloads" / "manual" / f for f in cls.FOLDERS]
+        return next((folder for folder in places if cls.MARK and (folder / cls.MARK).exists()), None)
 
     def find(self, folder: Path | None) -> Contents:
         """What there is in the downloaded folder, if one is needed; problems are listed, not raised."""
@@ -129,6 +145,42 @@ class PairBuilder(tfds.core.GeneratorBasedBuilder):
             yield number, {**record, "image": io.BytesIO(encoded)}
         raise_problems(problems)
         self.info.metadata["tables"][split] = {**table, "mos": [none_if_nan(m) for m in table["mos"]]}
+
+
+def finite(text) -> float | None:
+    """A score as a number; None if it is not a finite one."""
+    try:
+        value = float(text)
+    except (TypeError, ValueError):
+        return None
+    return value if np.isfinite(value) else None
+
+
+def match(
+    contents: Contents,
+    split: str,
+    images: Mapping[str, Path],
+    labels: Mapping[str, float],
+    describe: Callable[[str], tuple[str, str, int] | None],
+) -> None:
+    """Adds the images with a label to a split; lists labels and images that stand alone.
+
+    Args:
+      images, labels: by the name of the distorted image.
+      describe: reference, distortion type and level of a name; None if it is not such a name.
+    """
+    problems = contents.problems
+    problems += [f"{name}: a label without an image" for name in sorted(labels.keys() - images.keys())]
+    problems += [f"{name}: an image without a label" for name in sorted(images.keys() - labels.keys())]
+    found = contents.splits.setdefault(split, [])
+    for name in sorted(images.keys() & labels.keys()):
+        described = describe(name)
+        if described is None:
+            problems.append(f"{name}: not a name of a distorted image in this data set")
+            continue
+        reference, distortion, level = described
+        read = images[name].read_bytes
+        found.append(DistortedImage(name, reference, read, labels[name], distortion, level))
 
 
 def _by_name(image: DistortedImage) -> str:

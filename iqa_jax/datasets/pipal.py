@@ -4,7 +4,7 @@ import re
 from collections import Counter
 from pathlib import Path
 
-from iqa_jax.datasets.base import Contents, DistortedImage, PairBuilder, Score
+from iqa_jax.datasets.base import Contents, PairBuilder, Score, finite, match
 
 TEST_SPLIT = "ntire2022_test"
 _NAME = re.compile(r"(?P<reference>[^_]+)_(?P<group>\d+)_(?P<index>\d+)\.bmp")
@@ -22,6 +22,9 @@ class Pipal(PairBuilder):
     SCORE = Score(kind="MOS", low=916.71, high=1835.99, higher_is_better=True)
     DESCRIPTION = "PIPAL: a perceptual IQA data set, scores by an Elo system from 1.13 million judgements."
     MANUAL_DOWNLOAD_INSTRUCTIONS = INSTRUCTIONS
+    WHOLE = (23_200, 200)
+    FOLDERS = ("PIPAL", "pipal")
+    MARK = "Train_Ref"
 
     def find(self, folder: Path) -> Contents:
         contents = Contents(references={p.name: p.read_bytes for p in folder.glob("Train_Ref/*.bmp")})
@@ -30,38 +33,18 @@ class Pipal(PairBuilder):
         for name, count in Counter(path.name for path in paths).items():
             if count > 1:
                 contents.problems.append(f"{name}: in {count} of the Distortion folders")
-        images = {path.name: path for path in paths}
-        contents.problems += [f"{n}: a label without an image" for n in sorted(labels.keys() - images.keys())]
-        contents.problems += [f"{n}: an image without a label" for n in sorted(images.keys() - labels.keys())]
-        contents.splits["train"] = [
-            image
-            for name in sorted(images.keys() & labels.keys())
-            if (image := _distorted(images[name], labels[name], contents.problems))
-        ]
-        test = sorted(folder.glob("NTIRE2022_FR_Testing_Dis/*.bmp"))
+        match(contents, "train", {path.name: path for path in paths}, labels, _describe)
+        test = {path.name: path for path in folder.glob("NTIRE2022_FR_Testing_Dis/*.bmp")}
         if test:
-            contents.references |= {
-                p.name: p.read_bytes for p in folder.glob("NTIRE2022_FR_Testing_Ref/*.bmp")
-            }
-            contents.splits[TEST_SPLIT] = [
-                image for p in test if (image := _distorted(p, float("nan"), contents.problems))
-            ]
+            references = folder.glob("NTIRE2022_FR_Testing_Ref/*.bmp")
+            contents.references |= {path.name: path.read_bytes for path in references}
+            match(contents, TEST_SPLIT, test, dict.fromkeys(test, float("nan")), _describe)
         return contents
 
 
-def _distorted(path: Path, mos: float, problems: list[str]) -> DistortedImage | None:
-    match = _NAME.fullmatch(path.name)
-    if not match:
-        problems.append(f"{path.name}: expected a name like A0001_00_03.bmp")
-        return None
-    return DistortedImage(
-        name=path.name,
-        reference=f"{match['reference']}.bmp",
-        read=path.read_bytes,
-        mos=mos,
-        distortion=f"group {match['group']}",
-        level=int(match["index"]),
-    )
+def _describe(name: str) -> tuple[str, str, int] | None:
+    found = _NAME.fullmatch(name)
+    return found and (f"{found['reference']}.bmp", f"group {found['group']}", int(found["index"]))
 
 
 def _read_labels(folder: Path, problems: list[str]) -> dict[str, float]:
@@ -72,25 +55,11 @@ def _read_labels(folder: Path, problems: list[str]) -> dict[str, float]:
                 continue
             name, _, score = (part.strip() for part in line.partition(","))
             where = f"Train_Label/{path.name}, line {number}"
-            try:
-                mos = float(score)
-            except ValueError:
-                mos = float("nan")
-            if not abs(mos) < float("inf"):  # also false for NaN
+            mos = finite(score)
+            if mos is None:
                 problems.append(f"{where}: {line!r}, expected a name and a score")
             elif name in labels:
                 problems.append(f"{where}: a second label for {name}")
             else:
                 labels[name] = mos
     return labels
-
-
-def find_folder(data_dir: Path) -> Path | None:
-    """The downloaded PIPAL folder in or under `data_dir`, if it is there."""
-    candidates = (
-        data_dir,
-        data_dir / "PIPAL",
-        data_dir / "pipal",
-        data_dir / "downloads" / "manual" / "PIPAL",
-    )
-    return next((folder for folder in candidates if (folder / "Train_Ref").is_dir()), None)

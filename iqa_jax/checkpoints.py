@@ -4,16 +4,17 @@ What is saved is a flat {name: array} mapping.  Names begin with "weights.", "em
 anything else belongs to the training state.
 """
 
+import contextlib
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
-from iqa_jax.errors import WeightsError
+from iqa_jax.errors import TrainingError, WeightsError
 from iqa_jax.weights import damage, file_sums, read_weights
 
 FOLDER = "checkpoints"
@@ -79,7 +80,8 @@ class Checkpoints:
         return self
 
     def __exit__(self, *_):
-        self._manager.close()
+        with contextlib.suppress(Exception):  # what failed was named by `wait`
+            self._manager.close()
 
     @property
     def steps(self) -> list[int]:
@@ -95,12 +97,13 @@ class Checkpoints:
             return
         arrays = {name: np.asarray(array) for name, array in arrays.items()}
         srcc = _WORST if srcc is None or np.isnan(srcc) else float(srcc)
-        self._manager.wait_until_finished()  # one at a time: `_seal` belongs to the latest
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(arrays=ocp.args.StandardSave(arrays)),
-            metrics={"srcc": srcc},
-        )
+        self.wait()  # one at a time: `_seal` belongs to the latest
+        with self._failures_named():
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(arrays=ocp.args.StandardSave(arrays)),
+                metrics={"srcc": srcc},
+            )
 
     def _seal(self) -> None:
         """Adds the checksums to the checkpoint that is written, just before it gets its final name."""
@@ -110,9 +113,22 @@ class Checkpoints:
     def wait(self) -> None:
         """Returns when everything is on disk.
 
-        Raises what went wrong in the background, a full disk for example.
+        Raises:
+          TrainingError: it could not be written, on a full disk for example.
         """
-        self._manager.wait_until_finished()
+        with self._failures_named():
+            self._manager.wait_until_finished()
+
+    @contextlib.contextmanager
+    def _failures_named(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # orbax and its storage raise many kinds
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0][-150:]
+            raise TrainingError(
+                f"{self.folder}: a checkpoint could not be written ({reason}); earlier ones are whole. "
+                "Free some space or mend the disk, then run the same command again"
+            ) from None
 
     def read(self, step: int) -> dict[str, np.ndarray]:
         """Everything that was saved at `step`.

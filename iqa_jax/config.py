@@ -55,7 +55,13 @@ def parse(argv: list[str]) -> Command:
         data_dir = config.data_dir or str(default_data_dir())
         found = find_folder("pipal", data_dir)
         recipe = "pipal" if found else "demo"
-        reason = f"PIPAL was found in {found}" if found else f"PIPAL was not found in or under {data_dir}"
+        if found:
+            reason = f"PIPAL was found in {found}; for the built-in set: --config {path}:demo"
+        else:
+            reason = (
+                f"PIPAL was not found in or under {data_dir}; to train on it, unpack it there or give the "
+                f"folder above it: --config {path}:pipal --config.data_dir=DIR"
+            )
         overrides.pop("dataset", None)
     elif recipe in ("", "auto"):
         recipe = "demo" if config.dataset == "iqa_demo" else "pipal"

@@ -30,10 +30,13 @@ class TrainingError(UserError):
 def shown_plainly():
     """For command lines: ends the program with one line instead of a traceback.
 
-    Exit code 1 after a `UserError` or a failure of the file system.
+    Exit code 1 after a `UserError` or a failure of the file system, 130 after Ctrl-C.
     """
     try:
         yield
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)

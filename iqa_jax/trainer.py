@@ -78,13 +78,11 @@ def train(config: ConfigDict, workdir: str | os.PathLike, *, reason: str = "") -
     """
     workdir = writable_directory(workdir).absolute()
     placement = Placement.of(jax.devices())
-    if (
-        config.batch_size % placement.mesh.size
-        or config.batch_size // config.accumulation % placement.mesh.size
-    ):
+    devices = placement.mesh.size
+    if config.batch_size % (config.accumulation * devices):
         raise ConfigError(
-            f"config.batch_size={config.batch_size}: expected a multiple of config.accumulation times the "
-            f"number of devices ({placement.mesh.size})"
+            f"config.batch_size={config.batch_size}: expected a multiple of "
+            f"config.accumulation={config.accumulation} times the number of devices, {devices}"
         )
     _say(f"data: {config.dataset} ({reason})" if reason else f"data: {config.dataset}")
     training, validation = open_data(config)
@@ -137,7 +135,8 @@ def train(config: ConfigDict, workdir: str | os.PathLike, *, reason: str = "") -
             _say(f"going on from step {found[0]}")
         state, frozen = jax.device_put((state, frozen), placement.everywhere)
         step = int(state.step)
-        log = stack.enter_context(_Log(workdir, first_step=step, every=eval_every if step < last_step else 1))
+        going_on = step < last_step
+        log = stack.enter_context(_Log(workdir, first_step=step, every=eval_every if going_on else 1))
         stop = stack.enter_context(_stop_signals())
         bar = stack.enter_context(
             tqdm(total=last_step, initial=step, desc="training", unit="step", dynamic_ncols=True)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from iqa_jax.checkpoints import Checkpoints
-from iqa_jax.errors import WeightsError
+from iqa_jax.errors import TrainingError, WeightsError
 
 
 def arrays(step):
@@ -101,6 +101,20 @@ def test_a_damaged_newest_is_named_and_passed_over(tmp_path, damage, capfd):
         checkpoints.wait()
         assert checkpoints.steps == [3, 7]
     assert "Traceback" not in capfd.readouterr().err
+
+
+def test_a_full_disk_is_named(tmp_path, monkeypatch):
+    def full(self):
+        raise ValueError("RESOURCE_EXHAUSTED: Error writing: No space left on device")
+
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, arrays(1))
+        checkpoints.wait()
+        monkeypatch.setattr("orbax.checkpoint.CheckpointManager.wait_until_finished", full)
+        with pytest.raises(
+            TrainingError, match="could not be written .*No space left on device.*run the same"
+        ):
+            checkpoints.save(2, arrays(2))
 
 
 def test_an_unfinished_checkpoint_does_not_count(tmp_path):

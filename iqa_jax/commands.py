@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -38,7 +39,12 @@ def main() -> None:
 
     logging.set_verbosity(logging.ERROR)  # tensorflow-datasets and orbax warn of what is meant to be
     with shown_plainly():
-        app()
+        try:
+            app()
+        except SystemExit as end:
+            if end.code == 130:  # typer's for Ctrl-C, of which it says nothing
+                raise KeyboardInterrupt from None
+            raise
 
 
 @contextlib.contextmanager
@@ -53,7 +59,7 @@ def _print(result: dict | list, as_json: bool, *tables: Table | str) -> None:
     if as_json:
         print(json.dumps(result, indent=2))
         return
-    console = Console(soft_wrap=True)
+    console = Console(soft_wrap=True, width=None if sys.stdout.isatty() else 160)
     for table in tables:
         console.print(table, highlight=False, markup=False)
 

@@ -118,7 +118,7 @@ def _plainly(error: Exception, argv: list[str]) -> str:
 def check(config: ConfigDict) -> None:
     """Raises ConfigError for a value that makes no sense; names the field and what is expected."""
     for field, choices in _CHOICES.items():
-        if config[field] not in choices:
+        if config[field].partition("/")[0] not in choices:  # "pairs/NAME" is a data set
             near = difflib.get_close_matches(config[field], choices, n=1, cutoff=0.0)[0]
             raise ConfigError(
                 f"config.{field}={config[field]}: expected one of {', '.join(choices)}; did you mean {near}?"

@@ -5,10 +5,12 @@ import functools
 import os
 import tempfile
 
-# Before jax is imported.  Programs that several tests or their subprocesses need are compiled once.
-_COMPILED = tempfile.TemporaryDirectory(prefix="iqa_jax-tests-")
+# Before jax is imported.  Programs that several tests, their subprocesses or the other workers need are
+# compiled once in a test run.
+if "IQA_JAX_TESTS" not in os.environ:
+    _COMPILED = tempfile.TemporaryDirectory(prefix="iqa_jax-tests-")
+    os.environ["IQA_JAX_TESTS"] = os.environ["JAX_COMPILATION_CACHE_DIR"] = _COMPILED.name
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ["JAX_COMPILATION_CACHE_DIR"] = _COMPILED.name
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.5"
 
 import pytest

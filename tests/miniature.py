@@ -115,8 +115,8 @@ def csiq(folder: Path, form: str = "xlsx") -> Path:
         book = openpyxl.Workbook()
         book.active.title = "all_by_distortion"
         sheet = book.create_sheet("all_by_image")
-        for row in ([], ["", "all images"], [None, *header], *([None, *row] for row in rows)):
-            sheet.append(row)
+        for row in ([], ["all images"], [], header, *rows):
+            sheet.append([None, None, None, *row])  # the table begins in D4
         book.save(folder / "csiq.DMOS.xlsx")
     else:
         delimiter = "," if form == "csv" else "\t"
@@ -126,7 +126,10 @@ def csiq(folder: Path, form: str = "xlsx") -> Path:
 
 
 def live(folder: Path) -> Path:
-    """Two references; each type has both distorted, one of them twice, and an undistorted copy."""
+    """Two references; each type has both distorted, one of them twice, and an undistorted copy.
+
+    The lines of info.txt are not in the order of the images, and some are blank.
+    """
     from scipy.io import savemat
 
     references = {
@@ -145,7 +148,7 @@ def live(folder: Path) -> Path:
             dmos.append(1.5 * strength + len(kind) / 10)
             undistorted.append(int(strength == 0))
             names.append(name)
-        (folder / kind / "info.txt").write_text("\n".join(info) + "\n")
+        (folder / kind / "info.txt").write_text("\n" + "\n\n".join(reversed(info)) + "\n")
     savemat(folder / "dmos_realigned.mat", {"dmos_new": [dmos], "orgs": [undistorted]})
     savemat(folder / "refnames_all.mat", {"refnames_all": np.array([names], dtype=object)})
     return folder

@@ -259,7 +259,7 @@ def test_submission_has_the_originals_form_and_goes_on(call, prepared, tmp_path,
 
     monkeypatch.setattr(commands._Predictor, "__call__", interrupted)
     code, _, err = call(*arguments, "--output", tmp_path / "b")
-    assert code == 130 and "Aborted" in err and not (tmp_path / "b" / "output.txt").exists()
+    assert code == 130 and "interrupted" in err and not (tmp_path / "b" / "output.txt").exists()
     code, _, _ = call(*arguments, "--output", tmp_path / "b")
     assert code == 0 and len(seen) == 11 + 15 and seen.count("A0310.bmp") == 2
     assert (tmp_path / "b" / "output.txt").read_bytes() == (tmp_path / "a" / "output.txt").read_bytes()

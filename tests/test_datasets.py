@@ -1,6 +1,8 @@
 """The data sets from their archives' layouts, in miniature."""
 
 import re
+import shutil
+import threading
 
 import numpy as np
 import pytest
@@ -46,8 +48,8 @@ def test_an_archive_is_read_in_its_own_layout(
 @pytest.mark.parametrize("name", ARCHIVES)
 def test_the_folder_is_found_and_the_set_opened_again(tmp_path, name):
     kind = datasets.DATASETS[name]
-    getattr(miniature, name)(tmp_path / kind.FOLDERS[0])
-    assert datasets.find_folder(name, tmp_path) == tmp_path / kind.FOLDERS[0]
+    folder = getattr(miniature, name)(tmp_path / kind.FOLDERS[-1])
+    assert datasets.find_folder(name, tmp_path) == datasets.find_folder(name, folder) == folder
     found = datasets.summary(datasets.prepare(name, data_dir=tmp_path))
     assert f"{kind.WHOLE[0]:,} labelled pairs of {kind.WHOLE[1]} references" in found["deviation"]
     assert found["splits"]["train"]["references"] == 2
@@ -97,6 +99,19 @@ def removed(file):
     return lambda folder: (folder / file).unlink()
 
 
+def broken(file):
+    return lambda folder: (folder / file).write_bytes((folder / file).read_bytes()[:99])
+
+
+def added(file):
+    return lambda folder: miniature.save(folder / file, miniature.picture(0, (48, 64)))
+
+
+def emptied(folder):
+    shutil.rmtree(folder)
+    folder.mkdir()
+
+
 def resized(file):
     def damage(folder):
         with Image.open(folder / file) as image:
@@ -115,18 +130,49 @@ def resized(file):
             removed("images/I02.png"),
             "4 problems.*I02_01_01.png: its reference I02.png is missing",
         ),
-        ("kadid10k", replaced("dmos.csv", "3.49", "good"), "2 problems.*dmos.csv, line 2: .*'good'"),
+        ("kadid10k", replaced("dmos.csv", "3.49", "good"), "2 problems.*dmos.csv, line 2: .*,good,"),
         ("kadid10k", replaced("dmos.csv", "3.49", "nan"), "2 problems.*dmos.csv, line 2"),
+        (
+            "kadid10k",
+            replaced("dmos.csv", "I01.png", "I02.png"),
+            "line 2: the reference of I01_01_01.png is not",
+        ),
+        (
+            "kadid10k",
+            replaced("dmos.csv", "dmos", "mos"),
+            "no line with the columns dist_img, ref_img, dmos; it",
+        ),
+        ("kadid10k", removed("dmos.csv"), "dmos.csv: cannot be read as text .No such file"),
+        ("kadid10k", emptied, "2 problems.*dmos.csv: cannot be read.*split train: 0 images and 0 labels"),
+        ("kadid10k", broken("images/I02.png"), "1 problem.*I02.png: cannot be read as an image"),
         ("kadid10k", resized("images/I01_01_02.png"), "I01_01_02.png: 32 x 32, its reference is 64 x 48"),
         ("tid2013", removed("distorted_images/I25_24_2.BMP"), "i25_24_2.bmp: a label without an image"),
         ("tid2013", removed("reference_images/i25.bmp"), "4 problems.*its reference i25.bmp is missing"),
         ("tid2013", replaced("mos_with_names.txt", "5.49000", "?"), "2 problems.*line 1: '. I01_01_1.bmp'"),
-        ("csiq", removed("csiq.DMOS.xlsx"), "csiq.DMOS.xlsx: missing"),
+        (
+            "tid2013",
+            added("distorted_images/i01_25_1.bmp"),
+            "1 problem.*i01_25_1.bmp: an image without a label",
+        ),
+        (
+            "tid2013",
+            added("distorted_images/I01_24_1.bmp"),
+            "1 problem.*i01_24_1.bmp: there too in other case",
+        ),
+        (
+            "tid2013",
+            removed("mos_with_names.txt"),
+            "2 problems.*mos_with_names.txt: cannot be read.*8 images and 0 labels",
+        ),
+        ("csiq", removed("csiq.DMOS.xlsx"), "2 problems.*csiq.DMOS.xlsx: cannot be read as a spreadsheet"),
+        ("csiq", broken("csiq.DMOS.xlsx"), "2 problems.*csiq.DMOS.xlsx: cannot be read as a spreadsheet"),
         ("csiq", removed("dst_imgs/awgn/1600.AWGN.2.png"), "1 problem.*awgn/1600, level 2: a label without"),
         ("csiq", removed("src_imgs/snow_leaves.png"), "4 problems.*its reference snow_leaves.png is missing"),
         ("live", removed("dmos_realigned.mat"), "dmos_realigned.mat: cannot be read"),
-        ("live", removed("jpeg/img4.bmp"), "19 images, 20 scores"),
-        ("live", removed("jpeg/img2.bmp"), "jpeg/img2.bmp: missing"),
+        ("live", broken("refnames_all.mat"), "refnames_all.mat: cannot be read"),
+        ("live", removed("jpeg/img4.bmp"), "1 problem.*jpeg/img4.bmp: a label without an image"),
+        ("live", added("jpeg/img5.bmp"), "1 problem.*21 images, 20 scores"),
+        ("live", removed("jpeg/info.txt"), "1 problem.*info.txt: cannot be read as text"),
         ("live", replaced("wn/info.txt", "sailing1.bmp", "bikes.bmp"), "wn/info.txt: bikes.bmp for img2.bmp"),
     ],
 )
@@ -135,7 +181,25 @@ def test_problems_are_counted_and_named_and_nothing_stays(tmp_path, name, damage
     damage(folder)
     with pytest.raises(DataError, match=f"(?s){message}"):
         prepared(name, folder)
-    assert not list((tmp_path / "prepared").rglob("*.array_record*"))
+    assert not [path for path in (tmp_path / "prepared").rglob("*") if path.is_file() and path.stat().st_size]
+
+
+def test_broken_and_unequal_images_are_told_together(tmp_path):
+    folder = miniature.tid2013(tmp_path / "tid2013")
+    broken("reference_images/I01.BMP")(folder)
+    resized("distorted_images/I25_01_2.BMP")(folder)
+    with pytest.raises(DataError, match=r"(?s)2 problems.*i01.bmp: cannot.*i25_01_2.bmp: 32 x 32, its ref"):
+        prepared("tid2013", folder)
+
+
+@pytest.mark.parametrize("name", ["kadid10k/half", "kadid", "kadid10k/"])
+def test_other_names_are_refused_or_the_same(tmp_path, name):
+    folder = miniature.kadid10k(tmp_path / "kadid10k")
+    if name == "kadid10k/":
+        assert prepared(name, folder).name == "kadid10k"
+    else:
+        with pytest.raises(DataError, match="one form only|unknown data set"):
+            prepared(name, folder)
 
 
 def test_an_interrupted_preparation_leaves_nothing_prepared(tmp_path, monkeypatch):
@@ -154,11 +218,24 @@ def test_an_interrupted_preparation_leaves_nothing_prepared(tmp_path, monkeypatc
     with pytest.raises(KeyboardInterrupt):
         prepared("kadid10k", folder)
     monkeypatch.undo()
-    assert not list((tmp_path / "prepared").rglob("dataset_info.json"))
+    assert not [path for path in (tmp_path / "prepared").rglob("*") if path.is_file() and path.stat().st_size]
     left_over = tmp_path / "prepared" / "kadid10k" / "incomplete.ABC_1.0.0"
     left_over.mkdir(parents=True)
     assert len(PairSource(prepared("kadid10k", folder), "train")) == 8
     assert not left_over.exists()
+
+
+def test_a_second_preparation_waits_for_the_first(tmp_path):
+    folder = miniature.kadid10k(tmp_path / "kadid10k")
+    first = tmp_path / "prepared" / "kadid10k" / "incomplete.ABC_1.0.0"
+    first.mkdir(parents=True)
+    second = threading.Thread(target=prepared, args=("kadid10k", folder))
+    with datasets._alone(first.parent):
+        second.start()
+        second.join(0.3)
+        assert second.is_alive() and first.exists()
+    second.join(20)
+    assert len(PairSource(prepared("kadid10k", folder), "train")) == 8
 
 
 def test_pairs_from_a_csv_file(tmp_path):
@@ -184,10 +261,20 @@ def test_a_dmos_column_means_lower_is_better(tmp_path):
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("distorted, mos", "picture, mos", "no column 'distorted', there are reference, picture, mos"),
+        ("distorted, mos", "picture, mos", "reference, distorted; it begins with reference, picture, mos"),
+        ("level", "dmos", "columns mos and dmos, expected one of them"),
         ("photos/p1.png", "photos/p7.png", "line 5: no such file 'photos/p7.png'"),
         (" 70,", " high,", "line 2: mos 'high', expected a number"),
-        ("distorted/p0-2.png", "distorted/p0-1.png", "distorted/p0-1.png: stands twice"),
+        (" 70,", " inf,", "line 2: mos 'inf', expected a number"),
+        (" 70,", " 70,5,", "line 2: 6 cells, expected 5"),
+        ("noise, 2", "noise, 1.5", "line 3: level '1.5', expected a whole number"),
+        ("noise, 2", "noise, weak", "line 3: level 'weak', expected a whole number"),
+        ("photos/p0.png,", ",", "line 2: no such file '.'"),
+        (
+            "distorted/p0-2.png",
+            "distorted/../distorted/p0-1.png",
+            "line 3: distorted/p0-1.png stands in line 2",
+        ),
         ("distorted/p0-1.png", "photos/p1.png", "photos/p1.png: 51 x 40, its reference is 50 x 40"),
     ],
 )
@@ -198,13 +285,55 @@ def test_what_is_wrong_in_a_csv_file_is_named(tmp_path, old, new, message):
         datasets.prepare("pairs", data_dir=tmp_path, manual_dir=file)
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "empty"),
+        (b"reference,distorted\n", "no pair at all"),
+        (b"\x89PNG\xff", "cannot be read as text"),
+        (b"Dear diary,\n", "no line with the columns reference, distorted; it begins with Dear diary"),
+    ],
+)
+def test_a_file_of_something_else_is_refused(tmp_path, content, message):
+    file = tmp_path / "mine.csv"
+    file.write_bytes(content)
+    with pytest.raises(DataError, match=f"(?s)1 problem.*mine.csv: {message}"):
+        datasets.prepare("pairs", data_dir=tmp_path, manual_dir=file)
+
+
+def test_csv_files_lie_side_by_side_in_one_directory(tmp_path):
+    file = miniature.pairs(tmp_path / "own")
+    other = file.with_name("other set.CSV")
+    lines = ["Reference;Distorted", "photos/p0.png;distorted/p0-1.png", "./photos/p0.png;distorted/p0-2.png"]
+    other.write_text("\ufeff" + "\r\n".join(lines), encoding="utf-8")
+    for path in (file, other):
+        datasets.prepare("pairs", data_dir=tmp_path, manual_dir=path)
+    found = datasets.summary(datasets.prepare("pairs/other set", data_dir=tmp_path))
+    assert list(found["splits"]) == ["unlabelled"] and found["deviation"] == ""
+    assert found["splits"]["unlabelled"]["references"] == 1 and found["splits"]["unlabelled"]["mean"] is None
+    found = datasets.summary(datasets.prepare("pairs/mine", data_dir=tmp_path))["splits"]
+    assert found["train"] == {
+        "pairs": 4,
+        "references": 2,
+        "min": 59,
+        "max": 70,
+        "mean": 64.5,
+        "std": pytest.approx(5.0249, abs=1e-4),
+        "distortions": {"noise": 4},
+    }
+    with pytest.raises(DataError, match="are called pairs/other set"):
+        datasets.prepare("pairs/mine", data_dir=tmp_path, manual_dir=other)
+    with pytest.raises(DataError, match="not a file"):
+        datasets.prepare("pairs/mine", data_dir=tmp_path, manual_dir=tmp_path)
+
+
 def test_a_csv_file_that_changed_is_not_taken_for_the_old_one(tmp_path):
     file = miniature.pairs(tmp_path / "own")
     datasets.prepare("pairs", data_dir=tmp_path, manual_dir=file)
     file.write_text(file.read_text().replace(" 70,", " 71,"))
     with pytest.raises(DataError, match="was prepared from other content"):
         datasets.prepare("pairs", data_dir=tmp_path, manual_dir=file)
-    with pytest.raises(DataError, match="expected a CSV file"):
+    with pytest.raises(DataError, match="of which file.*FILE.csv"):
         datasets.prepare("pairs", data_dir=tmp_path)
 
 

@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 
 import tensorflow_datasets as tfds
+from filelock import FileLock
 
 from iqa_jax import cache
 from iqa_jax.datasets.base import REFERENCES, PairBuilder, Score
@@ -66,41 +67,39 @@ def prepare(
     Raises:
       DataError: an unknown name, no downloaded folder, or files and labels that do not fit.
     """
-    base, _, config = name.partition("/")
+    base, _, asked = name.partition("/")
     if base not in DATASETS:
         raise DataError(f"unknown data set {name!r}: expected one of {', '.join(DATASETS)}")
     kind = DATASETS[base]
     directory = Path(data_dir).expanduser() if data_dir else default_data_dir()
-    manual_dir = Path(manual_dir).expanduser() if manual_dir else None
-    options = {"data_dir": directory}
-    if kind is Pairs:
-        if not config and not (manual_dir and manual_dir.is_file() and manual_dir.suffix == ".csv"):
-            raise DataError(f"pairs: {manual_dir or 'no file'}; expected a CSV file (--manual-dir FILE.csv)")
-        options["config"] = tfds.core.BuilderConfig(name=config or manual_dir.stem)
+    source = Path(manual_dir).expanduser() if manual_dir else None
+    config = kind.configuration(asked, source)
+    options = {"data_dir": directory, "config": config and tfds.core.BuilderConfig(name=config)}
     builder = kind(**options)
     if _is_prepared(builder):
-        if kind is Pairs and manual_dir:
-            builder.check_unchanged(manual_dir)
+        if source:
+            builder.check_unchanged(source)
         return builder
     if kind.MANUAL_DOWNLOAD_INSTRUCTIONS:
-        manual_dir = manual_dir or kind.find_folder(directory)
-        if manual_dir is None or not manual_dir.exists():
-            where = manual_dir or f"in or under {directory}"
+        where = source or f"in or under {directory}"
+        source = kind.find_folder(source or directory) or source
+        if source is None or not source.exists():
             raise DataError(f"{name}: not found ({where}).\n{kind.MANUAL_DOWNLOAD_INSTRUCTIONS}")
-    if kind is Pairs:
-        manual_dir = manual_dir.parent
-    writable_directory(directory)
-    _build(kind(**options, file_format="array_record"), manual_dir)
+    builder = kind(**options, file_format="array_record")
+    builder.source = source
+    place = writable_directory(Path(builder.data_path).parent)
+    with FileLock(place / ".lock"):  # no two processes at a time
+        if not _is_prepared(builder):  # by another process meanwhile
+            for left_over in place.glob("incomplete.*"):  # of a killed attempt
+                shutil.rmtree(left_over)
+            _build(builder)
     return kind(**options)
 
 
-def _build(builder: PairBuilder, manual_dir: Path | None) -> None:
-    for left_over in Path(builder.data_path).parent.glob("incomplete.*"):  # of a killed attempt
-        shutil.rmtree(left_over)
+def _build(builder: PairBuilder) -> None:
     tfds.disable_progress_bar()  # `PairBuilder` has its own
     with tempfile.TemporaryDirectory() as unused, contextlib.redirect_stdout(io.StringIO()):
-        config = tfds.download.DownloadConfig(manual_dir=manual_dir or unused)
-        builder.download_and_prepare(download_dir=unused, download_config=config)
+        builder.download_and_prepare(download_dir=unused)
 
 
 def _is_prepared(builder: PairBuilder) -> bool:

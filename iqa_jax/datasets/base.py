@@ -63,23 +63,40 @@ class DistortedImage:
 
 @dataclasses.dataclass
 class Contents:
-    """What was found on disk: references by name, distorted images by split, and what is wrong."""
+    """What was found on disk: references by name, distorted images by split, and what is wrong.
+
+    Attributes:
+      labels: scores by the name of the distorted image, for `match`.
+    """
 
     references: dict[str, Callable[[], bytes]] = dataclasses.field(default_factory=dict)
     splits: dict[str, list[DistortedImage]] = dataclasses.field(default_factory=dict)
     problems: list[str] = dataclasses.field(default_factory=list)
+    labels: dict[str, float] = dataclasses.field(default_factory=dict)
+
+    def label(self, where: str, text: str, name: str, score: str | float) -> None:
+        """Notes the score of an image; what is wrong with it is a problem of `text` at `where`."""
+        mos = finite(score)
+        if mos is None or not name:
+            self.problems.append(f"{where}: {text!r}, expected a name and a score")
+        elif name in self.labels:
+            self.problems.append(f"{where}: a second label for {name}")
+        else:
+            self.labels[name] = mos
 
 
 class PairBuilder(tfds.core.GeneratorBasedBuilder):
     """Base of the builders.  A subclass gives `SCORE`, `DESCRIPTION` and `find`.
 
     Attributes:
+      source: the downloaded folder or file, None for a set that needs none; `prepare` sets it.
       WHOLE: labelled pairs and references of the published set, None where there is no such thing.
       FOLDERS: what the downloaded folder is usually called.
       MARK: a file or folder by which it is known.
     """
 
     VERSION = tfds.core.Version("1.0.0")
+    source: Path | None = None
     SCORE: Score
     DESCRIPTION: str
     WHOLE: tuple[int, int] | None = None
@@ -93,8 +110,25 @@ class PairBuilder(tfds.core.GeneratorBasedBuilder):
         places += [data_dir / "downloads" / "manual" / f for f in cls.FOLDERS]
         return next((folder for folder in places if cls.MARK and (folder / cls.MARK).exists()), None)
 
-    def find(self, folder: Path | None) -> Contents:
-        """What there is in the downloaded folder, if one is needed; problems are listed, not raised."""
+    @classmethod
+    def configuration(cls, asked: str, source: Path | None) -> str | None:
+        """Name of the builder's configuration; None for a set of one form.
+
+        Args:
+          asked: what follows the "/" of a data set's name.
+          source: the downloaded folder or file, if it was given.
+        Raises:
+          DataError: there is no such configuration.
+        """
+        if asked:
+            raise DataError(f"{cls.name}/{asked}: {cls.name} has one form only, ask for {cls.name}")
+        return None
+
+    def check_unchanged(self, source: Path) -> None:
+        """Raises DataError if the data were prepared from another file; folders are not compared."""
+
+    def find(self, source: Path | None) -> Contents:
+        """What there is in `source`; problems are listed, not raised."""
         raise TypeError(f"{type(self).__name__} does not define find")
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -116,18 +150,28 @@ class PairBuilder(tfds.core.GeneratorBasedBuilder):
         )
 
     def _split_generators(self, dl_manager):
-        downloaded = self.MANUAL_DOWNLOAD_INSTRUCTIONS is not None
-        contents = self.find(Path(dl_manager.manual_dir) if downloaded else None)
-        check_contents(contents)
+        source = self.source
+        if source is None and self.MANUAL_DOWNLOAD_INSTRUCTIONS:
+            source = Path(dl_manager.manual_dir)  # where tensorflow-datasets' own call was given one
+        contents = self.find(source)
+        where = f"{self.name}, {source}" if source else self.name
+        raise_problems(where, [*contents.problems, *_inconsistencies(contents)])
         references = [DistortedImage(name, name, read) for name, read in sorted(contents.references.items())]
         splits = {REFERENCES: references}
         splits |= {split: sorted(images, key=_by_name) for split, images in contents.splits.items()}
         sizes: dict[str, tuple[int, int]] = {}
-        return {split: self._generate_examples(split, images, sizes) for split, images in splits.items()}
+        problems: list[str] = []
 
-    def _generate_examples(self, split, images, sizes) -> Iterator[tuple[int, dict]]:
+        def examples(split):
+            yield from self._generate_examples(split, splits[split], sizes, problems)
+            # All are told at the end; but tensorflow-datasets refuses a split without a record.
+            if split == list(splits)[-1] or not self.info.metadata["tables"][split]["name"]:
+                raise_problems(where, problems)
+
+        return {split: examples(split) for split in splits}
+
+    def _generate_examples(self, split, images, sizes, problems) -> Iterator[tuple[int, dict]]:
         table = {column: [] for column in (*FIELDS, "width", "height")}
-        problems = []
         for number, image in enumerate(tqdm(images, desc=f"preparing {self.name}, {split}", unit="image")):
             encoded = image.read()
             try:
@@ -143,7 +187,6 @@ class PairBuilder(tfds.core.GeneratorBasedBuilder):
             for column, value in (*record.items(), ("width", size[0]), ("height", size[1])):
                 table[column].append(value)
             yield number, {**record, "image": io.BytesIO(encoded)}
-        raise_problems(problems)
         self.info.metadata["tables"][split] = {**table, "mos": [none_if_nan(m) for m in table["mos"]]}
 
 
@@ -170,6 +213,9 @@ def match(
       describe: reference, distortion type and level of a name; None if it is not such a name.
     """
     problems = contents.problems
+    if not images or not labels:
+        problems.append(f"split {split}: {len(images)} images and {len(labels)} labels")
+        return
     problems += [f"{name}: a label without an image" for name in sorted(labels.keys() - images.keys())]
     problems += [f"{name}: an image without a label" for name in sorted(images.keys() - labels.keys())]
     found = contents.splits.setdefault(split, [])
@@ -210,25 +256,21 @@ def checked_size(encoded: bytes) -> tuple[int, int]:
         raise DataError(f"cannot be read as an image ({error or type(error).__name__})") from None
 
 
-def check_contents(contents: Contents) -> None:
-    """Raises DataError for what `find` listed, a missing reference or a name that stands twice."""
-    problems = list(contents.problems)
+def _inconsistencies(contents: Contents) -> Iterator[str]:
+    """Missing references and names that stand twice."""
     seen = set()
-    for split, images in contents.splits.items():
-        if not images:
-            problems.append(f"split {split}: no image at all")
+    for images in contents.splits.values():
         for image in images:
             if image.reference not in contents.references:
-                problems.append(f"{image.name}: its reference {image.reference} is missing")
+                yield f"{image.name}: its reference {image.reference} is missing"
             if image.name in seen:
-                problems.append(f"{image.name}: stands twice")
+                yield f"{image.name}: stands twice"
             seen.add(image.name)
-    raise_problems(problems)
 
 
-def raise_problems(problems: list[str], shown: int = 10) -> None:
+def raise_problems(where: str, problems: list[str], shown: int = 10) -> None:
     """Raises one DataError that counts all problems and names the first ones."""
     if problems:
         more = [f"and {len(problems) - shown} more"] if len(problems) > shown else []
         count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-        raise DataError("\n  ".join([f"{count}, nothing was prepared:", *problems[:shown], *more]))
+        raise DataError("\n  ".join([f"{where}: {count}, nothing was prepared:", *problems[:shown], *more]))

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from iqa_jax import distortions
 from iqa_jax.datasets.base import Contents, DistortedImage, PairBuilder, Score
 
 SIDE = 288
@@ -60,7 +59,9 @@ class IqaDemo(PairBuilder):
     SCORE = Score(kind="MOS", low=1.0, high=5.0, higher_is_better=True)
     DESCRIPTION = "Installed photographs with KADID-10k's distortions, labelled with its mean opinions."
 
-    def find(self, folder: Path | None) -> Contents:
+    def find(self, source: Path | None) -> Contents:
+        from iqa_jax import distortions
+
         contents = Contents()
         for number, name in enumerate(PHOTOGRAPHS):
             pixels = photograph(name)

@@ -1,11 +1,10 @@
 """KADID-10k (Lin, Hosu and Saupe, QoMEX 2019)."""
 
-import csv
 import re
 from pathlib import Path
 
-from iqa_jax.datasets.base import Contents, PairBuilder, Score, finite, match
-from iqa_jax.distortions import TYPES
+from iqa_jax.datasets.base import Contents, PairBuilder, Score, match
+from iqa_jax.datasets.tables import csv_rows
 
 _NAME = re.compile(r"(I\d\d)_(\d\d)_(\d\d)\.png")
 
@@ -27,23 +26,21 @@ so that one folder, named kadid10k, holds images/I01.png, images/I01_01_01.png .
         distorted = {name: path for name, path in images.items() if _NAME.fullmatch(name)}
         references = {name: p.read_bytes for name, p in images.items() if name not in distorted}
         contents = Contents(references=references)
-        labels = {}
-        with open(folder / "dmos.csv", newline="", encoding="utf-8-sig") as file:
-            for number, row in enumerate(csv.DictReader(file), start=2):
-                name, mos = row.get("dist_img"), finite(row.get("dmos"))  # called dmos, but is a MOS
-                if not name or mos is None or not name.startswith(Path(row.get("ref_img") or "?").stem):
-                    contents.problems.append(
-                        f"dmos.csv, line {number}: {list(row.values())}, expected dist_img, ref_img, dmos"
-                    )
-                elif name in labels:
-                    contents.problems.append(f"dmos.csv, line {number}: a second label for {name}")
-                else:
-                    labels[name] = mos
-        match(contents, "train", distorted, labels, _describe)
+        columns = ("dist_img", "ref_img", "dmos")  # the last is a MOS in spite of its name
+        for number, row in csv_rows(folder / "dmos.csv", columns, contents.problems):
+            name, reference, mos = (row[column] for column in columns)
+            where = f"dmos.csv, line {number}"
+            contents.label(where, ",".join(row.values()), name, mos)
+            described = _describe(name)
+            if described and described[0] != reference:
+                contents.problems.append(f"{where}: the reference of {name} is not {reference!r}")
+        match(contents, "train", distorted, contents.labels, _describe)
         return contents
 
 
 def _describe(name: str) -> tuple[str, str, int] | None:
+    from iqa_jax.distortions import TYPES
+
     found = _NAME.fullmatch(name)
     if not found or not 1 <= int(found[2]) <= len(TYPES):
         return None

@@ -1,11 +1,13 @@
 """Anyone's pairs, from a CSV file."""
 
-import csv
 import dataclasses
 import hashlib
+import math
+import os
 from pathlib import Path
 
 from iqa_jax.datasets.base import Contents, DistortedImage, PairBuilder, Score, finite
+from iqa_jax.datasets.tables import csv_rows
 from iqa_jax.errors import DataError
 
 UNLABELLED = "unlabelled"
@@ -21,76 +23,73 @@ class Pairs(PairBuilder):
 
     SCORE = Score(kind="MOS", low=0.0, high=0.0, higher_is_better=True)  # until the file is read
     DESCRIPTION = "Pairs of images listed in a CSV file."
-    MANUAL_DOWNLOAD_INSTRUCTIONS = "Give the CSV file as --manual-dir."
+    MANUAL_DOWNLOAD_INSTRUCTIONS = (
+        "Give a CSV file with the columns reference, distorted and, if there are scores, mos or dmos, "
+        "as --manual-dir FILE.csv."
+    )
 
-    def find(self, folder: Path) -> Contents:
-        path = folder / f"{self.builder_config.name}.csv"
-        contents = Contents()
-        kind = "MOS"
-        for number, row in _rows(path):
-            label = next((name for name in ("mos", "dmos") if name in row), None)
-            kind = (label or "mos").upper()
-            text = (row.get(label) or "").strip() if label else ""
-            mos = finite(text) if text else float("nan")
-            if mos is None:
-                contents.problems.append(f"line {number}: {label} {text!r}, expected a number")
-                continue
-            paths = {c: folder / (row[c] or "") for c in ("reference", "distorted")}
-            missing = [str(row[c]) for c, path in paths.items() if not path.is_file()]
-            if missing:
-                contents.problems += [f"line {number}: no such file {name!r}" for name in missing]
-                continue
-            level = finite(row.get("level") or 0)
-            if level is None:
-                contents.problems.append(f"line {number}: level {row['level']!r}, expected a number")
-                continue
-            contents.references[row["reference"]] = paths["reference"].read_bytes
-            split = "train" if text else UNLABELLED
-            contents.splits.setdefault(split, []).append(
-                DistortedImage(
-                    name=row["distorted"],
-                    reference=row["reference"],
-                    read=paths["distorted"].read_bytes,
-                    mos=mos,
-                    distortion=row.get("distortion") or "",
-                    level=int(level),
-                )
-            )
-        if not contents.splits and not contents.problems:
-            contents.problems.append("no pair at all")
-        labels = [image.mos for image in contents.splits.get("train", ())]
-        score = Score(kind, min(labels, default=0.0), max(labels, default=0.0), kind == "MOS")
-        self.info.metadata["score"] = dataclasses.asdict(score)
-        self.info.metadata["sha256"] = file_hash(path)
-        return contents
+    @classmethod
+    def configuration(cls, asked: str, source: Path | None) -> str:
+        if source is None and not asked:
+            raise DataError(f"pairs: of which file?  {cls.MANUAL_DOWNLOAD_INSTRUCTIONS}")
+        if source and not source.is_file():
+            raise DataError(f"pairs: {source} is not a file.  {cls.MANUAL_DOWNLOAD_INSTRUCTIONS}")
+        if source and asked not in ("", source.stem):
+            raise DataError(f"pairs/{asked}: the pairs of {source} are called pairs/{source.stem}")
+        return source.stem if source else asked
 
-    def check_unchanged(self, path: Path) -> None:
-        """Raises DataError if the prepared data come from another file of this name."""
-        if self.info.metadata["sha256"] != file_hash(path):
+    def check_unchanged(self, source: Path) -> None:
+        if self.info.metadata["sha256"] != _sha256(source):
             raise DataError(
-                f"{path}: {self.data_path} was prepared from other content; delete it to prepare again, "
+                f"{source}: {self.data_path} was prepared from other content; delete it to prepare again, "
                 "or give the file another name"
             )
 
+    def find(self, file: Path) -> Contents:
+        contents = Contents()
+        rows = csv_rows(file, ("reference", "distorted"), contents.problems)
+        columns = rows[0][1] if rows else {}
+        if "mos" in columns and "dmos" in columns:
+            contents.problems.append(f"{file.name}: columns mos and dmos, expected one of them")
+        label = "dmos" if "dmos" in columns else "mos"
+        lines: dict[str, int] = {}
+        for number, row in rows:
+            try:
+                image = _image(file.parent, row, label)
+                first = lines.setdefault(image.name, number)
+                if first != number:
+                    raise DataError(f"{image.name} stands in line {first} too")
+            except DataError as error:
+                contents.problems.append(f"{file.name}, line {number}: {error}")
+                continue
+            contents.references[image.reference] = (file.parent / image.reference).read_bytes
+            split = UNLABELLED if math.isnan(image.mos) else "train"
+            contents.splits.setdefault(split, []).append(image)
+        if not rows and not contents.problems:
+            contents.problems.append(f"{file.name}: no pair at all")
+        labels = [image.mos for image in contents.splits.get("train", ())]
+        score = Score(label.upper(), min(labels, default=0.0), max(labels, default=0.0), label == "mos")
+        self.info.metadata["score"] = dataclasses.asdict(score)
+        self.info.metadata["sha256"] = _sha256(file)
+        return contents
 
-def file_hash(path: Path) -> str:
+
+def _image(folder: Path, row: dict[str, str], label: str) -> DistortedImage:
+    """Raises DataError for a file that is missing or a number that is none."""
+    # One spelling of each path, or a reference would count as two.
+    reference, distorted = (os.path.normpath(row[column]) for column in ("reference", "distorted"))
+    for name in (reference, distorted):
+        if not (folder / name).is_file():
+            raise DataError(f"no such file {name!r}")
+    mos = finite(row[label]) if row.get(label) else math.nan
+    if mos is None:
+        raise DataError(f"{label} {row[label]!r}, expected a number")
+    level = finite(row.get("level") or 0)
+    if level is None or level != int(level):
+        raise DataError(f"level {row['level']!r}, expected a whole number")
+    read = (folder / distorted).read_bytes
+    return DistortedImage(distorted, reference, read, mos, row.get("distortion", ""), int(level))
+
+
+def _sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def _rows(path: Path) -> list[tuple[int, dict[str, str]]]:
-    """Rows by column, with their line numbers.
-
-    Raises:
-      DataError: no CSV file with the columns that are needed.
-    """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read as text ({error}); expected a CSV file") from None
-    reader = csv.DictReader(text.splitlines(), skipinitialspace=True)
-    found = [(name or "").strip().lower() for name in reader.fieldnames or ()]
-    for column in ("reference", "distorted"):
-        if column not in found:
-            raise DataError(f"{path}: no column {column!r}, there are {', '.join(found) or 'none'}")
-    reader.fieldnames = found
-    return [(reader.line_num, row) for row in reader]

@@ -4,7 +4,8 @@ import re
 from collections import Counter
 from pathlib import Path
 
-from iqa_jax.datasets.base import Contents, PairBuilder, Score, finite, match
+from iqa_jax.datasets.base import Contents, PairBuilder, Score, match
+from iqa_jax.datasets.tables import numbered_lines
 
 TEST_SPLIT = "ntire2022_test"
 _NAME = re.compile(r"(?P<reference>[^_]+)_(?P<group>\d+)_(?P<index>\d+)\.bmp")
@@ -28,12 +29,15 @@ class Pipal(PairBuilder):
 
     def find(self, folder: Path) -> Contents:
         contents = Contents(references={p.name: p.read_bytes for p in folder.glob("Train_Ref/*.bmp")})
-        labels = _read_labels(folder, contents.problems)
+        for path in sorted(folder.glob("Train_Label/*.txt")):
+            for number, line in numbered_lines(path, contents.problems):
+                name, _, score = (part.strip() for part in line.partition(","))
+                contents.label(f"Train_Label/{path.name}, line {number}", line, name, score)
         paths = sorted(folder.glob("Distortion*[1-4]/*.bmp"))
         for name, count in Counter(path.name for path in paths).items():
             if count > 1:
                 contents.problems.append(f"{name}: in {count} of the Distortion folders")
-        match(contents, "train", {path.name: path for path in paths}, labels, _describe)
+        match(contents, "train", {path.name: path for path in paths}, contents.labels, _describe)
         test = {path.name: path for path in folder.glob("NTIRE2022_FR_Testing_Dis/*.bmp")}
         if test:
             references = folder.glob("NTIRE2022_FR_Testing_Ref/*.bmp")
@@ -45,21 +49,3 @@ class Pipal(PairBuilder):
 def _describe(name: str) -> tuple[str, str, int] | None:
     found = _NAME.fullmatch(name)
     return found and (f"{found['reference']}.bmp", f"group {found['group']}", int(found["index"]))
-
-
-def _read_labels(folder: Path, problems: list[str]) -> dict[str, float]:
-    labels = {}
-    for path in sorted(folder.glob("Train_Label/*.txt")):
-        for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), start=1):
-            if not line.strip():
-                continue
-            name, _, score = (part.strip() for part in line.partition(","))
-            where = f"Train_Label/{path.name}, line {number}"
-            mos = finite(score)
-            if mos is None:
-                problems.append(f"{where}: {line!r}, expected a name and a score")
-            elif name in labels:
-                problems.append(f"{where}: a second label for {name}")
-            else:
-                labels[name] = mos
-    return labels

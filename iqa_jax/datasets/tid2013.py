@@ -3,7 +3,8 @@
 import re
 from pathlib import Path
 
-from iqa_jax.datasets.base import Contents, PairBuilder, Score, finite, match
+from iqa_jax.datasets.base import Contents, PairBuilder, Score, match
+from iqa_jax.datasets.tables import numbered_lines
 
 _NAME = re.compile(r"(i\d\d)_(\d\d)_(\d)\.bmp")
 # In the order of their numbers.
@@ -55,21 +56,11 @@ folder, named tid2013, holds reference_images, distorted_images and mos_with_nam
         contents = Contents()
         references = _by_lower_case(folder / "reference_images", contents.problems)
         contents.references = {name: path.read_bytes for name, path in references.items()}
-        labels = {}
-        lines = (folder / "mos_with_names.txt").read_text(encoding="utf-8-sig").splitlines()
-        for number, line in enumerate(filter(str.strip, lines), start=1):
-            score, _, name = line.strip().partition(" ")
-            mos, name = finite(score), name.strip().lower()
-            if mos is None or not name:
-                contents.problems.append(
-                    f"mos_with_names.txt, line {number}: {line!r}, expected a score and a name"
-                )
-            elif name in labels:
-                contents.problems.append(f"mos_with_names.txt, line {number}: a second label for {name}")
-            else:
-                labels[name] = mos
+        for number, line in numbered_lines(folder / "mos_with_names.txt", contents.problems):
+            score, *name = line.split()
+            contents.label(f"mos_with_names.txt, line {number}", line, "".join(name).lower(), score)
         images = _by_lower_case(folder / "distorted_images", contents.problems)
-        match(contents, "train", images, labels, _describe)
+        match(contents, "train", images, contents.labels, _describe)
         return contents
 
 

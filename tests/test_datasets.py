@@ -6,6 +6,7 @@ import threading
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from PIL import Image
 
 from iqa_jax import datasets
@@ -230,7 +231,7 @@ def test_a_second_preparation_waits_for_the_first(tmp_path):
     first = tmp_path / "prepared" / "kadid10k" / "incomplete.ABC_1.0.0"
     first.mkdir(parents=True)
     second = threading.Thread(target=prepared, args=("kadid10k", folder))
-    with datasets._alone(first.parent):
+    with FileLock(first.parent / ".lock"):
         second.start()
         second.join(0.3)
         assert second.is_alive() and first.exists()

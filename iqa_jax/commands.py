@@ -390,3 +390,27 @@ def show(
     writable_directory(output.expanduser().absolute().parent)
     save_samples(output, source, count=count, seed=seed, crop_size=crop_size, rotation=rotation)
     _print({"output": str(output)}, as_json, f"wrote {output}")
+
+
+@app.command()
+def export(
+    weights: Weights,
+    output: Annotated[Path, typer.Option(help="The file to write; metadata go beside it.")],
+    step: Step = "best",
+    ema: Ema = False,
+    as_json: Json = False,
+) -> None:
+    """Write a metric as one file that runs with JAX alone, on CPUs, CUDA and TPUs.
+
+    Example: python -m iqa_jax export --weights runs/conformer --output conformer.jaxexport
+    """
+    import iqa_jax
+    from iqa_jax.export import export as write
+    from iqa_jax.metric import Metric
+
+    metric = iqa_jax.load(weights, step=int(step) if step.isdigit() else step, ema=ema)
+    if not isinstance(metric, Metric):
+        raise WeightsError(f"{weights}: a backbone, expected an IQA model's weights")
+    writable_directory(output.expanduser().absolute().parent)
+    files = [str(path) for path in write(metric, output)]
+    _print({"output": files}, as_json, f"wrote {files[0]} and {files[1]}")

@@ -2,7 +2,7 @@
 
 A weights directory holds `config.json` (the model's configuration, where the weights come from and
 the SHA-256 of their content) and `weights/`, an orbax checkpoint.  A training run holds
-`config.json` and `checkpoints/`; `load` takes either.
+`config.json` and `checkpoints/`; `read_any` takes either.
 """
 
 import dataclasses
@@ -194,27 +194,19 @@ def read_weights(directory: str | os.PathLike) -> tuple[ModelConfig, dict[str, j
     return config, weights, record
 
 
-def load(path: str | os.PathLike, *, step: int | str = "best", ema: bool = False) -> nnx.Module:
-    """The model with its weights, in evaluation mode.
+def read_any(
+    path: str | os.PathLike, *, step: int | str = "best", ema: bool = False
+) -> tuple[ModelConfig, dict[str, jax.Array], dict]:
+    """(configuration, weights, `config.json` with the weights' "sha256") of whatever holds weights.
 
     Args:
       path: a directory written by `convert/timm_to_flax.py` or by `average`, or the `--workdir` of a
         training run.
       step: of a run: "best" (by validation SRCC), "latest" or a step number.
       ema: of a run: its exponential moving average instead of the raw weights.
-    Returns:
-      A backbone, or a model that takes (reference, distorted) crops, each (B, 192, 192, 3), uint8
-      or float in [0, 1], and gives the normalised MOS (B,); `model.denormalise` turns it into MOS.
     Raises:
-      WeightsError: nothing there to load, or it is damaged.
+      WeightsError: nothing there to read, or it is damaged.
     """
-    return model_with(*read_any(path, step=step, ema=ema)[:2])
-
-
-def read_any(
-    path: str | os.PathLike, *, step: int | str = "best", ema: bool = False
-) -> tuple[ModelConfig, dict[str, jax.Array], dict]:
-    """(configuration, weights, `config.json` with the weights' "sha256") of whatever `load` takes."""
     from iqa_jax.checkpoints import read_run_weights
 
     directory = Path(path).expanduser()

@@ -162,7 +162,7 @@ def test_command_line_and_load(tmp_path, converted):
     record = json.loads((output / "config.json").read_text())
     assert record["model"]["name"] == "iqa_transformer"
     assert record["source"]["file"] == "checkpoints_3.ckpt"
-    model = iqa_jax.load(output)
+    model = iqa_jax.load(output).model
     assert same(weights_of(model), converted("iqa_transformer").weights)
     assert model.dropout.deterministic
 

@@ -12,7 +12,7 @@ from iqa_jax.datasets.base import Contents, DistortedImage, PairBuilder, Score
 
 SIDE = 288
 _SHORT_SIDE = 384  # photographs are brought to KADID-10k's scale before they are cut
-_VALIDATION = ("chelsea", "china", "coffee")
+VALIDATION = ("chelsea", "china", "coffee")
 # Colour photographs in scikit-image and scikit-learn.
 PHOTOGRAPHS = {
     "astronaut": "skimage/astronaut.png",
@@ -66,7 +66,7 @@ class IqaDemo(PairBuilder):
         for number, name in enumerate(PHOTOGRAPHS):
             pixels = photograph(name)
             contents.references[f"{name}.png"] = partial(_png, lambda pixels=pixels: pixels)
-            split = "validation" if name in _VALIDATION else "train"
+            split = "validation" if name in VALIDATION else "train"
             images = contents.splits.setdefault(split, [])
             for kind in TYPES:
                 for level in range(1, 6):

@@ -179,10 +179,11 @@ def few_at_a_time(function, x: jax.Array) -> jax.Array:
     to layer then stays in the cache.
     """
     batch = x.shape[0]
-    few = max(n for n in range(1, (os.cpu_count() or 1) + 1) if batch % n == 0)
+    cores = (os.cpu_count() or 1) if isinstance(batch, int) else 1  # an exported program's is symbolic
+    few = max(n for n in range(1, cores + 1) if batch % n == 0)
 
     def on_cpu(x):
-        if batch == few:
+        if isinstance(batch, int) and batch == few:
             return function(x)
         y = lax.map(function, x.reshape(-1, few, *x.shape[1:]))
         return y.reshape(batch, *y.shape[2:])

@@ -1,0 +1,321 @@
+"""A full-reference quality score for whole images of any size."""
+
+import dataclasses
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from iqa_jax import __version__
+from iqa_jax.augment import grid_crop, grid_offsets
+from iqa_jax.errors import UserError
+from iqa_jax.models import IQA_MODELS, FullReferenceModel, ModelConfig, split_model
+from iqa_jax.models.full_reference import as_unit_float
+from iqa_jax.weights import model_with, read_any
+
+CROPS = ("grid", "ten", "center")
+SMALLEST = 32  # pixels on a side
+# Windows go through the model in programs of these sizes: few to compile, little to waste.
+_PROGRAMS = (2, 4, 10, 16)
+# A prepared reference keeps the features of up to so many windows, 226 KB each; larger images are
+# streamed again for each distorted version.
+_KEPT_WINDOWS = 256
+
+Array = np.ndarray | jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """A reference whose features serve several distorted versions; made by `Metric.prepare`.
+
+    Attributes:
+      image: (H, W, 3).
+      crops: the protocol that it was prepared for.
+      features: of each group of windows; None where there are too many to keep.
+    """
+
+    image: Array
+    crops: str
+    features: Sequence[jax.Array] | None
+
+
+@dataclasses.dataclass(frozen=True)
+class QualityMap:
+    """Where an image is good and where it is not.
+
+    Attributes:
+      values: (H, W) float32, MOS; each pixel is the weighted mean of the windows over it.
+      windows: (N, 4) top, left, height and width of each window, clipped to the image.
+      scores: (N,) MOS of each window.
+    """
+
+    values: np.ndarray
+    windows: np.ndarray
+    scores: np.ndarray
+
+
+def load(
+    path: str | os.PathLike, *, crops: str = "grid", step: int | str = "best", ema: bool = False
+) -> "Metric | nnx.Module":
+    """The metric of a run, a converted directory, an averaged checkpoint or an exported file.
+
+    Args:
+      path: the directory or file.
+      crops: see `Metric`.
+      step: of a run: "best" (by validation SRCC), "latest" or a step number.
+      ema: of a run: its exponential moving average instead of the raw weights.
+    Returns:
+      A `Metric`; of a backbone's weights, the backbone in evaluation mode.
+    Raises:
+      WeightsError: nothing there to load, or it is damaged.
+    """
+    if Path(path).expanduser().is_file():
+        from iqa_jax.export import ExportedMetric
+
+        return ExportedMetric(path, crops=crops)
+    config, weights, record = read_any(path, step=step, ema=ema)
+    model = model_with(config, weights)
+    return Metric(model, record, crops=crops) if config.name in IQA_MODELS else model
+
+
+class Metric:
+    """A model with its weights, applied to whole images.
+
+    Images are (H, W, 3) or (B, H, W, 3), uint8 or float in [0, 1], of 32 pixels or more on each side;
+    below the model's crop size they are mirrored up to it.  Scores are in MOS units.
+
+    Attributes:
+      model: the network, on crops.
+      config: its configuration.
+      crops: the protocol: "grid" (the fewest evenly spaced crops that cover the image), "ten" (the
+        paper's: corners and centre, mirrored too) or "center".
+      range: (worst, best) of the MOS scale.
+      higher_is_better, full_reference: True.
+    """
+
+    higher_is_better = True
+    full_reference = True
+
+    def __init__(self, model: FullReferenceModel, record: dict, *, crops: str = "grid"):
+        """Wraps a model in evaluation mode.
+
+        Args:
+          record: the weights' `config.json`, with their "sha256".
+        Raises:
+          UserError: an unknown crop protocol.
+        """
+        self._begin(model.config, record, crops)
+        self.model = model
+        graph, *self._weights = split_model(model)
+
+        @jax.jit
+        def features(weights, windows):
+            model = nnx.merge(graph, *weights)
+            return model.conv_proj(model.features(windows))
+
+        @jax.jit
+        def scores(weights, reference, windows):
+            model = nnx.merge(graph, *weights)
+            distorted = model.conv_proj(model.features(windows))
+            return model.denormalise(model.compare(reference, distorted))
+
+        self._features, self._scores = features, scores
+
+    def _begin(self, config: ModelConfig, record: dict, crops: str) -> None:
+        if crops not in CROPS:
+            raise UserError(f"crops {crops!r}: expected one of {', '.join(CROPS)}")
+        self.config, self.crops, self._record = config, crops, record
+        self._size = config.crop_size
+        self.range = (config.mos_low, config.mos_high)
+
+    def __call__(self, reference: Array | Prepared, distorted: Array) -> np.ndarray:
+        """MOS of `distorted`, () for (H, W, 3) and (B,) for (B, H, W, 3).
+
+        Args:
+          reference: images of the same shape, or what `prepare` gave.
+        Raises:
+          UserError: anything else came; says what, and what is wanted.
+        """
+        check_images(distorted, "distorted")
+        if isinstance(reference, Prepared):
+            if distorted.ndim != 3 or distorted.shape != reference.image.shape:
+                raise UserError(
+                    f"distorted {distorted.shape}: expected {reference.image.shape}, the prepared reference's"
+                )
+            return self._score(reference, distorted)
+        _check_pair(reference, distorted)
+        if distorted.ndim == 3:
+            return self._score(Prepared(reference, self.crops, None), distorted)
+        pairs = zip(reference, distorted, strict=True)
+        return np.stack([self._score(Prepared(r, self.crops, None), d) for r, d in pairs])
+
+    def prepare(self, reference: Array) -> Prepared:
+        """Computes a reference's features once, to be given in its place for many distorted versions.
+
+        Args:
+          reference: (H, W, 3).
+        """
+        check_images(reference, "reference")
+        if reference.ndim != 3:
+            raise UserError(f"reference {reference.shape}: expected one image, (H, W, 3), to prepare")
+        count = len(self._offsets(reference.shape))
+        features = None
+        if count <= _KEPT_WINDOWS:
+            groups = self._groups(reference, self._offsets(reference.shape))
+            features = [self._features(self._weights, windows) for windows, _ in groups]
+        return Prepared(reference, self.crops, features)
+
+    def loss(self, reference: jax.Array, distorted: jax.Array) -> jax.Array:
+        """How far `distorted` is below the best score, in standard deviations of the training labels.
+
+        Differentiable with respect to both images, finite also for identical ones; for `jax.jit`,
+        `jax.vmap` and `jax.grad`.  All windows of the grid go through the model at once.
+
+        Args:
+          reference, distorted: (H, W, 3) or (B, H, W, 3), float in [0, 1]; values are not checked.
+        Returns:
+          () or (B,).
+        """
+        single = distorted.ndim == 3
+        if single:
+            reference, distorted = reference[None], distorted[None]
+        windows = [grid_crop(as_unit_float(x), self._size) for x in (reference, distorted)]
+        count = windows[0].shape[1]
+        predicted = self.model(*(w.reshape(-1, *w.shape[2:]) for w in windows))
+        score = self.model.denormalise(predicted).reshape(-1, count).mean(1)
+        loss = (self.range[1] - score) / self.config.mos_std
+        return loss[0] if single else loss
+
+    def map(self, reference: Array, distorted: Array) -> QualityMap:
+        """A quality map at image size, from windows that overlap by half or more.
+
+        Args:
+          reference, distorted: (H, W, 3).
+        """
+        _check_pair(reference, distorted)
+        if distorted.ndim != 3:
+            raise UserError(f"distorted {distorted.shape}: expected one image, (H, W, 3), to map")
+        height, width = distorted.shape[:2]
+        size = self._size
+        rows, columns = (_overlapping_offsets(max(side, size), size) for side in (height, width))
+        offsets = [(top, left, False) for top in rows for left in columns]
+        scores = self._window_scores(Prepared(reference, "map", None), distorted, offsets)
+        ramp = np.minimum(np.arange(size) + 1, size - np.arange(size)).astype(np.float64)
+        weight = np.outer(ramp, ramp)
+        total = np.zeros((max(height, size), max(width, size)))
+        weights = np.zeros_like(total)
+        for (top, left, _), score in zip(offsets, scores, strict=True):
+            at = np.s_[top : top + size, left : left + size]
+            total[at] += score * weight
+            weights[at] += weight
+        windows = [(t, x, min(size, height - t), min(size, width - x)) for t, x, _ in offsets]
+        values = (total / weights)[:height, :width].astype(np.float32)
+        return QualityMap(values, np.array(windows), scores)
+
+    def describe(self) -> dict:
+        """What a paper must quote: model, weights' origin and hash, crop protocol, version, scale."""
+        config = self.config
+        return {
+            "metric": config.name,
+            "backbone": config.backbone,
+            "weights": self._record.get("source", {}),
+            "sha256": self._record["sha256"],
+            "crops": self.crops,
+            "crop_size": config.crop_size,
+            "dtype": config.dtype,
+            "range": self.range,
+            "higher_is_better": self.higher_is_better,
+            "version": f"iqa_jax {__version__}",
+        }
+
+    def _score(self, reference: Prepared, distorted: Array) -> np.ndarray:
+        if reference.crops != self.crops:
+            raise UserError(
+                f"a reference prepared for {reference.crops} crops: this metric takes {self.crops}"
+            )
+        scores = self._window_scores(reference, distorted, self._offsets(distorted.shape))
+        return np.float32(scores.mean(dtype=np.float64))
+
+    def _window_scores(self, reference: Prepared, distorted: Array, offsets: list) -> np.ndarray:
+        scores = []
+        kept = reference.features
+        if kept is None:
+            groups = self._groups(reference.image, offsets)
+            kept = (self._features(self._weights, windows) for windows, _ in groups)
+        for features, (windows, count) in zip(kept, self._groups(distorted, offsets), strict=True):
+            scores.append(np.asarray(self._scores(self._weights, features, windows))[:count])
+        return np.concatenate(scores)
+
+    def _offsets(self, shape: tuple[int, ...]) -> list[tuple[int, int, bool]]:
+        """Top, left and mirrored or not of each window in an image of at least the crop size."""
+        size = self._size
+        height, width = (max(side, size) for side in shape[:2])
+        if self.crops == "grid":
+            rows, columns = grid_offsets(height, size), grid_offsets(width, size)
+            return [(top, left, False) for top in rows for left in columns]
+        bottom, right = height - size, width - size
+        center = (bottom // 2, right // 2)
+        if self.crops == "center":
+            return [(*center, False)]
+        corners = [(0, 0), (0, right), (bottom, 0), (bottom, right), center]
+        # The mirrored image's crop at the left is this image's at the right, mirrored.
+        return [(*at, False) for at in corners] + [(top, right - left, True) for top, left in corners]
+
+    def _groups(self, image: Array, offsets: list) -> Iterator[tuple[np.ndarray, int]]:
+        """Windows of an image in groups that a program takes, with how many of them count."""
+        image, size = _mirrored_up(np.asarray(image), self._size), self._size
+        if image.dtype != np.uint8:
+            image = image.astype(np.float32)
+        for start in range(0, len(offsets), _PROGRAMS[-1]):
+            group = [
+                image[top : top + size, left : left + size][:, :: -1 if mirrored else 1]
+                for top, left, mirrored in offsets[start : start + _PROGRAMS[-1]]
+            ]
+            program = next(p for p in _PROGRAMS if p >= len(group))
+            yield np.stack(group + group[-1:] * (program - len(group))), len(group)
+
+
+def _overlapping_offsets(length: int, size: int) -> list[int]:
+    """Evenly spaced windows that overlap by half or more and reach both ends."""
+    count = -(-(length - size) // (size // 2)) + 1
+    return [round(k * (length - size) / max(count - 1, 1)) for k in range(count)]
+
+
+def _mirrored_up(image: np.ndarray, size: int) -> np.ndarray:
+    """Mirrors at the bottom and on the right until each side has `size` pixels."""
+    height, width = image.shape[:2]
+    if min(height, width) >= size:
+        return image
+    missing = ((0, max(size - height, 0)), (0, max(size - width, 0)), (0, 0))
+    return np.pad(image, missing, mode="symmetric")
+
+
+def check_images(images: Array, name: str) -> None:
+    """Raises UserError unless `images` are what `Metric` takes; `name` is what to call them."""
+    wanted = "expected a NumPy or JAX array (H, W, 3) or (B, H, W, 3), uint8 or float in [0, 1]"
+    if not isinstance(images, np.ndarray | jax.Array):
+        raise UserError(f"{name}: a {type(images).__name__}; {wanted}")
+    if images.ndim not in (3, 4) or images.shape[-1] != 3:
+        raise UserError(f"{name}: shape {images.shape}; {wanted}")
+    if images.dtype != np.uint8 and not jnp.issubdtype(images.dtype, jnp.floating):
+        raise UserError(f"{name}: {images.dtype}; {wanted}")
+    if min(images.shape) < 1 or min(images.shape[-3:-1]) < SMALLEST:
+        raise UserError(f"{name}: shape {images.shape}; expected {SMALLEST} pixels or more on each side")
+    if images.dtype != np.uint8:
+        low, high = float(images.min()), float(images.max())
+        if not (np.isfinite(low) and np.isfinite(high)):
+            raise UserError(f"{name}: holds NaN or infinite values; {wanted}")
+        if low < 0 or high > 1:
+            hint = "; divide by 255?" if 1 < high <= 255 and low >= 0 else ""
+            raise UserError(f"{name}: values from {low:.4g} to {high:.4g}; expected [0, 1]{hint}")
+
+
+def _check_pair(reference: Array, distorted: Array) -> None:
+    check_images(reference, "reference")
+    check_images(distorted, "distorted")
+    if reference.shape != distorted.shape:
+        raise UserError(f"reference {reference.shape} and distorted {distorted.shape} differ in shape")

@@ -393,6 +393,35 @@ def show(
 
 
 @app.command()
+def score(
+    target: Annotated[list[str], typer.Option("-t", "--target", help="File, directory or pattern.")],
+    weights: Weights,
+    reference: Annotated[
+        str | None, typer.Option("-r", "--reference", help="File or directory, or a CSV file of pairs.")
+    ] = None,
+    crops: Annotated[str, typer.Option(help="grid, ten or center.")] = "grid",
+    csv: Annotated[Path | None, typer.Option(help="Also write a CSV file.")] = None,
+    sort: Annotated[bool, typer.Option("--sort", help="Best first.")] = False,
+    map_dir: Annotated[Path | None, typer.Option("--map", help="Directory for quality maps.")] = None,
+    step: Step = "best",
+    ema: Ema = False,
+    as_json: Json = False,
+) -> None:
+    """Score images against their references; folders are paired by name.
+
+    Example: python -m iqa_jax score --weights runs/conformer -t restored/ -r originals/ --csv scores.csv
+    """
+    import iqa_jax
+    from iqa_jax import cache
+    from iqa_jax.score import score_command
+
+    cache.keep_compiled_programs()
+    metric = iqa_jax.load(weights, crops=crops, step=int(step) if step.isdigit() else step, ema=ema)
+    code = score_command(metric, target, reference, csv=csv, as_json=as_json, sort=sort, map_dir=map_dir)
+    raise typer.Exit(code)
+
+
+@app.command()
 def export(
     weights: Weights,
     output: Annotated[Path, typer.Option(help="The file to write; metadata go beside it.")],

@@ -60,7 +60,7 @@ def call(monkeypatch, packaged_weights, capsys):
 def test_every_command_has_an_example(call):
     _, out, _ = call("--help")
     names = re.findall(r"^  (\w+)  ", out, re.MULTILINE)
-    assert {"average", "prepare", "splits", "evaluate", "submit", "show"} <= set(names)
+    assert {"average", "prepare", "splits", "evaluate", "submit", "show", "score", "export"} <= set(names)
     for name in names:
         code, out, _ = call(name, "--help")
         assert code == 0 and f"Example: python -m iqa_jax {name}" in re.sub(r"\s+", " ", out)
@@ -280,3 +280,32 @@ def test_show_draws_what_the_model_sees(call, prepared, tmp_path):
     code, _, err = call("show", "--dataset", "pipal", *arguments)
     assert code == 0, err
     assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_score_prints_a_number_and_reports_what_is_broken(call, prepared, tmp_path):
+    data_dir, run = prepared
+    pipal = data_dir / "PIPAL"
+    target = pipal / "Distortion_1" / "A0001_00_01.bmp"
+    reference = pipal / "Train_Ref" / "A0001.bmp"
+    code, out, err = call("score", "--weights", run, "-t", target, "-r", reference)
+    assert code == 0, err
+    single = float(out)
+    (tmp_path / "A0001_00_09.bmp").write_bytes(target.read_bytes()[:300])
+    arguments = ("-t", pipal / "Distortion_1", "-t", tmp_path, "-r", pipal / "Train_Ref", "--json")
+    code, out, _ = call("score", "--weights", run, *arguments, "--map", tmp_path / "maps")
+    results = {Path(result["target"]).name: result for result in json.loads(out)}
+    assert code == 1 and "error" in results["A0001_00_09.bmp"]
+    assert results["A0001_00_01.bmp"]["score"] == pytest.approx(single, abs=1e-2)
+    assert results["A0005_01_02.bmp"]["reference"].endswith("A0005.bmp")
+    assert len(list((tmp_path / "maps").glob("*.png"))) == len(results) - 1
+
+
+def test_export_writes_a_file_that_scores_the_same(call, prepared, tmp_path):
+    import iqa_jax
+
+    _, run = prepared
+    code, out, err = call("export", "--weights", run, "--output", tmp_path / "metric.jaxexport", "--json")
+    assert code == 0 and json.loads(out)["output"][0].endswith("metric.jaxexport"), err
+    images = miniature.picture(0, (100, 100)), miniature.noisy(miniature.picture(0, (100, 100)), 9.0, 0)
+    scores = [float(iqa_jax.load(path)(*images)) for path in (run, tmp_path / "metric.jaxexport")]
+    assert scores[0] == pytest.approx(scores[1], rel=1e-5)

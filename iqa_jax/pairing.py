@@ -1,0 +1,143 @@
+"""Which files to score, and against which reference."""
+
+import csv
+import glob
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from iqa_jax.errors import DataError
+from iqa_jax.images import EXTENSIONS
+
+_LISTED = 20  # problems that an error message shows
+
+
+def find_pairs(target_patterns: Sequence[str], reference: str) -> list[tuple[Path, Path]]:
+    """(target, reference) files for a command line.
+
+    Args:
+      target_patterns: see `expand`.
+      reference: a file, the reference of every target; a directory or pattern, paired by name; or a CSV
+        file, of which the pairs of the targets are taken, all of them without any target.
+    Raises:
+      DataError: nothing there, or a target without a reference.
+    """
+    path = Path(reference).expanduser()
+    if path.suffix.lower() == ".csv":
+        pairs = pairs_from_csv(path)
+        return _of_targets(pairs, expand(target_patterns), path) if target_patterns else pairs
+    targets = expand(target_patterns)
+    if path.is_file():
+        return [(target, path) for target in targets]
+    return pair_files(targets, expand([reference]))
+
+
+def pair_files(targets: Sequence[Path], references: Sequence[Path]) -> list[tuple[Path, Path]]:
+    """Finds each target's reference by name.
+
+    That is the one of the same stem, else the one that shares the longest beginning up to a separator
+    (`_`, `-`, `.` or a space): `A0001_00_03` goes with `A0001`.
+
+    Raises:
+      DataError: lists the targets that have no reference or several equally good ones.
+    """
+    by_stem, by_beginning = {}, {}
+    for reference in references:
+        by_stem.setdefault(reference.stem, []).append(reference)
+        for beginning in _beginnings(reference.stem):
+            by_beginning.setdefault(beginning, []).append(reference)
+    pairs, problems = [], []
+    for target in targets:
+        matches = (by_stem.get(b) or by_beginning.get(b) for b in _beginnings(target.stem))
+        found = next(filter(None, matches), [])
+        if len(found) == 1:
+            pairs.append((target, found[0]))
+        else:
+            names = ", ".join(reference.name for reference in found[:3]) + ", …" * (len(found) > 3)
+            problems.append(f"{target}: " + (f"{names} fit equally" if found else "no reference fits"))
+    _raise_for("targets cannot be paired by name; rename them or give a CSV file of pairs", problems)
+    return pairs
+
+
+def _beginnings(stem: str) -> Iterator[str]:
+    """The stem, then its parts up to each separator, longest first."""
+    yield stem
+    ends = [match.start() for match in re.finditer(r"[_\-. ]", stem)]
+    yield from (stem[:end] for end in reversed(ends) if end)
+
+
+def pairs_from_csv(path: Path) -> list[tuple[Path, Path]]:
+    """(target, reference) of each row, from columns `target` (or `distorted`) and `reference`.
+
+    The files' paths are relative to the CSV file; whether they exist is not checked.
+
+    Raises:
+      DataError: no such file, a column or a value is missing, or there is no row.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read as text ({error}); expected a CSV file") from None
+    reader = csv.DictReader(lines, skipinitialspace=True)
+    columns = reader.fieldnames = [(name or "").strip().lower() for name in reader.fieldnames or ()]
+    target = "target" if "target" in columns else "distorted"
+    if not {target, "reference"} <= set(columns):
+        raise DataError(
+            f"{path}: expected the columns target and reference, found {', '.join(columns) or 'none'}"
+        )
+    pairs = []
+    for row in reader:
+        names = [(row[column] or "").strip() for column in (target, "reference")]
+        if not all(names):
+            raise DataError(f"{path}, line {reader.line_num}: expected a target and a reference")
+        pairs.append((path.parent / names[0], path.parent / names[1]))
+    if not pairs:
+        raise DataError(f"{path}: lists no pair")
+    return pairs
+
+
+def _of_targets(pairs: list[tuple[Path, Path]], targets: list[Path], path: Path) -> list[tuple[Path, Path]]:
+    wanted = {target.resolve(): target for target in targets}
+    found = [pair for pair in pairs if pair[0].resolve() in wanted]
+    listed = {target.resolve() for target, _ in found}
+    _raise_for(f"targets are not in {path}", [str(t) for key, t in wanted.items() if key not in listed])
+    return found
+
+
+def expand(patterns: Iterable[str]) -> list[Path]:
+    """The image files that are meant, sorted, each once.
+
+    Args:
+      patterns: files, taken whatever they are called; directories, for the images directly in them; or
+        patterns with `*`, `?`, `[…]` and `**`.
+    Raises:
+      DataError: one is not there or gives no image.
+    """
+    files = set()
+    for pattern in patterns:
+        path = Path(pattern).expanduser()
+        if path.is_file():
+            files.add(path)
+            continue
+        if path.is_dir():
+            found, missing = path.iterdir(), "no image in this directory"
+        elif glob.has_magic(str(path)):
+            found, missing = map(Path, glob.iglob(str(path), recursive=True)), "matches no image"
+        else:
+            raise DataError(f"{pattern}: no such file or directory")
+        images = {file for file in found if _is_image(file)}
+        if not images:
+            raise DataError(f"{pattern}: {missing}; expected {', '.join(EXTENSIONS)}")
+        files |= images
+    return sorted(files)
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in EXTENSIONS and not path.name.startswith(".") and path.is_file()
+
+
+def _raise_for(what: str, problems: list[str]) -> None:
+    """Raises DataError with the problems listed, if there are any."""
+    if problems:
+        more = [f"… and {len(problems) - _LISTED} more"] if len(problems) > _LISTED else []
+        raise DataError("\n  ".join([f"{len(problems)} {what}:", *problems[:_LISTED], *more]))

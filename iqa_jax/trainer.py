@@ -442,7 +442,7 @@ def _closing_table(lines: list[dict], best: int | None, workdir: Path) -> None:
         table.add_column(column, justify="right")
     for line in lines[-10:]:
         table.add_row(*(_cell(line.get(column)) for column in shown))
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 120)
     console.print(table)
     last = lines[-1]
     console.print(f"SRCC on the same pairs: PSNR {_cell(last['psnr_srcc'])}, SSIM {_cell(last['ssim_srcc'])}")

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+SMALLEST = 32  # pixels on a side, below which an image is not mirrored up but refused
 # What rotation leaves uncovered: 0 after normalisation, which is mid-grey in [0, 1].
 _GREY = 0.5
 

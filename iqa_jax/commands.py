@@ -91,7 +91,7 @@ class _Predictor:
         if crops not in CROPS:
             raise UserError(f"--crops {crops}: expected one of {', '.join(CROPS)}")
         cache.keep_compiled_programs()
-        config, arrays, record = read_any(weights, step=int(step) if step.isdigit() else step, ema=ema)
+        config, arrays, record = read_any(weights, step=_step(step), ema=ema)
         if config.name not in IQA_MODELS:
             raise WeightsError(f"{weights}: a backbone ({config.name}), expected an IQA model's weights")
         graph, self._trained, self._frozen = split_model(model_with(config, arrays))
@@ -102,6 +102,11 @@ class _Predictor:
 
     def __call__(self, source, progress=lambda pairs: None):
         return self._scorer.predict(source, self._frozen, [self._trained], progress=progress)[0]
+
+
+def _step(text: str) -> int | str:
+    """Of --step: a number, or the word that `read_any` knows."""
+    return int(text) if text.isdigit() else text
 
 
 def _source(name: str, split: str | None, data_dir: str):
@@ -416,7 +421,7 @@ def score(
     from iqa_jax.score import score_command
 
     cache.keep_compiled_programs()
-    metric = iqa_jax.load(weights, crops=crops, step=int(step) if step.isdigit() else step, ema=ema)
+    metric = iqa_jax.load(weights, crops=crops, step=_step(step), ema=ema)
     code = score_command(metric, target, reference, csv=csv, as_json=as_json, sort=sort, map_dir=map_dir)
     raise typer.Exit(code)
 
@@ -437,7 +442,7 @@ def export(
     from iqa_jax.export import export as write
     from iqa_jax.metric import Metric
 
-    metric = iqa_jax.load(weights, step=int(step) if step.isdigit() else step, ema=ema)
+    metric = iqa_jax.load(weights, step=_step(step), ema=ema)
     if not isinstance(metric, Metric):
         raise WeightsError(f"{weights}: a backbone, expected an IQA model's weights")
     writable_directory(output.expanduser().absolute().parent)

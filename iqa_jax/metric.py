@@ -11,14 +11,13 @@ import numpy as np
 from flax import nnx
 
 from iqa_jax import __version__
-from iqa_jax.augment import grid_crop, grid_offsets
+from iqa_jax.augment import SMALLEST, grid_crop, grid_offsets
 from iqa_jax.errors import UserError
 from iqa_jax.models import IQA_MODELS, FullReferenceModel, ModelConfig, split_model
 from iqa_jax.models.full_reference import as_unit_float
 from iqa_jax.weights import model_with, read_any
 
 CROPS = ("grid", "ten", "center")
-SMALLEST = 32  # pixels on a side
 # Windows go through the model in programs of these sizes: few to compile, little to waste.
 _PROGRAMS = (2, 4, 10, 16)
 # A prepared reference keeps the features of up to so many windows, 226 KB each; larger images are

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from iqa_jax.augment import center_crop, grid_crop, grid_offsets, ten_crop
+from iqa_jax.augment import SMALLEST, center_crop, grid_crop, grid_offsets, ten_crop
 from iqa_jax.data import PairSource
 from iqa_jax.errors import DataError
 
@@ -19,7 +19,6 @@ CROPS: dict[str, Callable] = {
     "ten": ten_crop,
     "grid": grid_crop,
 }
-_SMALLEST = 32
 _CROPS_AT_ONCE = 32
 
 
@@ -126,7 +125,7 @@ class PairScorer:
         return max(1, self._crops_at_once // {"center": 1, "ten": 10, "grid": windows}[self._crops])
 
     def _check_sizes(self, source: PairSource) -> None:
-        smallest = _SMALLEST if self._crops == "grid" else self._crop_size
+        smallest = SMALLEST if self._crops == "grid" else self._crop_size
         small = np.flatnonzero(source.size.min(axis=1) < smallest)
         if small.size:
             height, width = source.size[small[0]]

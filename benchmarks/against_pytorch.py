@@ -35,9 +35,11 @@ import reference  # noqa: E402
 import torch_reference  # noqa: E402
 
 from iqa_jax.augment import ten_crop  # noqa: E402
+from iqa_jax.compilation import jit  # noqa: E402
 from iqa_jax.conversion import convert_state_dict  # noqa: E402
 from iqa_jax.data import Batch  # noqa: E402
 from iqa_jax.models import split_model  # noqa: E402
+from iqa_jax.models.layers import few_at_a_time  # noqa: E402
 from iqa_jax.training import Placement, initial_state, make_optimizer, make_train_step  # noqa: E402
 from iqa_jax.weights import model_with  # noqa: E402
 
@@ -54,12 +56,13 @@ def our_runs(name, crops, targets, images):
     model = model_with(converted.config, converted.weights)
     graph, trained, frozen = split_model(model)
 
-    @jax.jit
     def score(trained, frozen, images):
         model = nnx.merge(graph, trained, frozen)
         reference_crops, distorted_crops = (ten_crop(x[None], 192)[0] for x in images)
-        return model.denormalise(model(reference_crops, distorted_crops)).mean()
+        projected = (model.project(crops) for crops in (reference_crops, distorted_crops))
+        return model.denormalise(few_at_a_time(model.compare, *projected)).mean()
 
+    score = jit(score)
     model.train()
     optimizer = make_optimizer(1e-4)
     placement = Placement.of(jax.devices())

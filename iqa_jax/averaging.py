@@ -9,6 +9,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from iqa_jax.checkpoints import Checkpoints
+from iqa_jax.compilation import jit
 from iqa_jax.data import training_batches
 from iqa_jax.errors import UserError, WeightsError
 from iqa_jax.models import ModelConfig, split_model
@@ -138,7 +139,7 @@ def _with_new_statistics(
     model.train()
     graph, trained, frozen = split_model(model)
     placement = Placement.of(jax.devices())
-    step = jax.jit(
+    step = jit(
         make_statistics_step(graph, crop_size=config.crop_size, seed=config.seed, rotation=config.rotation)
     )
     trained, frozen = jax.device_put((trained, frozen), placement.everywhere)

@@ -405,6 +405,7 @@ def score(
         str | None, typer.Option("-r", "--reference", help="File or directory, or a CSV file of pairs.")
     ] = None,
     crops: Annotated[str, typer.Option(help="grid, ten or center.")] = "grid",
+    batch_size: Annotated[int, typer.Option(min=1, help="Crops that go through the model together.")] = 16,
     csv: Annotated[Path | None, typer.Option(help="Also write a CSV file.")] = None,
     sort: Annotated[bool, typer.Option("--sort", help="Best first.")] = False,
     map_dir: Annotated[Path | None, typer.Option("--map", help="Directory for quality maps.")] = None,
@@ -421,7 +422,7 @@ def score(
     from iqa_jax.score import score_command
 
     cache.keep_compiled_programs()
-    metric = iqa_jax.load(weights, crops=crops, step=_step(step), ema=ema)
+    metric = iqa_jax.load(weights, crops=crops, batch_size=batch_size, step=_step(step), ema=ema)
     code = score_command(metric, target, reference, csv=csv, as_json=as_json, sort=sort, map_dir=map_dir)
     raise typer.Exit(code)
 

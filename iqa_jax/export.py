@@ -8,6 +8,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
+from iqa_jax.compilation import jit
 from iqa_jax.errors import UserError, WeightsError
 from iqa_jax.metric import Metric
 from iqa_jax.models import ModelConfig
@@ -56,7 +57,7 @@ def export(metric: Metric, path: str | os.PathLike) -> tuple[Path, Path]:
 class ExportedMetric(Metric):
     """What `export` wrote, used like any other metric, but for `loss`."""
 
-    def __init__(self, path: str | os.PathLike, *, crops: str = "grid"):
+    def __init__(self, path: str | os.PathLike, *, crops: str = "grid", batch_size: int = 16):
         """Reads a program and the metadata beside it.
 
         Raises:
@@ -72,10 +73,10 @@ class ExportedMetric(Metric):
                 f"{path}: not a metric that `python -m iqa_jax export` wrote, with its .json beside it "
                 f"({error or type(error).__name__})"
             ) from None
-        self._begin(config, {"sha256": metadata["sha256"], "source": metadata["weights"]}, crops)
+        self._begin(config, {"sha256": metadata["sha256"], "source": metadata["weights"]}, crops, batch_size)
         self._weights = ()
         self._features = lambda weights, windows: as_unit_float(jnp.asarray(windows))
-        call = jax.jit(exported.call)
+        call = jit(exported.call)
         self._scores = lambda weights, reference, windows: call(
             reference, as_unit_float(jnp.asarray(windows))
         )

@@ -12,14 +12,18 @@ from flax import nnx
 
 from iqa_jax import __version__
 from iqa_jax.augment import SMALLEST, grid_crop, grid_offsets
+from iqa_jax.compilation import jit
 from iqa_jax.errors import UserError
 from iqa_jax.models import IQA_MODELS, FullReferenceModel, ModelConfig, split_model
 from iqa_jax.models.full_reference import as_unit_float
+from iqa_jax.models.layers import few_at_a_time
 from iqa_jax.weights import model_with, read_any
 
 CROPS = ("grid", "ten", "center")
-# Windows go through the model in programs of these sizes: few to compile, little to waste.
-_PROGRAMS = (2, 4, 10, 16)
+# Windows go through the model in programs of these sizes, up to the batch size: few to compile, little
+# to waste.
+_PROGRAMS = (2, 4, 10)
+_BATCH_SIZE = 16
 # A prepared reference keeps the features of up to so many windows, 226 KB each; larger images are
 # streamed again for each distorted version.
 _KEPT_WINDOWS = 256
@@ -58,13 +62,18 @@ class QualityMap:
 
 
 def load(
-    path: str | os.PathLike, *, crops: str = "grid", step: int | str = "best", ema: bool = False
+    path: str | os.PathLike,
+    *,
+    crops: str = "grid",
+    batch_size: int = _BATCH_SIZE,
+    step: int | str = "best",
+    ema: bool = False,
 ) -> "Metric | nnx.Module":
     """The metric of a run, a converted directory, an averaged checkpoint or an exported file.
 
     Args:
       path: the directory or file.
-      crops: see `Metric`.
+      crops, batch_size: see `Metric`.
       step: of a run: "best" (by validation SRCC), "latest" or a step number.
       ema: of a run: its exponential moving average instead of the raw weights.
     Returns:
@@ -75,10 +84,12 @@ def load(
     if Path(path).expanduser().is_file():
         from iqa_jax.export import ExportedMetric
 
-        return ExportedMetric(path, crops=crops)
+        return ExportedMetric(path, crops=crops, batch_size=batch_size)
     config, weights, record = read_any(path, step=step, ema=ema)
     model = model_with(config, weights)
-    return Metric(model, record, crops=crops) if config.name in IQA_MODELS else model
+    if config.name not in IQA_MODELS:
+        return model
+    return Metric(model, record, crops=crops, batch_size=batch_size)
 
 
 class Metric:
@@ -99,36 +110,44 @@ class Metric:
     higher_is_better = True
     full_reference = True
 
-    def __init__(self, model: FullReferenceModel, record: dict, *, crops: str = "grid"):
+    def __init__(
+        self,
+        model: FullReferenceModel,
+        record: dict,
+        *,
+        crops: str = "grid",
+        batch_size: int = _BATCH_SIZE,
+    ):
         """Wraps a model in evaluation mode.
 
         Args:
           record: the weights' `config.json`, with their "sha256".
+          crops: the protocol.
+          batch_size: how many crops go through the model at a time, at most.
         Raises:
-          UserError: an unknown crop protocol.
+          UserError: an unknown crop protocol, or a batch size below 1.
         """
-        self._begin(model.config, record, crops)
+        self._begin(model.config, record, crops, batch_size)
         self.model = model
         graph, *self._weights = split_model(model)
 
-        @jax.jit
         def features(weights, windows):
-            model = nnx.merge(graph, *weights)
-            return model.conv_proj(model.features(windows))
+            return nnx.merge(graph, *weights).project(windows)
 
-        @jax.jit
         def scores(weights, reference, windows):
             model = nnx.merge(graph, *weights)
-            distorted = model.conv_proj(model.features(windows))
-            return model.denormalise(model.compare(reference, distorted))
+            return model.denormalise(few_at_a_time(model.compare, reference, model.project(windows)))
 
-        self._features, self._scores = features, scores
+        self._features, self._scores = jit(features), jit(scores)
 
-    def _begin(self, config: ModelConfig, record: dict, crops: str) -> None:
+    def _begin(self, config: ModelConfig, record: dict, crops: str, batch_size: int) -> None:
+        if batch_size < 1:
+            raise UserError(f"batch_size {batch_size}: expected 1 or more")
         if crops not in CROPS:
             raise UserError(f"crops {crops!r}: expected one of {', '.join(CROPS)}")
         self.config, self.crops, self._record = config, crops, record
         self._size = config.crop_size
+        self._programs = [p for p in _PROGRAMS if p < batch_size] + [batch_size]
         self.range = (config.mos_low, config.mos_high)
 
     def __call__(self, reference: Array | Prepared, distorted: Array) -> np.ndarray:
@@ -269,12 +288,12 @@ class Metric:
         image, size = _mirrored_up(np.asarray(image), self._size), self._size
         if image.dtype != np.uint8:
             image = image.astype(np.float32)
-        for start in range(0, len(offsets), _PROGRAMS[-1]):
+        for start in range(0, len(offsets), self._programs[-1]):
             group = [
                 image[top : top + size, left : left + size][:, :: -1 if mirrored else 1]
-                for top, left, mirrored in offsets[start : start + _PROGRAMS[-1]]
+                for top, left, mirrored in offsets[start : start + self._programs[-1]]
             ]
-            program = next(p for p in _PROGRAMS if p >= len(group))
+            program = next(p for p in self._programs if p >= len(group))
             yield np.stack(group + group[-1:] * (program - len(group))), len(group)
 
 

@@ -10,8 +10,10 @@ import numpy as np
 from flax import nnx
 
 from iqa_jax.augment import SMALLEST, center_crop, grid_crop, grid_offsets, ten_crop
+from iqa_jax.compilation import jit
 from iqa_jax.data import PairSource
 from iqa_jax.errors import DataError
+from iqa_jax.models.layers import few_at_a_time
 
 # Each takes (B, H, W, 3) and the side of a crop, and gives (B, crops, side, side, 3).
 CROPS: dict[str, Callable] = {
@@ -49,26 +51,29 @@ class PairScorer:
         self._crop_size, self._crops, self._crops_at_once = crop_size, crops, crops_at_once
         crop = CROPS[crops]
 
-        @jax.jit
         def project(frozen, weights, images):
             """Projected features (B, crops, h, w, D) of images (B, H, W, 3), for each set of weights."""
             models = [nnx.merge(graphdef, trained, frozen) for trained in weights]
             crops = crop(images, crop_size)
-            features = models[0].features(crops.reshape(-1, *crops.shape[2:]))
-            projected = [model.conv_proj(features) for model in models]
+
+            def project_few(crops):
+                features = models[0].features(crops)
+                return [model.conv_proj(features) for model in models]
+
+            projected = few_at_a_time(project_few, crops.reshape(-1, *crops.shape[2:]))
             return [p.reshape(*crops.shape[:2], *p.shape[1:]) for p in projected]
 
-        @jax.jit
         def compare(frozen, weights, references, distorted):
             """MOS (sets, B) from projected features, each (B, crops, h, w, D)."""
             scores = []
             for trained, r, d in zip(weights, references, distorted, strict=True):
                 model = nnx.merge(graphdef, trained, frozen)
-                scores_of_crops = model.compare(r.reshape(-1, *r.shape[2:]), d.reshape(-1, *d.shape[2:]))
+                pair = (x.reshape(-1, *x.shape[2:]) for x in (r, d))
+                scores_of_crops = few_at_a_time(model.compare, *pair)
                 scores.append(model.denormalise(scores_of_crops.reshape(r.shape[:2])).mean(1))
             return jnp.stack(scores)
 
-        self._project, self._compare = project, compare
+        self._project, self._compare = jit(project), jit(compare)
 
     def predict(
         self,

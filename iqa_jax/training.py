@@ -11,6 +11,7 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from iqa_jax.augment import augment_pair, example_key
+from iqa_jax.compilation import jit
 from iqa_jax.data import Batch
 from iqa_jax.weights import check_weights, filled_state, flat_weights
 
@@ -224,7 +225,7 @@ class Placement:
 
     def jit_step(self, train_step: Callable) -> Callable:
         """`train_step` for this placement; the state given to it is used up."""
-        return jax.jit(
+        return jit(
             train_step,
             in_shardings=(self.everywhere, self.everywhere, self.split),
             out_shardings=(self.everywhere, self.everywhere),

@@ -118,6 +118,13 @@ def test_bfloat16_is_as_exact_on_every_platform(function, shapes, both_forms):
 def test_few_at_a_time(batch, both_forms):
     x = normal(batch, 4, 3)
     assert_close(*both_forms(with_gradients(lambda x: layers.few_at_a_time(jnp.sin, x)), x))
+    several = both_forms(lambda *xs: layers.few_at_a_time(lambda a, b: {"sum": a + b, "a": a}, *xs), x, 2 * x)
+    assert_close(several, [{"sum": 3 * x, "a": x}] * 2)
+
+
+@pytest.mark.parametrize("size", [(3, 4), (9, 8), (8, 9)])
+def test_max_pool(size, both_forms):
+    assert_close(*both_forms(with_gradients(layers.max_pool), normal(2, *size, 6)))
 
 
 def test_folded_normalisation_is_a_convolution_then_batch_norm():

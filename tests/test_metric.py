@@ -59,7 +59,7 @@ def test_the_grid_covers_the_image_with_the_fewest_windows(metric):
     assert len(metric._offsets((128, 129, 3))) == 2 * 3
 
 
-def test_the_score_is_the_same_however_it_is_asked_for(metric):
+def test_the_score_is_the_same_however_it_is_asked_for(model, metric):
     pairs = [pair(100, 80, seed) for seed in range(3)]
     alone = np.array([metric(r, d) for r, d in pairs])
     references, distorted = (np.stack(images) for images in zip(*pairs, strict=True))
@@ -70,6 +70,9 @@ def test_the_score_is_the_same_however_it_is_asked_for(metric):
         "floats": metric(references / 255, np.float32(distorted / 255)),
         "prepared": np.array([metric(metric.prepare(r), d) for r, d in pairs]),
     }
+    for batch_size in (1, 3, 32):
+        other = Metric(model, {"sha256": ""}, batch_size=batch_size)
+        ways[f"{batch_size} at a time"] = np.array([other(r, d) for r, d in pairs])
     for way, scores in ways.items():
         np.testing.assert_allclose(scores, alone, rtol=0, atol=1e-4, err_msg=way)
 
@@ -137,6 +140,8 @@ def test_a_prepared_reference_fits_one_size_and_protocol(model, metric):
         Metric(model, {"sha256": ""}, crops="ten")(prepared, IMAGE)
     with pytest.raises(UserError, match="expected one of grid, ten, center"):
         Metric(model, {"sha256": ""}, crops="five")
+    with pytest.raises(UserError, match="batch_size 0: expected 1 or more"):
+        Metric(model, {"sha256": ""}, batch_size=0)
 
 
 def test_the_loss_falls_as_the_score_rises_and_has_finite_gradients(metric):

@@ -80,6 +80,10 @@ class FullReferenceModel(nnx.Module):
             )
         return few_at_a_time(self.backbone.stacked_taps, as_unit_float(images))
 
+    def project(self, images: jax.Array) -> jax.Array:
+        """What `compare` takes: the features of crops (B, S, S, 3) after `conv_proj`, (B, h, w, D)."""
+        return few_at_a_time(lambda x: self.conv_proj(self.features(x)), images)
+
     def compare(
         self, reference: jax.Array, distorted: jax.Array, *, rngs: nnx.Rngs | None = None
     ) -> jax.Array:
@@ -107,7 +111,7 @@ class FullReferenceModel(nnx.Module):
                 f"reference {reference.shape} and distorted {distorted.shape} images differ in shape"
             )
         both = jnp.concatenate([as_unit_float(reference), as_unit_float(distorted)])
-        return self.compare(*jnp.split(self.conv_proj(self.features(both)), 2), rngs=rngs)
+        return self.compare(*jnp.split(self.project(both), 2), rngs=rngs)
 
     def denormalise(self, prediction: jax.Array) -> jax.Array:
         """Normalised predictions -> MOS units."""

@@ -14,8 +14,6 @@ from flax import nnx
 from jax import lax
 
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
-# Up to this many output positions a k x k convolution on a CPU is fastest as k matrix products.
-_MATMUL_POSITIONS = 32 * 32
 
 
 def _summed_in_float32(form):
@@ -44,35 +42,10 @@ def conv2d(x: jax.Array, kernel: jax.Array, *, stride: int = 1, padding: str = "
     if (kh, kw, stride) == (1, 1, 1):
         return x @ kernel[0, 0]
 
-    def convolve(x, kernel, padding=padding):
+    def convolve(x, kernel):
         return lax.conv_general_dilated(x, kernel, (stride, stride), padding, dimension_numbers=_LAYOUT)
 
-    if stride != 1:
-        return convolve(x, kernel)
-
-    @_summed_in_float32
-    def on_cpu(x, kernel):
-        height, width = x.shape[1:3]
-        if padding == "VALID":
-            height, width = height - kh + 1, width - kw + 1
-        if height * width <= _MATMUL_POSITIONS:
-            return _conv_by_matmul(x, kernel, height, width, padding)
-        if padding == "SAME":
-            return convolve(x, kernel)
-        top, left = (kh - 1) // 2, (kw - 1) // 2
-        return convolve(x, kernel, "SAME")[:, top : top + height, left : left + width]
-
-    return lax.platform_dependent(x, kernel, cpu=on_cpu, default=convolve)
-
-
-def _conv_by_matmul(x, kernel, height, width, padding):
-    """Stride-1 convolution as one matrix product for each kernel row."""
-    kh, kw, channels, features = kernel.shape
-    if padding == "SAME":
-        x = _pad_spatial(x, kh, kw, 1)
-    columns = jnp.concatenate([x[:, :, j : j + width] for j in range(kw)], axis=-1)
-    rows = kernel.reshape(kh, kw * channels, features)
-    return sum(columns[:, i : i + height] @ rows[i] for i in range(kh))
+    return lax.platform_dependent(x, kernel, cpu=_summed_in_float32(convolve), default=convolve)
 
 
 def _pad_spatial(x, kh, kw, stride):
@@ -172,28 +145,40 @@ def dot_product_attention(query: jax.Array, key: jax.Array, value: jax.Array) ->
     return lax.platform_dependent(query, key, value, cpu=on_cpu, default=jax.nn.dot_product_attention)
 
 
-def few_at_a_time(function, x: jax.Array) -> jax.Array:
-    """`function(x)` for a function that treats the examples of a batch x (B, …) independently.
+def few_at_a_time(function, *arrays: jax.Array):
+    """`function(*arrays)` for a function that treats the examples of batches (B, …) independently.
 
     On CPUs only as many examples as there are cores are computed together: what passes from layer
     to layer then stays in the cache.
     """
-    batch = x.shape[0]
+    batch = arrays[0].shape[0]
     cores = (os.cpu_count() or 1) if isinstance(batch, int) else 1  # an exported program's is symbolic
     few = max(n for n in range(1, cores + 1) if batch % n == 0)
 
-    def on_cpu(x):
+    def on_cpu(*arrays):
         if isinstance(batch, int) and batch == few:
-            return function(x)
-        y = lax.map(function, x.reshape(-1, few, *x.shape[1:]))
-        return y.reshape(batch, *y.shape[2:])
+            return function(*arrays)
+        parts = [x.reshape(-1, few, *x.shape[1:]) for x in arrays]
+        results = lax.map(lambda part: function(*part), parts)
+        return jax.tree.map(lambda y: y.reshape(batch, *y.shape[2:]), results)
 
-    return lax.platform_dependent(x, cpu=on_cpu, default=function)
+    return lax.platform_dependent(*arrays, cpu=on_cpu, default=function)
 
 
 def max_pool(x: jax.Array) -> jax.Array:
     """3 x 3 max-pooling with stride 2 and no padding, (B, H, W, C)."""
-    return nnx.max_pool(x, (3, 3), strides=(2, 2), padding="VALID")
+
+    def on_cpu(x):
+        for axis in (1, 2):
+            last = x.shape[axis] - (x.shape[axis] - 3) % 2
+            a, b, c = (lax.slice_in_dim(x, k, last - 2 + k, 2, axis) for k in range(3))
+            x = jnp.maximum(jnp.maximum(a, b), c)
+        return x
+
+    def pool(x):
+        return nnx.max_pool(x, (3, 3), strides=(2, 2), padding="VALID")
+
+    return lax.platform_dependent(x, cpu=on_cpu, default=pool)
 
 
 class ConvNorm(nnx.Module):

@@ -16,12 +16,15 @@ def main(argv: list[str]) -> int:
 
     with shown_plainly():
         from iqa_jax import cache, config
+        from iqa_jax.distillation import train_student
+        from iqa_jax.models import IQA_MODELS
         from iqa_jax.trainer import Interrupted, train
 
         command = config.parse(argv)
         cache.keep_compiled_programs()
         try:
-            train(command.config, command.workdir or f"runs/{command.name}", reason=command.reason)
+            run = train if IQA_MODELS[command.config.model].full_reference else train_student
+            run(command.config, command.workdir or f"runs/{command.name}", reason=command.reason)
         except Interrupted as interruption:
             print(interruption, file=sys.stderr)
             return interruption.exit_code

@@ -60,7 +60,7 @@ def our_runs(name, crops, targets, images):
         model = nnx.merge(graph, trained, frozen)
         reference_crops, distorted_crops = (ten_crop(x[None], 192)[0] for x in images)
         projected = (model.project(crops) for crops in (reference_crops, distorted_crops))
-        return model.denormalise(few_at_a_time(model.compare, *projected)).mean()
+        return model.denormalise(few_at_a_time(model.assess, *projected)).mean()
 
     score = jit(score)
     model.train()
@@ -76,6 +76,7 @@ def our_runs(name, crops, targets, images):
         distorted=crops[1],
         size=np.full((BATCH, 2), 192, np.int32),
         mos=np.float32(targets[:, 0] * model.config.mos_std + model.config.mos_mean),
+        pseudo=np.zeros(BATCH, bool),
     )
     batch = jax.device_put(batch, placement.split)
     images = jax.device_put(images)

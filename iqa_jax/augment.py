@@ -29,40 +29,52 @@ def rotate(image: jax.Array, degrees: jax.Array, fill: float = _GREY) -> jax.Arr
     return jnp.where(inside[..., None], rotated, jnp.asarray(fill, image.dtype))
 
 
-def augment_pair(
-    key: jax.Array,
-    reference: jax.Array,
-    distorted: jax.Array,
-    shape: jax.Array,
-    *,
-    crop_size: int,
-    rotation: float = 180.0,
-) -> tuple[jax.Array, jax.Array]:
-    """The original's training transform, the same one for both images of a pair.
+def random_crop(
+    key_y: jax.Array, key_x: jax.Array, image: jax.Array, shape: jax.Array, size: int
+) -> jax.Array:
+    """A square of `image` (H, W, C) uint8 as (size, size, C) float32 in [0, 1].
+
+    Args:
+      key_y, key_x: where it begins.
+      shape: (2,) height and width of the image proper; what lies below and right of it is filling.
+    """
+    top = jax.random.randint(key_y, (), 0, shape[0] - size + 1)
+    left = jax.random.randint(key_x, (), 0, shape[1] - size + 1)
+    crop = jax.lax.dynamic_slice(image, (top, left, 0), (size, size, image.shape[-1]))
+    return crop.astype(jnp.float32) / 255.0
+
+
+def augment(
+    key: jax.Array, image: jax.Array, shape: jax.Array, *, crop_size: int, rotation: float = 180.0
+) -> jax.Array:
+    """The original's training transform.
 
     A random crop, a horizontal flip with probability 1/2, then a rotation of the crop by a uniform
     angle, corners filled with mid-grey.
 
     Args:
       key: of this example.
-      reference, distorted: (H, W, 3) uint8.
-      shape: (2,) height and width of the images proper; what lies below and right of them is filling.
+      image: (H, W, C) uint8; of a pair, both images one behind the other in C.
+      shape: (2,) height and width of the image proper; what lies below and right of it is filling.
       crop_size: side of the crop.
       rotation: largest angle either way, in degrees; 0 for none.
     Returns:
-      Two (crop_size, crop_size, 3) float32 images in [0, 1].
+      (crop_size, crop_size, C) float32 in [0, 1].
     """
     key_y, key_x, key_flip, key_angle = jax.random.split(key, 4)
-    top = jax.random.randint(key_y, (), 0, shape[0] - crop_size + 1)
-    left = jax.random.randint(key_x, (), 0, shape[1] - crop_size + 1)
-    flip = jax.random.bernoulli(key_flip)
-    pair = jnp.concatenate([reference, distorted], axis=-1)  # (H, W, 6)
-    crop = jax.lax.dynamic_slice(pair, (top, left, 0), (crop_size, crop_size, 6))
-    crop = crop.astype(jnp.float32) / 255.0
-    crop = jnp.where(flip, crop[:, ::-1], crop)
+    crop = random_crop(key_y, key_x, image, shape, crop_size)
+    crop = jnp.where(jax.random.bernoulli(key_flip), crop[:, ::-1], crop)
     if rotation:
         crop = rotate(crop, jax.random.uniform(key_angle, minval=-rotation, maxval=rotation))
-    return crop[..., :3], crop[..., 3:]
+    return crop
+
+
+def augment_pair(
+    key: jax.Array, reference: jax.Array, distorted: jax.Array, shape: jax.Array, **options
+) -> tuple[jax.Array, jax.Array]:
+    """`augment` with the same crop, flip and rotation for both images of a pair."""
+    pair = augment(key, jnp.concatenate([reference, distorted], axis=-1), shape, **options)
+    return pair[..., :3], pair[..., 3:]
 
 
 def center_crop(images: jax.Array, size: int) -> jax.Array:

@@ -79,29 +79,12 @@ def _cell(value) -> str:
     return f"{value:.4f}" if isinstance(value, float) else str(value)
 
 
-class _Predictor:
-    """A full-reference model on whole splits, and what its scores depend on."""
+def _predictor(weights: Path, *, step: str, ema: bool, crops: str):
+    from iqa_jax import cache
+    from iqa_jax.scoring import Predictor
 
-    def __init__(self, weights: Path, *, step: str, ema: bool, crops: str):
-        from iqa_jax import cache
-        from iqa_jax.models import IQA_MODELS, split_model
-        from iqa_jax.scoring import CROPS, PairScorer
-        from iqa_jax.weights import model_with, read_any
-
-        if crops not in CROPS:
-            raise UserError(f"--crops {crops}: expected one of {', '.join(CROPS)}")
-        cache.keep_compiled_programs()
-        config, arrays, record = read_any(weights, step=_step(step), ema=ema)
-        if config.name not in IQA_MODELS:
-            raise WeightsError(f"{weights}: a backbone ({config.name}), expected an IQA model's weights")
-        graph, self._trained, self._frozen = split_model(model_with(config, arrays))
-        self._scorer = PairScorer(graph, crop_size=config.crop_size, crops=crops)
-        self.config, self.crops = config, crops
-        self.name = f"{config.name} {record['sha256'][:12]}"
-        self.sha256 = record["sha256"]
-
-    def __call__(self, source, progress=lambda pairs: None):
-        return self._scorer.predict(source, self._frozen, [self._trained], progress=progress)[0]
+    cache.keep_compiled_programs()
+    return Predictor(weights, step=_step(step), ema=ema, crops=crops)
 
 
 def _step(text: str) -> int | str:
@@ -171,7 +154,7 @@ def _numbers(option: str, text: str) -> list[int]:
     except ValueError:
         numbers = []
     if text and not numbers:
-        raise UserError(f"{option} {text}: expected epochs such as 21-30 or 5,9,12")
+        raise UserError(f"{option} {text}: expected numbers such as 2-4 or 1,3,5")
     return numbers
 
 
@@ -261,7 +244,7 @@ def evaluate(
     sources = [_source(name, split, data_dir) for name in dataset]
     for source in sources:
         evaluation.check_labels(source)
-    predictor = _Predictor(weights, step=step, ema=ema, crops=crops)
+    predictor = _predictor(weights, step=step, ema=ema, crops=crops)
     directory = writable_directory(output)
     pages = writable_directory(report) if report else None
     evaluations, results, tables = [], [], []
@@ -342,9 +325,11 @@ def submit(
     import jax
 
     from iqa_jax import submission
+    from iqa_jax.models import IQA_MODELS
+    from iqa_jax.predictions import predict_resumably
 
     source = _source(dataset, split, data_dir)
-    predictor = _Predictor(weights, step=step, ema=ema, crops=crops)
+    predictor = _predictor(weights, step=step, ema=ema, crops=crops)
     directory = writable_directory(output)
     identity = {
         "weights": predictor.sha256,
@@ -353,12 +338,13 @@ def submit(
         "split": split,
     }
     with _bar(len(source), "scoring", "image") as bar:
-        predictions = submission.predict_resumably(
-            source, predictor, directory, identity=identity, progress=bar.update
+        predictions = predict_resumably(
+            source, predictor, directory / submission.PARTIAL, identity=identity, progress=bar.update
         )
     archive = submission.write(
         directory,
         predictions,
+        full_reference=IQA_MODELS[predictor.config.name].full_reference,
         cpu=jax.default_backend() == "cpu",
         extra_data=extra_data,
         description=description or f"iqa_jax, {predictor.name}, {crops} crops",
@@ -413,7 +399,7 @@ def score(
     ema: Ema = False,
     as_json: Json = False,
 ) -> None:
-    """Score images against their references; folders are paired by name.
+    """Score images, against their references (folders are paired by name) or without.
 
     Example: python -m iqa_jax score --weights runs/conformer -t restored/ -r originals/ --csv scores.csv
     """
@@ -425,6 +411,56 @@ def score(
     metric = iqa_jax.load(weights, crops=crops, batch_size=batch_size, step=_step(step), ema=ema)
     code = score_command(metric, target, reference, csv=csv, as_json=as_json, sort=sort, map_dir=map_dir)
     raise typer.Exit(code)
+
+
+@app.command()
+def distort(
+    images: Annotated[list[str], typer.Option(help="Photographs: file, directory or pattern.")],
+    output: Annotated[Path, typer.Option(help="Directory for the pairs and pairs.csv.")],
+    types: Annotated[str, typer.Option(help="Distortion types, jpeg,gaussian_blur; all if not given.")] = "",
+    levels: Annotated[str, typer.Option(help="Levels, 1-5 or 2,4.")] = "1-5",
+    per_image: Annotated[
+        int, typer.Option(min=0, help="So many of the combinations, drawn by chance; 0: all.")
+    ] = 0,
+    short_side: Annotated[
+        int, typer.Option(min=0, help="Scale larger photographs down to it, pixels; 0: leave them.")
+    ] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the choice and the random distortions.")] = 0,
+    label: Annotated[
+        bool, typer.Option("--label", help="Add KADID-10k's mean opinion of type and level as mos.")
+    ] = False,
+    processes: Annotated[int, typer.Option(min=0, help="At a time; 0: one a core.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Make reference-distorted pairs of photographs with KADID-10k's distortions; goes on where it stopped.
+
+    Example: python -m iqa_jax distort --images photos/ --output made --per-image 15 --short-side 384
+    """
+    from iqa_jax import distorting
+    from iqa_jax.pairing import expand
+
+    chosen = tuple(filter(None, types.split(","))) or distorting.Plan.types
+    plan = distorting.Plan(
+        types=chosen,
+        levels=tuple(_numbers("--levels", levels)),
+        per_image=per_image,
+        seed=seed,
+        short_side=short_side,
+        label=label,
+    )
+    photographs = expand(images)
+    directory = writable_directory(output)
+    total = sum(len(plan.versions(number)) for number in range(len(photographs)))
+    with _bar(total, "distorting", "pair") as bar:
+        problems = distorting.make_pairs(
+            photographs, directory, plan, processes=processes or None, progress=bar.update
+        )
+    manifest = directory / distorting.MANIFEST
+    result = {"output": str(manifest), "photographs": len(photographs) - len(problems), "errors": problems}
+    _print(result, as_json, f"wrote {manifest}: pairs of {result['photographs']} photographs")
+    for problem in problems:
+        print(f"error: {problem}", file=sys.stderr)
+    raise typer.Exit(1 if problems else 0)
 
 
 @app.command()

@@ -67,7 +67,7 @@ def parse(argv: list[str]) -> Command:
         recipe = "demo" if config.dataset == "iqa_demo" else "pipal"
     config, *_ = _parse_flags([f"--config={path}:{recipe}"])
     with config.ignore_type():  # the values are of the right types already
-        config.update(overrides)
+        config.update_from_flattened_dict(overrides)
     check(config)
     return Command(config, Path(path).stem, workdir, reason)
 
@@ -108,11 +108,19 @@ def _plainly(error: Exception, argv: list[str]) -> str:
         return f"{file}: no such configuration file; expected configs/conformer.py, say"
     if isinstance(error, AttributeError):
         asked = re.findall(r"\w+", str(error))[0]
-        known = list(_parse_flags([f"--config={file}"])[0])
+        known = _names(_parse_flags([f"--config={file}"])[0])
         near = difflib.get_close_matches(asked, known, n=1, cutoff=0.0)[0]
         return f"config has no field {asked!r}; the nearest is config.{near}"
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return " ".join(dict.fromkeys((lines[0], lines[-1])))
+
+
+def _names(config: ConfigDict) -> list[str]:
+    """All fields, those of a group as GROUP.FIELD."""
+    names = []
+    for name, value in config.items():
+        names += [f"{name}.{inner}" for inner in value] if isinstance(value, ConfigDict) else [name]
+    return names
 
 
 def check(config: ConfigDict) -> None:
@@ -129,10 +137,42 @@ def check(config: ConfigDict) -> None:
                 raise ConfigError(f"config.{field}={config[field]}: expected {bound} or more")
     for field, fits, expected in (
         ("learning_rate", config.learning_rate > 0, "a number above 0"),
-        ("dropout", 0 <= config.dropout < 1, "a probability below 1"),
+        ("dropout", 0 <= config.get("dropout", 0.0) < 1, "a probability below 1"),
         ("ema_decay", 0 <= config.ema_decay < 1, "0 (none) or a number below 1"),
         ("accumulation", config.batch_size % config.accumulation == 0, "a divisor of config.batch_size"),
         ("crop_size", config.crop_size >= 96, "96 or more"),
     ):
         if not fits:
             raise ConfigError(f"config.{field}={config[field]}: expected {expected}")
+    if not IQA_MODELS[config.model].full_reference:
+        _check_student(config)
+
+
+def _check_student(config: ConfigDict) -> None:
+    noise = config.noise
+    checks = [
+        ("pseudo_ratio", config.pseudo_ratio >= 0, "0 (labels only) or more"),
+        ("pseudo_weight", config.pseudo_weight >= 0, "0 or more"),
+        ("pseudo_crops", config.pseudo_crops in CROPS, f"one of {', '.join(CROPS)}"),
+        ("rounds", config.rounds >= 1, "1 or more"),
+        ("backbone_learning_rate", config.backbone_learning_rate >= 0, "0 (frozen) or more"),
+        ("noise.rotation", noise.rotation >= 0, "degrees, 0 or more"),
+    ]
+    checks += [(f"noise.{n}", 0 <= noise[n] <= 1, "a probability") for n in ("flip", "cut_out", "grid_mask")]
+    checks += [
+        (f"noise.{n}", 0 <= noise[n] < 1, "a probability below 1") for n in ("dropout", "stochastic_depth")
+    ]
+    for field, fits, expected in checks:
+        if not fits:
+            value = noise[field.partition(".")[2]] if "." in field else config[field]
+            raise ConfigError(f"config.{field}={value}: expected {expected}")
+    if config.pseudo_ratio and not config.teacher:
+        raise ConfigError(
+            "config.teacher: give the run or the averaged checkpoint of a full-reference model, "
+            "--config.teacher=runs/conformer; or --config.pseudo_ratio=0 to train on the labels alone"
+        )
+    if config.pseudo_ratio and config.unlabelled.partition("/")[0] not in DATASETS:
+        raise ConfigError(
+            f"config.unlabelled={config.unlabelled}: expected one of {', '.join(DATASETS)}; pairs that "
+            "`python -m iqa_jax distort` made are pairs/NAME once they are prepared"
+        )

@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import functools
+import hashlib
 import io
 import json
 from collections.abc import Iterator, Sequence
@@ -22,12 +23,12 @@ class Pair:
 
     Attributes:
       index: position of the distorted image in its whole split; identifies the record.
-      reference, distorted: (H, W, 3) uint8.
+      reference, distorted: (H, W, 3) uint8; no reference of a source without.
       mos: the label, higher is better (a DMOS is negated); NaN without one.
     """
 
     index: int
-    reference: np.ndarray
+    reference: np.ndarray | None
     distorted: np.ndarray
     mos: float
 
@@ -45,7 +46,12 @@ class PairSource(Sequence[Pair]):
       mos: (N,) float64, higher is better whatever the data set's direction; NaN without a label.
       distortion, level: (N,) type and strength, "" and 0 where the data set does not tell.
       size: (N, 2) height and width of the images.
+      pseudo: whether the labels are a model's.
+      with_references: whether pairs come with their reference image.
     """
+
+    pseudo = False
+    with_references = True
 
     def __init__(self, builder: PairBuilder, split: str, references: Sequence[str] | None = None):
         """Opens `split`.
@@ -88,13 +94,32 @@ class PairSource(Sequence[Pair]):
             setattr(part, column, getattr(self, column)[positions])
         return part
 
+    def fingerprint(self) -> str:
+        """SHA-256 of the pairs' names and sizes and of the files of up to 64 distorted images."""
+        digest = hashlib.sha256(json.dumps([*self.name, *self.reference, *self.size.tolist()]).encode())
+        for position in np.linspace(0, len(self) - 1, min(len(self), 64)).astype(int):
+            digest.update(self._images[int(self.index[position])]["image"])
+        return digest.hexdigest()
+
+    def distorted_only(self) -> "PairSource":
+        """The same pairs without their reference images."""
+        part = copy.copy(self)
+        part.with_references = False
+        return part
+
+    def pseudo_labelled(self, mos: np.ndarray) -> "PairSource":
+        """The same pairs with a model's scores (N,) for labels."""
+        part = copy.copy(self)
+        part.mos, part.pseudo = np.asarray(mos, np.float64), True
+        return part
+
     def __len__(self) -> int:
         return len(self.index)
 
     def __getitem__(self, position: int) -> Pair:
         return Pair(
             index=int(self.index[position]),
-            reference=self.reference_image(self.reference[position]),
+            reference=self.reference_image(self.reference[position]) if self.with_references else None,
             distorted=self.distorted_image(position),
             mos=float(self.mos[position]),
         )
@@ -165,21 +190,29 @@ class Batch:
     Attributes:
       index, epoch: (B,) int32, position in the split and pass over the data; with the seed they
         determine each example's augmentation.
-      reference, distorted: (B, H, W, 3) uint8.
+      reference, distorted: (B, H, W, 3) uint8; no reference where the source has none.
       size: (B, 2) int32, height and width of each image.
       mos: (B,) float32.
+      pseudo: (B,) bool, whether a label is a model's.
     """
 
     index: np.ndarray
     epoch: np.ndarray
-    reference: np.ndarray
+    reference: np.ndarray | None
     distorted: np.ndarray
     size: np.ndarray
     mos: np.ndarray
+    pseudo: np.ndarray
 
 
 def training_batches(
-    source: PairSource, *, batch_size: int, seed: int, start: int = 0, shard: tuple[int, int] = (0, 1)
+    source: PairSource,
+    *,
+    batch_size: int,
+    seed: int,
+    start: int = 0,
+    shard: tuple[int, int] = (0, 1),
+    shape: tuple[int, int] | None = None,
 ) -> Iterator[Batch]:
     """Endless batches in an order that depends on `seed` alone, shuffled anew each epoch.
 
@@ -191,11 +224,12 @@ def training_batches(
       batch_size: of the whole batch, over all shards.
       start: number of the first batch.
       shard: (k, n): give the k-th of n equal shares of every batch.
+      shape: height and width of the arrays; the largest image's if not given.
     """
     import grain
 
     number, shards = shard
-    shape = tuple(source.size.max(axis=0))
+    shape = shape or tuple(source.size.max(axis=0))
     per_epoch = len(source) // batch_size * batch_size
     examples = (
         grain.MapDataset.source(source)
@@ -205,20 +239,43 @@ def training_batches(
         .map_with_index(lambda position, pair: (position // per_epoch, pair))
     )[start * batch_size + number :: shards]
     batches = examples.batch(
-        batch_size // shards, drop_remainder=True, batch_fn=functools.partial(_stack, shape)
+        batch_size // shards,
+        drop_remainder=True,
+        batch_fn=functools.partial(_stack, shape, source.pseudo),
     )
     return iter(batches.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)))
 
 
-def _stack(shape: tuple[int, int], examples: Sequence[tuple[int, Pair]]) -> Batch:
+def mixed_batches(
+    labelled: PairSource, pseudo: PairSource, *, batch_sizes: tuple[int, int], seed: int, **options
+) -> Iterator[Batch]:
+    """Batches of labelled pairs followed by pseudo-labelled ones; an epoch is the labelled pairs'.
+
+    Args:
+      batch_sizes: how many of each.
+      seed, options: see `training_batches`.
+    """
+    shape = tuple(np.concatenate([labelled.size, pseudo.size]).max(axis=0))
+    streams = [
+        training_batches(source, batch_size=size, seed=seed + number, shape=shape, **options)
+        for number, (source, size) in enumerate(zip((labelled, pseudo), batch_sizes, strict=True))
+    ]
+    for parts in zip(*streams, strict=True):
+        columns = ([getattr(part, field.name) for part in parts] for field in dataclasses.fields(Batch))
+        yield Batch(*(None if column[0] is None else np.concatenate(column) for column in columns))
+
+
+def _stack(shape: tuple[int, int], pseudo: bool, examples: Sequence[tuple[int, Pair]]) -> Batch:
     pairs = [pair for _, pair in examples]
+    with_references = pairs[0].reference is not None
     return Batch(
         index=np.array([pair.index for pair in pairs], np.int32),
         epoch=np.array([epoch for epoch, _ in examples], np.int32),
-        reference=np.stack([_filled_up(pair.reference, shape) for pair in pairs]),
+        reference=np.stack([_filled_up(p.reference, shape) for p in pairs]) if with_references else None,
         distorted=np.stack([_filled_up(pair.distorted, shape) for pair in pairs]),
-        size=np.array([pair.reference.shape[:2] for pair in pairs], np.int32),
+        size=np.array([pair.distorted.shape[:2] for pair in pairs], np.int32),
         mos=np.array([pair.mos for pair in pairs], np.float32),
+        pseudo=np.full(len(pairs), pseudo),
     )
 
 

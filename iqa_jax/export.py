@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -11,8 +12,8 @@ import jax.numpy as jnp
 from iqa_jax.compilation import jit
 from iqa_jax.errors import UserError, WeightsError
 from iqa_jax.metric import Metric
-from iqa_jax.models import ModelConfig
-from iqa_jax.models.full_reference import as_unit_float
+from iqa_jax.models import IQA_MODELS, ModelConfig
+from iqa_jax.models.base import as_unit_float
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 
@@ -20,8 +21,9 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 def export(metric: Metric, path: str | os.PathLike) -> tuple[Path, Path]:
     """Writes StableHLO with the weights inside, for CPUs, CUDA and TPUs, and its metadata beside.
 
-    The program takes reference and distorted crops, (B, S, S, 3) float32 in [0, 1] each, for any B, and
-    gives their MOS (B,) float32.  Crops and their mean are left to the caller.
+    The program takes crops, (B, S, S, 3) float32 in [0, 1] for any B, of the reference (unless the metric
+    needs none) and of the distorted images, and gives their MOS (B,) float32.  Crops and their mean are left
+    to the caller.
 
     Args:
       path: of the program; the metadata get ".json" after it.
@@ -32,16 +34,17 @@ def export(metric: Metric, path: str | os.PathLike) -> tuple[Path, Path]:
     (batch,) = jax.export.symbolic_shape("batch")
     crops = jax.ShapeDtypeStruct((batch, size, size, 3), jnp.float32)
 
-    def score(reference, distorted):
-        return metric.model.denormalise(metric.model(reference, distorted))
+    def score(*images):
+        return metric.model.denormalise(metric.model(*images))
 
-    exported = jax.export.export(jax.jit(score), platforms=PLATFORMS)(crops, crops)
+    images = ["reference", "distorted"] if metric.full_reference else ["distorted"]
+    exported = jax.export.export(jax.jit(score), platforms=PLATFORMS)(*[crops] * len(images))
     path = Path(path).expanduser()
     beside = path.with_name(path.name + ".json")
     metadata = metric.describe() | {
         "model": dataclasses.asdict(metric.config),
         "platforms": PLATFORMS,
-        "inputs": f"reference, distorted: (B, {size}, {size}, 3) float32 in [0, 1]",
+        "inputs": f"{', '.join(images)}: (B, {size}, {size}, 3) float32 in [0, 1]",
         "output": "(B,) float32, MOS",
     }
     for target, content in (
@@ -54,34 +57,49 @@ def export(metric: Metric, path: str | os.PathLike) -> tuple[Path, Path]:
     return path, beside
 
 
-class ExportedMetric(Metric):
-    """What `export` wrote, used like any other metric, but for `loss`."""
+class ExportedModel:
+    """A program that `export` wrote, in place of the network.
 
-    def __init__(self, path: str | os.PathLike, *, crops: str = "grid", batch_size: int = 16):
-        """Reads a program and the metadata beside it.
+    Attributes:
+      config, full_reference: the network's.
+    """
 
-        Raises:
-          WeightsError: either is missing, damaged or not one of ours.
-        """
-        path = Path(path).expanduser()
-        try:
-            metadata = json.loads(path.with_name(path.name + ".json").read_text())
-            config = ModelConfig(**metadata["model"])
-            exported = jax.export.deserialize(bytearray(path.read_bytes()))
-        except Exception as error:  # flatbuffers raises many kinds for a file that is none
-            raise WeightsError(
-                f"{path}: not a metric that `python -m iqa_jax export` wrote, with its .json beside it "
-                f"({error or type(error).__name__})"
-            ) from None
-        self._begin(config, {"sha256": metadata["sha256"], "source": metadata["weights"]}, crops, batch_size)
-        self._weights = ()
-        self._features = lambda weights, windows: as_unit_float(jnp.asarray(windows))
-        call = jit(exported.call)
-        self._scores = lambda weights, reference, windows: call(
-            reference, as_unit_float(jnp.asarray(windows))
-        )
+    def __init__(self, config: ModelConfig, exported: jax.export.Exported):
+        self.config = config
+        self.full_reference = IQA_MODELS[config.name].full_reference
+        self._call = jit(exported.call)
 
-    def loss(self, reference: jax.Array, distorted: jax.Array) -> jax.Array:
+    def window_programs(self) -> tuple[Callable, Callable]:
+        """What `iqa_jax.metric.Metric` takes; the "features" of a reference are its windows."""
+
+        def images(windows):
+            return as_unit_float(jnp.asarray(windows))
+
+        def scores(reference, windows):
+            return self._call(*(() if reference is None else (reference,)), images(windows))
+
+        return images, scores
+
+    def __call__(self, *crops):
         raise UserError(
             "an exported metric has no gradient: load the run or the converted weights for a loss"
         )
+
+
+def read_exported(path: str | os.PathLike) -> tuple[ExportedModel, dict]:
+    """A program and the record of its weights ("sha256", "source"), from the metadata beside it.
+
+    Raises:
+      WeightsError: either is missing, damaged or not one of ours.
+    """
+    path = Path(path).expanduser()
+    try:
+        metadata = json.loads(path.with_name(path.name + ".json").read_text())
+        exported = jax.export.deserialize(bytearray(path.read_bytes()))
+        model = ExportedModel(ModelConfig(**metadata["model"]), exported)
+        return model, {"sha256": metadata["sha256"], "source": metadata["weights"]}
+    except Exception as error:  # flatbuffers raises many kinds for a file that is none
+        raise WeightsError(
+            f"{path}: not a metric that `python -m iqa_jax export` wrote, with its .json beside it "
+            f"({error or type(error).__name__})"
+        ) from None

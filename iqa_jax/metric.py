@@ -1,8 +1,9 @@
-"""A full-reference quality score for whole images of any size."""
+"""Quality scores for whole images of any size, with a reference or without."""
 
 import dataclasses
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -14,8 +15,8 @@ from iqa_jax import __version__
 from iqa_jax.augment import SMALLEST, grid_crop, grid_offsets
 from iqa_jax.compilation import jit
 from iqa_jax.errors import UserError
-from iqa_jax.models import IQA_MODELS, FullReferenceModel, ModelConfig, split_model
-from iqa_jax.models.full_reference import as_unit_float
+from iqa_jax.models import IQA_MODELS, IQAModel, split_model
+from iqa_jax.models.base import as_unit_float
 from iqa_jax.models.layers import few_at_a_time
 from iqa_jax.weights import model_with, read_any
 
@@ -33,16 +34,16 @@ Array = np.ndarray | jax.Array
 
 @dataclasses.dataclass(frozen=True)
 class Prepared:
-    """A reference whose features serve several distorted versions; made by `Metric.prepare`.
+    """A reference whose features serve several distorted versions; made by `prepare`.
 
     Attributes:
       image: (H, W, 3).
-      crops: the protocol that it was prepared for.
+      metric: the one that prepared it.
       features: of each group of windows; None where there are too many to keep.
     """
 
     image: Array
-    crops: str
+    metric: "Metric"
     features: Sequence[jax.Array] | None
 
 
@@ -77,19 +78,41 @@ def load(
       step: of a run: "best" (by validation SRCC), "latest" or a step number.
       ema: of a run: its exponential moving average instead of the raw weights.
     Returns:
-      A `Metric`; of a backbone's weights, the backbone in evaluation mode.
+      A `FullReferenceMetric` or a `BlindMetric`; of a backbone's weights, the backbone in evaluation
+      mode.
     Raises:
       WeightsError: nothing there to load, or it is damaged.
     """
+    options = {"crops": crops, "batch_size": batch_size}
     if Path(path).expanduser().is_file():
-        from iqa_jax.export import ExportedMetric
+        from iqa_jax.export import read_exported
 
-        return ExportedMetric(path, crops=crops, batch_size=batch_size)
+        exported, record = read_exported(path)
+        return metric_of(exported, record, programs=exported.window_programs(), **options)
     config, weights, record = read_any(path, step=step, ema=ema)
     model = model_with(config, weights)
-    if config.name not in IQA_MODELS:
-        return model
-    return Metric(model, record, crops=crops, batch_size=batch_size)
+    return metric_of(model, record, **options) if config.name in IQA_MODELS else model
+
+
+def metric_of(model: IQAModel, record: dict, **options) -> "Metric":
+    """The metric for a model of either kind; see `Metric`."""
+    kind = FullReferenceMetric if model.full_reference else BlindMetric
+    return kind(model, record, **options)
+
+
+def _window_programs(model: IQAModel) -> tuple[Callable, Callable]:
+    """`features(windows)` of a reference, and `scores(those or None, windows)` in MOS."""
+    graph, *weights = split_model(model)
+
+    def features(weights, windows):
+        return nnx.merge(graph, *weights).project(windows)
+
+    def scores(weights, reference, windows):
+        model = nnx.merge(graph, *weights)
+        projected = (() if reference is None else (reference,)) + (model.project(windows),)
+        return model.denormalise(few_at_a_time(model.assess, *projected))
+
+    return partial(jit(features), weights), partial(jit(scores), weights)
 
 
 class Metric:
@@ -104,19 +127,21 @@ class Metric:
       crops: the protocol: "grid" (the fewest evenly spaced crops that cover the image), "ten" (the
         paper's: corners and centre, mirrored too) or "center".
       range: (worst, best) of the MOS scale.
-      higher_is_better, full_reference: True.
+      higher_is_better: True.
+      full_reference: whether it compares with a reference.
     """
 
     higher_is_better = True
-    full_reference = True
+    full_reference: bool
 
     def __init__(
         self,
-        model: FullReferenceModel,
+        model: IQAModel,
         record: dict,
         *,
         crops: str = "grid",
         batch_size: int = _BATCH_SIZE,
+        programs: tuple[Callable, Callable] | None = None,
     ):
         """Wraps a model in evaluation mode.
 
@@ -124,115 +149,19 @@ class Metric:
           record: the weights' `config.json`, with their "sha256".
           crops: the protocol.
           batch_size: how many crops go through the model at a time, at most.
+          programs: in place of the model's own, see `_window_programs`.
         Raises:
           UserError: an unknown crop protocol, or a batch size below 1.
         """
-        self._begin(model.config, record, crops, batch_size)
-        self.model = model
-        graph, *self._weights = split_model(model)
-
-        def features(weights, windows):
-            return nnx.merge(graph, *weights).project(windows)
-
-        def scores(weights, reference, windows):
-            model = nnx.merge(graph, *weights)
-            return model.denormalise(few_at_a_time(model.compare, reference, model.project(windows)))
-
-        self._features, self._scores = jit(features), jit(scores)
-
-    def _begin(self, config: ModelConfig, record: dict, crops: str, batch_size: int) -> None:
         if batch_size < 1:
             raise UserError(f"batch_size {batch_size}: expected 1 or more")
         if crops not in CROPS:
             raise UserError(f"crops {crops!r}: expected one of {', '.join(CROPS)}")
-        self.config, self.crops, self._record = config, crops, record
-        self._size = config.crop_size
+        self.model, self.config, self.crops, self._record = model, model.config, crops, record
+        self._size = self.config.crop_size
         self._programs = [p for p in _PROGRAMS if p < batch_size] + [batch_size]
-        self.range = (config.mos_low, config.mos_high)
-
-    def __call__(self, reference: Array | Prepared, distorted: Array) -> np.ndarray:
-        """MOS of `distorted`, () for (H, W, 3) and (B,) for (B, H, W, 3).
-
-        Args:
-          reference: images of the same shape, or what `prepare` gave.
-        Raises:
-          UserError: anything else came; says what, and what is wanted.
-        """
-        check_images(distorted, "distorted")
-        if isinstance(reference, Prepared):
-            if distorted.ndim != 3 or distorted.shape != reference.image.shape:
-                raise UserError(
-                    f"distorted {distorted.shape}: expected {reference.image.shape}, the prepared reference's"
-                )
-            return self._score(reference, distorted)
-        _check_pair(reference, distorted)
-        if distorted.ndim == 3:
-            return self._score(Prepared(reference, self.crops, None), distorted)
-        pairs = zip(reference, distorted, strict=True)
-        return np.stack([self._score(Prepared(r, self.crops, None), d) for r, d in pairs])
-
-    def prepare(self, reference: Array) -> Prepared:
-        """Computes a reference's features once, to be given in its place for many distorted versions.
-
-        Args:
-          reference: (H, W, 3).
-        """
-        check_images(reference, "reference")
-        if reference.ndim != 3:
-            raise UserError(f"reference {reference.shape}: expected one image, (H, W, 3), to prepare")
-        count = len(self._offsets(reference.shape))
-        features = None
-        if count <= _KEPT_WINDOWS:
-            groups = self._groups(reference, self._offsets(reference.shape))
-            features = [self._features(self._weights, windows) for windows, _ in groups]
-        return Prepared(reference, self.crops, features)
-
-    def loss(self, reference: jax.Array, distorted: jax.Array) -> jax.Array:
-        """How far `distorted` is below the best score, in standard deviations of the training labels.
-
-        Differentiable with respect to both images, finite also for identical ones; for `jax.jit`,
-        `jax.vmap` and `jax.grad`.  All windows of the grid go through the model at once.
-
-        Args:
-          reference, distorted: (H, W, 3) or (B, H, W, 3), float in [0, 1]; values are not checked.
-        Returns:
-          () or (B,).
-        """
-        single = distorted.ndim == 3
-        if single:
-            reference, distorted = reference[None], distorted[None]
-        windows = [grid_crop(as_unit_float(x), self._size) for x in (reference, distorted)]
-        count = windows[0].shape[1]
-        predicted = self.model(*(w.reshape(-1, *w.shape[2:]) for w in windows))
-        score = self.model.denormalise(predicted).reshape(-1, count).mean(1)
-        loss = (self.range[1] - score) / self.config.mos_std
-        return loss[0] if single else loss
-
-    def map(self, reference: Array, distorted: Array) -> QualityMap:
-        """A quality map at image size, from windows that overlap by half or more.
-
-        Args:
-          reference, distorted: (H, W, 3).
-        """
-        _check_pair(reference, distorted)
-        if distorted.ndim != 3:
-            raise UserError(f"distorted {distorted.shape}: expected one image, (H, W, 3), to map")
-        height, width = distorted.shape[:2]
-        size = self._size
-        rows, columns = (_overlapping_offsets(max(side, size), size) for side in (height, width))
-        offsets = [(top, left, False) for top in rows for left in columns]
-        scores = self._window_scores(Prepared(reference, "map", None), distorted, offsets)
-        ramp = np.minimum(np.arange(size) + 1, size - np.arange(size)).astype(np.float64)
-        weight = np.outer(ramp, ramp)
-        total = np.zeros((max(height, size), max(width, size)))
-        weights = np.zeros_like(total)
-        for (top, left, _), score in zip(offsets, scores, strict=True):
-            at = np.s_[top : top + size, left : left + size]
-            total[at] += score * weight
-            weights[at] += weight
-        windows = [(t, x, min(size, height - t), min(size, width - x)) for t, x, _ in offsets]
-        values = (total / weights)[:height, :width].astype(np.float32)
-        return QualityMap(values, np.array(windows), scores)
+        self.range = (self.config.mos_low, self.config.mos_high)
+        self._features, self._scores = programs or _window_programs(model)
 
     def describe(self) -> dict:
         """What a paper must quote: model, weights' origin and hash, crop protocol, version, scale."""
@@ -250,22 +179,50 @@ class Metric:
             "version": f"iqa_jax {__version__}",
         }
 
-    def _score(self, reference: Prepared, distorted: Array) -> np.ndarray:
-        if reference.crops != self.crops:
-            raise UserError(
-                f"a reference prepared for {reference.crops} crops: this metric takes {self.crops}"
-            )
+    def _loss(self, *images: jax.Array) -> jax.Array:
+        """() or (B,), from one or two images or batches of them."""
+        single = images[0].ndim == 3
+        windows = [grid_crop(as_unit_float(x[None] if single else x), self._size) for x in images]
+        predicted = self.model(*(w.reshape(-1, *w.shape[2:]) for w in windows))
+        score = self.model.denormalise(predicted).reshape(windows[0].shape[:2]).mean(1)
+        loss = (self.range[1] - score) / self.config.mos_std
+        return loss[0] if single else loss
+
+    def _map(self, reference: Array | None, distorted: Array) -> QualityMap:
+        if distorted.ndim != 3:
+            raise UserError(f"distorted {distorted.shape}: expected one image, (H, W, 3), to map")
+        height, width = distorted.shape[:2]
+        size = self._size
+        rows, columns = (_overlapping_offsets(max(side, size), size) for side in (height, width))
+        offsets = [(top, left, False) for top in rows for left in columns]
+        prepared = None if reference is None else Prepared(reference, self, None)
+        scores = self._window_scores(prepared, distorted, offsets)
+        ramp = np.minimum(np.arange(size) + 1, size - np.arange(size)).astype(np.float64)
+        weight = np.outer(ramp, ramp)
+        total = np.zeros((max(height, size), max(width, size)))
+        weights = np.zeros_like(total)
+        for (top, left, _), score in zip(offsets, scores, strict=True):
+            at = np.s_[top : top + size, left : left + size]
+            total[at] += score * weight
+            weights[at] += weight
+        windows = [(t, x, min(size, height - t), min(size, width - x)) for t, x, _ in offsets]
+        values = (total / weights)[:height, :width].astype(np.float32)
+        return QualityMap(values, np.array(windows), scores)
+
+    def _score(self, reference: Prepared | None, distorted: Array) -> np.ndarray:
         scores = self._window_scores(reference, distorted, self._offsets(distorted.shape))
         return np.float32(scores.mean(dtype=np.float64))
 
-    def _window_scores(self, reference: Prepared, distorted: Array, offsets: list) -> np.ndarray:
+    def _window_scores(self, reference: Prepared | None, distorted: Array, offsets: list) -> np.ndarray:
+        if reference is None:
+            kept = [None] * -(-len(offsets) // self._programs[-1])
+        elif reference.features is None:
+            kept = (self._features(windows) for windows, _ in self._groups(reference.image, offsets))
+        else:
+            kept = reference.features
         scores = []
-        kept = reference.features
-        if kept is None:
-            groups = self._groups(reference.image, offsets)
-            kept = (self._features(self._weights, windows) for windows, _ in groups)
-        for features, (windows, count) in zip(kept, self._groups(distorted, offsets), strict=True):
-            scores.append(np.asarray(self._scores(self._weights, features, windows))[:count])
+        for (windows, count), features in zip(self._groups(distorted, offsets), kept, strict=True):
+            scores.append(np.asarray(self._scores(features, windows))[:count])
         return np.concatenate(scores)
 
     def _offsets(self, shape: tuple[int, ...]) -> list[tuple[int, int, bool]]:
@@ -295,6 +252,112 @@ class Metric:
             ]
             program = next(p for p in self._programs if p >= len(group))
             yield np.stack(group + group[-1:] * (program - len(group))), len(group)
+
+
+class FullReferenceMetric(Metric):
+    """Compares a distorted image with its reference."""
+
+    full_reference = True
+
+    def __call__(self, reference: Array | Prepared, distorted: Array) -> np.ndarray:
+        """MOS of `distorted`, () for (H, W, 3) and (B,) for (B, H, W, 3).
+
+        Args:
+          reference: images of the same shape, or what `prepare` gave.
+        Raises:
+          UserError: anything else came; says what, and what is wanted.
+        """
+        check_images(distorted, "distorted")
+        if isinstance(reference, Prepared):
+            if distorted.ndim != 3 or distorted.shape != reference.image.shape:
+                raise UserError(
+                    f"distorted {distorted.shape}: expected {reference.image.shape}, the prepared reference's"
+                )
+            if reference.metric is not self:
+                raise UserError("a reference that another metric prepared; prepare it with this one")
+            return self._score(reference, distorted)
+        _check_pair(reference, distorted)
+        if distorted.ndim == 3:
+            return self._score(Prepared(reference, self, None), distorted)
+        pairs = zip(reference, distorted, strict=True)
+        return np.stack([self._score(Prepared(r, self, None), d) for r, d in pairs])
+
+    def prepare(self, reference: Array) -> Prepared:
+        """Computes a reference's features once, to be given in its place for many distorted versions.
+
+        Args:
+          reference: (H, W, 3).
+        """
+        check_images(reference, "reference")
+        if reference.ndim != 3:
+            raise UserError(f"reference {reference.shape}: expected one image, (H, W, 3), to prepare")
+        count = len(self._offsets(reference.shape))
+        features = None
+        if count <= _KEPT_WINDOWS:
+            groups = self._groups(reference, self._offsets(reference.shape))
+            features = [self._features(windows) for windows, _ in groups]
+        return Prepared(reference, self, features)
+
+    def loss(self, reference: jax.Array, distorted: jax.Array) -> jax.Array:
+        """How far `distorted` is below the best score, in standard deviations of the training labels.
+
+        Differentiable with respect to both images, finite also for identical ones; for `jax.jit`,
+        `jax.vmap` and `jax.grad`.  All windows of the grid go through the model at once.
+
+        Args:
+          reference, distorted: (H, W, 3) or (B, H, W, 3), float in [0, 1]; values are not checked.
+        Returns:
+          () or (B,).
+        """
+        return self._loss(reference, distorted)
+
+    def map(self, reference: Array, distorted: Array) -> QualityMap:
+        """A quality map at image size, from windows that overlap by half or more.
+
+        Args:
+          reference, distorted: (H, W, 3).
+        """
+        _check_pair(reference, distorted)
+        return self._map(reference, distorted)
+
+
+class BlindMetric(Metric):
+    """Sees the distorted image alone."""
+
+    full_reference = False
+
+    def __call__(self, distorted: Array) -> np.ndarray:
+        """MOS of `distorted`, () for (H, W, 3) and (B,) for (B, H, W, 3).
+
+        Raises:
+          UserError: anything else came; says what, and what is wanted.
+        """
+        check_images(distorted, "distorted")
+        if distorted.ndim == 3:
+            return self._score(None, distorted)
+        return np.stack([self._score(None, image) for image in distorted])
+
+    def loss(self, distorted: jax.Array) -> jax.Array:
+        """How far `distorted` is below the best score, in standard deviations of the training labels.
+
+        Differentiable and finite; for `jax.jit`, `jax.vmap` and `jax.grad`.  All windows of the grid go
+        through the model at once.
+
+        Args:
+          distorted: (H, W, 3) or (B, H, W, 3), float in [0, 1]; values are not checked.
+        Returns:
+          () or (B,).
+        """
+        return self._loss(distorted)
+
+    def map(self, distorted: Array) -> QualityMap:
+        """A quality map at image size, from windows that overlap by half or more.
+
+        Args:
+          distorted: (H, W, 3).
+        """
+        check_images(distorted, "distorted")
+        return self._map(None, distorted)
 
 
 def _overlapping_offsets(length: int, size: int) -> list[int]:

@@ -53,7 +53,7 @@ def score_files(
     reference are scored one after the other, with the reference prepared once.
 
     Args:
-      metric: as `iqa_jax.load` gives; without `full_reference` it is given None as reference.
+      metric: as `iqa_jax.load` gives.
       pairs: (target, reference) files.
       map_dir: an existing directory for heat maps, see `save_map`.
       say: is told what `read_image` has to say.
@@ -71,12 +71,14 @@ def score_files(
     with ThreadPoolExecutor(1) as writer:
         for positions in groups.values():
             reference = next(images)
-            prepared = _attempt(metric.prepare, reference) if metric.full_reference else None
+            before, prepared = (), ()
+            if metric.full_reference:
+                before, prepared = (reference,), (_attempt(metric.prepare, reference),)
             for position in positions:
                 target = next(images)
-                score = scores[position] = _attempt(_score, metric, prepared, target)
+                score = scores[position] = _attempt(_score, metric, *prepared, target)
                 if map_paths and not isinstance(score, UserError):
-                    mapped = _attempt(metric.map, reference, target)
+                    mapped = _attempt(metric.map, *before, target)
                     wait(list(written.values())[-1:])  # no more than one map waits in memory
                     written[position] = writer.submit(
                         _attempt, save_map, map_paths[position], target, mapped, metric.range
@@ -130,8 +132,8 @@ def _attempt(function: Callable, *arguments):
         return UserError((str(error) or type(error).__name__).splitlines()[0])
 
 
-def _score(metric, reference, target: np.ndarray) -> float:
-    score = float(metric(reference, target))
+def _score(metric, *images) -> float:
+    score = float(metric(*images))
     if not math.isfinite(score):
         raise UserError(f"the metric gives {score}; are the weights damaged?")
     return score

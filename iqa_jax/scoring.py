@@ -1,6 +1,7 @@
 """Scores of whole images: crops, features once an image, comparison, mean over the crops."""
 
 import dataclasses
+import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -12,8 +13,10 @@ from flax import nnx
 from iqa_jax.augment import SMALLEST, center_crop, grid_crop, grid_offsets, ten_crop
 from iqa_jax.compilation import jit
 from iqa_jax.data import PairSource
-from iqa_jax.errors import DataError
+from iqa_jax.errors import DataError, UserError, WeightsError
+from iqa_jax.models import IQA_MODELS, split_model
 from iqa_jax.models.layers import few_at_a_time
+from iqa_jax.weights import model_with, read_any
 
 # Each takes (B, H, W, 3) and the side of a crop, and gives (B, crops, side, side, 3).
 CROPS: dict[str, Callable] = {
@@ -28,14 +31,15 @@ class PairScorer:
     """Scores pairs with one model, under one or several sets of weights at a time.
 
     A set of weights is the second part of `iqa_jax.models.split_model`; the backbone, which takes
-    nearly all the time, runs once for all sets, and once for each image: a reference's features
-    serve all its distorted versions.
+    nearly all the time, runs once for all sets (unless it was trained too), and once for each image: a
+    reference's features serve all its distorted versions.  A model that needs no reference gets none.
     """
 
     def __init__(
         self,
         graphdef: nnx.GraphDef,
         *,
+        full_reference: bool = True,
         crop_size: int = 192,
         crops: str = "center",
         crops_at_once: int = _CROPS_AT_ONCE,
@@ -43,11 +47,13 @@ class PairScorer:
         """Prepares the programs; they are compiled on first use.
 
         Args:
-          graphdef: structure of a full-reference model in evaluation mode.
+          graphdef: structure of an IQA model in evaluation mode.
+          full_reference: whether that model compares with references.
           crop_size: side of the crops that the model takes.
           crops: a key of `CROPS`.
           crops_at_once: how many crops the backbone gets at a time.
         """
+        self._full_reference = full_reference
         self._crop_size, self._crops, self._crops_at_once = crop_size, crops, crops_at_once
         crop = CROPS[crops]
 
@@ -57,23 +63,24 @@ class PairScorer:
             crops = crop(images, crop_size)
 
             def project_few(crops):
+                if "backbone" in weights[0]:
+                    return [model.project(crops) for model in models]
                 features = models[0].features(crops)
                 return [model.conv_proj(features) for model in models]
 
             projected = few_at_a_time(project_few, crops.reshape(-1, *crops.shape[2:]))
             return [p.reshape(*crops.shape[:2], *p.shape[1:]) for p in projected]
 
-        def compare(frozen, weights, references, distorted):
-            """MOS (sets, B) from projected features, each (B, crops, h, w, D)."""
+        def assess(frozen, weights, *projected):
+            """MOS (sets, B) from projected features of the images, each (B, crops, h, w, D) a set."""
             scores = []
-            for trained, r, d in zip(weights, references, distorted, strict=True):
+            for trained, *images in zip(weights, *projected, strict=True):
                 model = nnx.merge(graphdef, trained, frozen)
-                pair = (x.reshape(-1, *x.shape[2:]) for x in (r, d))
-                scores_of_crops = few_at_a_time(model.compare, *pair)
-                scores.append(model.denormalise(scores_of_crops.reshape(r.shape[:2])).mean(1))
+                of_crops = few_at_a_time(model.assess, *(x.reshape(-1, *x.shape[2:]) for x in images))
+                scores.append(model.denormalise(of_crops.reshape(images[0].shape[:2])).mean(1))
             return jnp.stack(scores)
 
-        self._project, self._compare = jit(project), jit(compare)
+        self._project, self._assess = jit(project), jit(assess)
 
     def predict(
         self,
@@ -103,18 +110,21 @@ class PairScorer:
             predictions[:, positions] = np.asarray(scores)[:, : len(positions)]
             progress(len(positions))
 
-        for chunk, distorted, new in _loaded(source, self._chunk_size):
+        chunks = _chunks(source, self._chunk_size, with_references=self._full_reference)
+        for chunk, distorted, new in _loaded(source, chunks):
             if new:
                 images = np.stack(list(new.values()))
                 images = images if len(images) == 1 else _filled_up(images, chunk.size)
                 projected = self._project(frozen, weights, images)
                 for number, name in enumerate(new):
                     references[name] = [p[number] for p in projected]
-            names = [source.reference[position] for position in chunk.positions]
-            names += names[-1:] * (chunk.size - len(names))
-            stacked = [jnp.stack(maps) for maps in zip(*(references[n] for n in names), strict=True)]
-            projected = self._project(frozen, weights, _filled_up(distorted, chunk.size))
-            scores = self._compare(frozen, weights, stacked, projected)
+            projected = [self._project(frozen, weights, _filled_up(distorted, chunk.size))]
+            if self._full_reference:
+                names = [source.reference[position] for position in chunk.positions]
+                names += names[-1:] * (chunk.size - len(names))
+                stacked = [jnp.stack(maps) for maps in zip(*(references[n] for n in names), strict=True)]
+                projected.insert(0, stacked)
+            scores = self._assess(frozen, weights, *projected)
             if running:
                 fetch()  # while the device works on this chunk
             running.append((chunk.positions, scores))
@@ -140,6 +150,52 @@ class PairScorer:
             )
 
 
+class Predictor:
+    """Weights from disk as a function from pairs to scores.
+
+    Attributes:
+      config: the model's configuration.
+      crops: the protocol.
+      sha256: of the weights.
+      name: what to call them.
+    """
+
+    def __init__(
+        self,
+        weights: str | os.PathLike,
+        *,
+        step: int | str = "best",
+        ema: bool = False,
+        crops: str = "ten",
+    ):
+        """Reads the weights, see `iqa_jax.weights.read_any`.
+
+        Raises:
+          UserError: an unknown crop protocol.
+          WeightsError: no weights of an IQA model there.
+        """
+        if crops not in CROPS:
+            raise UserError(f"crops {crops}: expected one of {', '.join(CROPS)}")
+        config, arrays, record = read_any(weights, step=step, ema=ema)
+        if config.name not in IQA_MODELS:
+            raise WeightsError(f"{weights}: a backbone ({config.name}), expected an IQA model's weights")
+        graph, self._trained, self._frozen = split_model(model_with(config, arrays))
+        self._scorer = PairScorer(
+            graph,
+            full_reference=IQA_MODELS[config.name].full_reference,
+            crop_size=config.crop_size,
+            crops=crops,
+        )
+        self.config, self.crops, self.sha256 = config, crops, record["sha256"]
+        self.name = f"{config.name} {self.sha256[:12]}"
+
+    def __call__(
+        self, source: PairSource, progress: Callable[[int], object] = lambda pairs: None
+    ) -> np.ndarray:
+        """Predicted MOS (N,) of the pairs; `progress` is told how many more are done."""
+        return self._scorer.predict(source, self._frozen, [self._trained], progress=progress)[0]
+
+
 @dataclasses.dataclass(frozen=True)
 class _Chunk:
     """Pairs of one image size: their positions, and which references come in and go out here.
@@ -153,14 +209,16 @@ class _Chunk:
     last_use_of: list[str]
 
 
-def _chunks(source: PairSource, chunk_size: Callable[[int, int], int]) -> list[_Chunk]:
+def _chunks(
+    source: PairSource, chunk_size: Callable[[int, int], int], *, with_references: bool
+) -> list[_Chunk]:
     chunks = []
     for shape in np.unique(source.size, axis=0):
         positions = np.flatnonzero((source.size == shape).all(1))
         size = chunk_size(*shape)
         chunks += [(positions[start : start + size], size) for start in range(0, len(positions), size)]
     first, last = {}, {}
-    for number, (positions, _) in enumerate(chunks):
+    for number, (positions, _) in enumerate(chunks if with_references else ()):
         for name in source.reference[positions]:
             first.setdefault(name, number)
             last[name] = number
@@ -176,7 +234,7 @@ def _chunks(source: PairSource, chunk_size: Callable[[int, int], int]) -> list[_
 
 
 def _loaded(
-    source: PairSource, chunk_size: Callable[[int, int], int]
+    source: PairSource, chunks: Sequence[_Chunk]
 ) -> Iterator[tuple[_Chunk, np.ndarray, dict[str, np.ndarray]]]:
     """Each chunk with its distorted images and new references, decoded ahead by a thread."""
 
@@ -186,7 +244,7 @@ def _loaded(
 
     with ThreadPoolExecutor(max_workers=1) as pool:
         ahead = []
-        for chunk in _chunks(source, chunk_size):
+        for chunk in chunks:
             ahead.append(pool.submit(load, chunk))
             if len(ahead) > 2:
                 yield ahead.pop(0).result()

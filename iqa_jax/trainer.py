@@ -26,11 +26,12 @@ from tqdm import tqdm
 from iqa_jax import __version__
 from iqa_jax.checkpoints import Checkpoints
 from iqa_jax.conversion import pretrained_backbone
-from iqa_jax.data import PairSource, split_references, training_batches
+from iqa_jax.data import PairSource, mixed_batches, split_references, training_batches
 from iqa_jax.datasets import prepare
 from iqa_jax.errors import ConfigError, DataError, TrainingError, WeightsError, writable_directory
 from iqa_jax.metrics import baselines, correlations, srcc
-from iqa_jax.models import ModelConfig, build, split_model
+from iqa_jax.models import IQA_MODELS, ModelConfig, build, split_model
+from iqa_jax.noise import InputNoise
 from iqa_jax.plots import save_scatter
 from iqa_jax.scoring import PairScorer
 from iqa_jax.training import (
@@ -59,16 +60,25 @@ _LOOK_EVERY = 10  # steps between looks at the loss, each of which waits for the
 _PIPAL_MOS = (1448.9595, 121.5351)  # mean and deviation that the original normalises with
 
 
-def train(config: ConfigDict, workdir: str | os.PathLike, *, reason: str = "") -> dict:
-    """Trains a full-reference model, or goes on with the run that is in `workdir`.
+def train(
+    config: ConfigDict,
+    workdir: str | os.PathLike,
+    *,
+    reason: str = "",
+    pseudo: PairSource | None = None,
+    pseudo_origin: dict | None = None,
+) -> dict:
+    """Trains an IQA model, or goes on with the run that is in `workdir`.
 
     A run that was stopped at any step and goes on ends with the same bits as one that never was.
 
     Args:
-      config: see `configs/conformer.py`.
+      config: see `configs/conformer.py` and, for a model without reference, `configs/student.py`.
       workdir: gets config.json, backbone/, checkpoints/, metrics.jsonl, TensorBoard events and
         scatter.png.
       reason: why this data set, to be said and recorded.
+      pseudo: pseudo-labelled pairs for a model without reference, and `pseudo_origin`, where their
+        labels come from, to be recorded.
     Returns:
       The last line of metrics.jsonl.
     Raises:
@@ -84,17 +94,25 @@ def train(config: ConfigDict, workdir: str | os.PathLike, *, reason: str = "") -
             f"config.batch_size={config.batch_size}: expected a multiple of "
             f"config.accumulation={config.accumulation} times the number of devices, {devices}"
         )
-    _say(f"data: {config.dataset} ({reason})" if reason else f"data: {config.dataset}")
+    say(f"data: {config.dataset} ({reason})" if reason else f"data: {config.dataset}")
     training, validation = open_data(config)
-    for name, source in (("training", training), ("validation", validation)):
-        _say(f"  {name}: {len(source):,} pairs of {len(set(source.reference))} references ({source.split})")
-    steps_per_epoch = len(training) // config.batch_size
-    model_config = _model_config(config, training)
-    _begin_or_check(workdir, config, model_config, steps_per_epoch, reason)
+    sources = {"training": training, "validation": validation} | (
+        {"pseudo-labelled": pseudo} if pseudo else {}
+    )
+    for name, source in sources.items():
+        say(f"  {name}: {len(source):,} pairs of {len(set(source.reference))} references ({source.split})")
+    full_reference = IQA_MODELS[config.model].full_reference
+    sizes = _batch_sizes(config, training, pseudo)
+    steps_per_epoch = len(training) // sizes[0]
+    model_config = model_config_for(config, training)
+    origin = {"dataset": config.dataset, "reason": reason, "version": __version__}
+    origin |= {"pseudo_labels": pseudo_origin} if pseudo_origin else {}
+    _begin_or_check(workdir, config, model_config, steps_per_epoch, origin)
     model = model_with(model_config, _initial_weights(workdir, config, model_config))
-    eval_graph, trained, frozen = split_model(model)
+    backbone_rate = config.get("backbone_learning_rate", 0.0)
+    eval_graph, trained, frozen = split_model(model, tune_backbone=backbone_rate > 0)
     model.train()
-    train_graph, _, _ = split_model(model)
+    train_graph, _, _ = split_model(model, tune_backbone=backbone_rate > 0)
 
     last_step = config.num_steps or config.num_epochs * steps_per_epoch
     optimizer = make_optimizer(
@@ -102,6 +120,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike, *, reason: str = "") -
         schedule=config.schedule,
         warmup_steps=config.warmup_steps,
         total_steps=config.num_epochs * steps_per_epoch,
+        backbone_learning_rate=backbone_rate,
     )
     train_step = placement.jit_step(
         make_train_step(
@@ -112,12 +131,15 @@ def train(config: ConfigDict, workdir: str | os.PathLike, *, reason: str = "") -
             rotation=config.rotation,
             accumulation=config.accumulation,
             ema_decay=config.ema_decay,
+            **_noise(config),
         )
     )
     state = initial_state(trained, optimizer, ema=config.ema_decay > 0)
     eval_every = config.eval_every or steps_per_epoch
     checkpoint_every = config.checkpoint_every or steps_per_epoch
-    scorer = PairScorer(eval_graph, crop_size=config.crop_size, crops=config.crops)
+    scorer = PairScorer(
+        eval_graph, full_reference=full_reference, crop_size=config.crop_size, crops=config.crops
+    )
     evaluator = _Evaluator(workdir, validation, scorer)
 
     with contextlib.ExitStack() as stack:
@@ -126,13 +148,13 @@ def train(config: ConfigDict, workdir: str | os.PathLike, *, reason: str = "") -
                 workdir,
                 keep=config.keep_checkpoints,
                 every=steps_per_epoch if config.keep_epochs else None,
-                say=_say,
+                say=say,
             )
         )
         found = checkpoints.read_latest()
         if found:
             state = from_arrays(state, found[1])
-            _say(f"going on from step {found[0]}")
+            say(f"going on from step {found[0]}")
         state, frozen = jax.device_put((state, frozen), placement.everywhere)
         step = int(state.step)
         going_on = step < last_step
@@ -141,7 +163,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike, *, reason: str = "") -
         bar = stack.enter_context(
             tqdm(total=last_step, initial=step, desc="training", unit="step", dynamic_ncols=True)
         )
-        batches = training_batches(training, batch_size=config.batch_size, seed=config.seed, start=step)
+        batches = _batches(training, pseudo, sizes, full_reference, seed=config.seed, start=step)
         unseen: list[jax.Array] = []  # losses that nobody has looked at
         while step < last_step:
             batch = jax.device_put(next(batches), placement.split)
@@ -186,7 +208,7 @@ class Interrupted(Exception):
         )
 
 
-def _say(line: str) -> None:
+def say(line: str) -> None:
     tqdm.write(line, file=sys.stdout)
     sys.stdout.flush()
 
@@ -220,23 +242,60 @@ def open_data(config: ConfigDict) -> tuple[PairSource, PairSource]:
             f"the reference {min(shared)} is in both config.train_split={training.split} and "
             f"config.validation_split={validation.split}; split between references"
         )
-    if len(training) < config.batch_size:
-        raise ConfigError(
-            f"config.batch_size={config.batch_size}: there are only {len(training)} training pairs"
-        )
     return training, validation
 
 
-def _model_config(config: ConfigDict, training: PairSource) -> ModelConfig:
+def _batch_sizes(config: ConfigDict, training: PairSource, pseudo: PairSource | None) -> tuple[int, int]:
+    """How many labelled and how many pseudo-labelled pairs there are in a batch.
+
+    Raises:
+      ConfigError: there are fewer in all, or none of a kind in a batch.
+    """
+    share = config.pseudo_ratio / (1 + config.pseudo_ratio) if pseudo else 0
+    from_pseudo = round(config.batch_size * share)
+    sizes = (config.batch_size - from_pseudo, from_pseudo)
+    if pseudo and not all(sizes):
+        raise ConfigError(
+            f"config.pseudo_ratio={config.pseudo_ratio}: makes {sizes[0]} labelled and {sizes[1]} "
+            f"pseudo-labelled images in a batch of {config.batch_size}; expected one or more of each"
+        )
+    for kind, source, size in (("training", training, sizes[0]), ("pseudo-labelled", pseudo, sizes[1])):
+        if source is not None and len(source) < size:
+            raise ConfigError(
+                f"config.batch_size={config.batch_size}: takes {size} {kind} pairs, there are {len(source)}"
+            )
+    return sizes
+
+
+def _batches(training, pseudo, sizes, full_reference, *, seed, start):
+    if not full_reference:
+        training, pseudo = training.distorted_only(), pseudo and pseudo.distorted_only()
+    if pseudo:
+        return mixed_batches(training, pseudo, batch_sizes=sizes, seed=seed, start=start)
+    return training_batches(training, batch_size=sizes[0], seed=seed, start=start)
+
+
+def _noise(config: ConfigDict) -> dict:
+    """What `make_train_step` takes of a student's configuration."""
+    if IQA_MODELS[config.model].full_reference:
+        return {}
+    noise = InputNoise(**{f.name: config.noise[f.name] for f in dataclasses.fields(InputNoise)})
+    return {"noise": noise, "pseudo_weight": config.pseudo_weight}
+
+
+def model_config_for(config: ConfigDict, training: PairSource) -> ModelConfig:
+    """The model that `config` asks for, on the scale of the training pairs' labels."""
     mean, deviation = _PIPAL_MOS
     if config.dataset != "pipal":
         mean, deviation = round(float(training.mos.mean()), 4), round(float(training.mos.std()), 4)
     ends = (training.score.low, training.score.high)
     low, high = ends if training.score.higher_is_better else (-ends[1], -ends[0])
+    noise = config.get("noise", {})
     return ModelConfig(
         name=config.model,
         backbone=config.backbone,
-        dropout=config.dropout,
+        dropout=noise["dropout"] if noise else config.dropout,
+        stochastic_depth=noise["stochastic_depth"] if noise else 0.0,
         crop_size=config.crop_size,
         mos_mean=mean,
         mos_std=deviation,
@@ -247,13 +306,13 @@ def _model_config(config: ConfigDict, training: PairSource) -> ModelConfig:
 
 
 def _begin_or_check(
-    workdir: Path, config: ConfigDict, model_config: ModelConfig, steps_per_epoch: int, reason: str
+    workdir: Path, config: ConfigDict, model_config: ModelConfig, steps_per_epoch: int, origin: dict
 ) -> None:
     """Writes the run's config.json, or makes sure that the one there is of the same run."""
     record = {
         "format": FORMAT,
         "model": dataclasses.asdict(model_config),
-        "source": {"dataset": config.dataset, "reason": reason, "version": __version__},
+        "source": origin,
         "training": config.to_dict(),
         "steps_per_epoch": steps_per_epoch,
     }
@@ -262,7 +321,8 @@ def _begin_or_check(
             raise WeightsError(f"{workdir}: has checkpoints but no config.json; choose another --workdir")
         (workdir / "config.json").write_text(json.dumps(record, indent=2) + "\n")
         return
-    there = read_config(workdir).get("training")
+    record = read_config(workdir)
+    there, there_source = record.get("training"), record["source"]
     if there is None:
         raise WeightsError(f"{workdir}: holds converted weights, not a run; choose another --workdir")
     free = set(_FREE_FIELDS)
@@ -274,6 +334,11 @@ def _begin_or_check(
                 f"config.{field}={value}, but the run in {workdir} has {there.get(field)}; "
                 "choose another --workdir, or the same settings to go on"
             )
+    if there_source.get("pseudo_labels") != origin.get("pseudo_labels"):
+        raise ConfigError(
+            f"config.teacher={config.teacher}: other weights or pairs than when the run in {workdir} began; "
+            "choose another --workdir"
+        )
 
 
 def _initial_weights(workdir: Path, config: ConfigDict, model_config: ModelConfig) -> dict[str, jax.Array]:
@@ -291,7 +356,7 @@ def _initial_weights(workdir: Path, config: ConfigDict, model_config: ModelConfi
         else:
             backbone, origin = pretrained_backbone(config.backbone, config.backbone_weights)
         save_weights(kept, ModelConfig(config.backbone, config.backbone), backbone, origin)
-    _say(f"model: {config.model} on {config.backbone}, backbone weights: {origin['file']}")
+    say(f"model: {config.model} on {config.backbone}, backbone weights: {origin['file']}")
     return weights | {f"backbone.{name}": array for name, array in backbone.items()}
 
 
@@ -372,7 +437,7 @@ class _Log:
         shown = ", ".join(
             f"{n} {metrics[n]:.4f}" for n in ("loss", "plcc", "srcc", "rmse", "ema_srcc") if n in metrics
         )
-        _say(f"step {step}: {shown}")
+        say(f"step {step}: {shown}")
 
     def scalar(self, name: str, value: float, step: int) -> None:
         self._add_event(step, summary=Summary(value=[Summary.Value(tag=name, simple_value=value)]))
@@ -424,7 +489,7 @@ def _stop_signals() -> Iterator[list[int]]:
         if received and number == signal.SIGINT:
             raise KeyboardInterrupt
         received.append(number)
-        _say(f"{signal.Signals(number).name}: saving after this step; press Ctrl-C again to end without")
+        say(f"{signal.Signals(number).name}: saving after this step; press Ctrl-C again to end without")
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
     try:

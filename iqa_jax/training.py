@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -10,9 +11,11 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from iqa_jax.augment import augment_pair, example_key
+from iqa_jax.augment import augment, augment_pair, example_key
 from iqa_jax.compilation import jit
 from iqa_jax.data import Batch
+from iqa_jax.models.layers import NoiseFor
+from iqa_jax.noise import InputNoise, noisy_crop
 from iqa_jax.weights import check_weights, filled_state, flat_weights
 
 jax.tree_util.register_dataclass(Batch)
@@ -39,13 +42,36 @@ class TrainState:
 
 
 def make_optimizer(
-    learning_rate: float, *, schedule: str = "constant", warmup_steps: int = 0, total_steps: int = 0
+    learning_rate: float,
+    *,
+    schedule: str = "constant",
+    warmup_steps: int = 0,
+    total_steps: int = 0,
+    backbone_learning_rate: float = 0.0,
 ) -> optax.GradientTransformation:
-    """Adam as the original has it; at a constant rate, or with warm-up and a cosine down to 0."""
-    rate = learning_rate
-    if schedule == "cosine":
-        rate = optax.warmup_cosine_decay_schedule(0.0, learning_rate, warmup_steps, total_steps)
-    return optax.adam(rate, b1=0.9, b2=0.999, eps=1e-8)
+    """Adam as the original has it; at a constant rate, or with warm-up and a cosine down to 0.
+
+    Args:
+      backbone_learning_rate: for the backbone's parameters, where they are trained too.
+    """
+
+    def adam(rate):
+        if schedule == "cosine":
+            rate = optax.warmup_cosine_decay_schedule(0.0, rate, warmup_steps, total_steps)
+        return optax.adam(rate, b1=0.9, b2=0.999, eps=1e-8)
+
+    if not backbone_learning_rate:
+        return adam(learning_rate)
+
+    def parts(parameters):
+        def part(path, _):
+            return "backbone" if str(path[0].key) == "backbone" else "others"
+
+        return jax.tree_util.tree_map_with_path(part, parameters)
+
+    return optax.multi_transform(
+        {"backbone": adam(backbone_learning_rate), "others": adam(learning_rate)}, parts
+    )
 
 
 def initial_state(trained: nnx.State, optimizer: optax.GradientTransformation, *, ema: bool) -> TrainState:
@@ -100,17 +126,30 @@ def _parameters(trained: nnx.State) -> nnx.State:
     return nnx.filter_state(trained, nnx.Param)
 
 
-def _make_forward(graphdef: nnx.GraphDef, *, crop_size: int, seed: int, rotation: float) -> Callable:
+def _make_forward(
+    graphdef: nnx.GraphDef, *, crop_size: int, seed: int, rotation: float, noise: InputNoise | None = None
+) -> Callable:
     """A training-mode pass over an augmented batch: predictions, model configuration, new statistics."""
 
     def forward(parameters, statistics, frozen, batch, key):
         model = nnx.merge(graphdef, parameters, statistics, frozen, copy=True)
         keys = jax.vmap(example_key, (None, 0, 0))(seed, batch.epoch, batch.index)
-        reference, distorted = jax.vmap(
-            lambda *example: augment_pair(*example, crop_size=crop_size, rotation=rotation)
-        )(keys, batch.reference, batch.distorted, batch.size)
-        predicted = model(reference, distorted, rngs=nnx.Rngs(dropout=key))
-        statistics = nnx.state(model, nnx.All(nnx.BatchStat, nnx.Not(nnx.PathContains("backbone"))))
+        rngs = nnx.Rngs(dropout=key)
+        options = {"crop_size": crop_size, "rotation": rotation}
+        if model.full_reference:
+            images = jax.vmap(partial(augment_pair, **options))(
+                keys, batch.reference, batch.distorted, batch.size
+            )
+        else:
+            crops = jax.vmap(partial(augment, **options))(keys, batch.distorted, batch.size)
+            if noise is not None:
+                crop = partial(noisy_crop, crop_size=crop_size, noise=noise)
+                noisy = jax.vmap(crop)(keys, batch.distorted, batch.size)
+                crops = jnp.where(batch.pseudo[:, None, None, None], noisy, crops)
+            images, rngs = (crops,), NoiseFor(rngs, batch.pseudo)
+        predicted = model(*images, rngs=rngs)
+        changed = nnx.Not(nnx.PathContains("backbone"))
+        statistics = nnx.state(model, nnx.All(nnx.BatchStat, changed))
         return predicted, model.config, statistics
 
     return forward
@@ -143,11 +182,15 @@ def make_train_step(
     rotation: float = 180.0,
     accumulation: int = 1,
     ema_decay: float = 0.0,
+    noise: InputNoise | None = None,
+    pseudo_weight: float = 1.0,
 ) -> Callable[[TrainState, nnx.State, Batch], tuple[TrainState, jax.Array]]:
     """The function (state, frozen backbone, batch) -> (next state, loss), to be jitted.
 
     The loss is the mean squared error on normalised MOS.  Augmentation and dropout depend on
-    `seed`, on each example's epoch and index, and on the step.
+    `seed`, on each example's epoch and index, and on the step.  A model that needs no reference has
+    dropout, stochastic depth and `noise` on its pseudo-labelled examples, and the original's
+    augmentation on the others.
 
     Args:
       graphdef: structure of the model in training mode.
@@ -156,14 +199,17 @@ def make_train_step(
       accumulation: number of equal parts in which the batch goes through the model, to save memory;
         BatchNorm sees one part at a time.
       ema_decay: of the moving average of the weights; 0 for none.
+      noise: on pseudo-labelled images; None for the same augmentation as the others'.
+      pseudo_weight: of their squared errors in the mean, the others' is 1.
     """
 
-    forward = _make_forward(graphdef, crop_size=crop_size, seed=seed, rotation=rotation)
+    forward = _make_forward(graphdef, crop_size=crop_size, seed=seed, rotation=rotation, noise=noise)
 
     def loss_of(parameters, statistics, frozen, batch, key):
         predicted, config, statistics = forward(parameters, statistics, frozen, batch, key)
         target = (batch.mos - config.mos_mean) / config.mos_std
-        return jnp.square(predicted - target).mean(), statistics
+        weight = jnp.where(batch.pseudo, pseudo_weight, 1.0)
+        return (weight * jnp.square(predicted - target)).sum() / weight.sum(), statistics
 
     loss_and_gradient = jax.value_and_grad(loss_of, has_aux=True)
 

@@ -140,7 +140,7 @@ def test_average_of_epochs(call, prepared, tmp_path):
     ("arguments", "message"),
     [
         (("--epochs", "2-5"), "no checkpoint of epoch 4, 5; there are epochs 1-3"),
-        (("--epochs", "x"), "--epochs x: expected epochs such as 21-30"),
+        (("--epochs", "x"), "--epochs x: expected numbers such as 2-4"),
         ((), "give either --epochs"),
         (("--epochs", "1-2", "--type", "mean"), "type 'mean': expected equal or exp"),
     ],
@@ -270,7 +270,7 @@ def test_part_of_another_submission_is_refused(call, prepared, tmp_path):
     data_dir, run = prepared
     (tmp_path / "predictions.partial").write_text('{"weights": "others"}\n')
     code, _, err = call("submit", "--weights", run, "--data-dir", data_dir, "--output", tmp_path)
-    assert code == 1 and "part of another submission" in err
+    assert code == 1 and "other predictions" in err
 
 
 def test_show_draws_what_the_model_sees(call, prepared, tmp_path):

@@ -10,7 +10,7 @@ from flax import nnx
 import iqa_jax
 from iqa_jax.errors import UserError, WeightsError
 from iqa_jax.export import export
-from iqa_jax.metric import Metric
+from iqa_jax.metric import FullReferenceMetric
 from iqa_jax.models import ModelConfig, build
 from tests import miniature
 
@@ -20,7 +20,7 @@ def exported(request, tmp_path_factory):
     """A metric and the file that it was exported to."""
     model = build(ModelConfig(request.param, "efficientnet_lite0", crop_size=64, dim=32), rngs=nnx.Rngs(0))
     model.eval()
-    metric = Metric(model, {"sha256": "a" * 64, "source": {"file": "random"}})
+    metric = FullReferenceMetric(model, {"sha256": "a" * 64, "source": {"file": "random"}})
     path, _ = export(metric, tmp_path_factory.mktemp("exported") / "metric.jaxexport")
     return metric, path
 

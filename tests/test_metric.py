@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from iqa_jax.augment import center_crop, ten_crop
 from iqa_jax.errors import UserError
-from iqa_jax.metric import Metric
+from iqa_jax.metric import FullReferenceMetric
 from iqa_jax.models import ModelConfig, build
 from tests import miniature
 
@@ -34,7 +34,7 @@ def model():
 
 @pytest.fixture(scope="module")
 def metric(model):
-    return Metric(model, {"sha256": "0" * 64, "source": {"file": "random"}})
+    return FullReferenceMetric(model, {"sha256": "0" * 64, "source": {"file": "random"}})
 
 
 def pair(height, width, seed=0):
@@ -49,7 +49,7 @@ def test_crops_are_those_of_the_paper(model, crops, cut):
     reference, distorted = pair(90, 83)
     windows = [cut(x[None], CROP)[0] for x in (reference, distorted)]
     expected = model.denormalise(model(*windows)).mean()
-    score = Metric(model, {"sha256": ""}, crops=crops)(reference, distorted)
+    score = FullReferenceMetric(model, {"sha256": ""}, crops=crops)(reference, distorted)
     assert score.shape == () and float(score) == pytest.approx(float(expected), abs=1e-4)
 
 
@@ -71,7 +71,7 @@ def test_the_score_is_the_same_however_it_is_asked_for(model, metric):
         "prepared": np.array([metric(metric.prepare(r), d) for r, d in pairs]),
     }
     for batch_size in (1, 3, 32):
-        other = Metric(model, {"sha256": ""}, batch_size=batch_size)
+        other = FullReferenceMetric(model, {"sha256": ""}, batch_size=batch_size)
         ways[f"{batch_size} at a time"] = np.array([other(r, d) for r, d in pairs])
     for way, scores in ways.items():
         np.testing.assert_allclose(scores, alone, rtol=0, atol=1e-4, err_msg=way)
@@ -100,7 +100,7 @@ def test_large_images_are_streamed_in_few_programs(metric, monkeypatch):
     reference, distorted = pair(64 * 9, 64 * 7)
     shapes = set()
     scores = metric._scores
-    monkeypatch.setattr(metric, "_scores", lambda w, r, x: shapes.add(x.shape) or scores(w, r, x))
+    monkeypatch.setattr(metric, "_scores", lambda r, x: shapes.add(x.shape) or scores(r, x))
     metric(reference, distorted)
     metric(*pair(70, 70))
     metric(*pair(64, 65))
@@ -136,12 +136,12 @@ def test_a_prepared_reference_fits_one_size_and_protocol(model, metric):
     prepared = metric.prepare(IMAGE)
     with pytest.raises(UserError, match=r"expected \(64, 64, 3\), the prepared reference"):
         metric(prepared, IMAGE[:40])
-    with pytest.raises(UserError, match="prepared for grid crops: this metric takes ten"):
-        Metric(model, {"sha256": ""}, crops="ten")(prepared, IMAGE)
+    with pytest.raises(UserError, match="a reference that another metric prepared"):
+        FullReferenceMetric(model, {"sha256": ""}, crops="ten")(prepared, IMAGE)
     with pytest.raises(UserError, match="expected one of grid, ten, center"):
-        Metric(model, {"sha256": ""}, crops="five")
+        FullReferenceMetric(model, {"sha256": ""}, crops="five")
     with pytest.raises(UserError, match="batch_size 0: expected 1 or more"):
-        Metric(model, {"sha256": ""}, batch_size=0)
+        FullReferenceMetric(model, {"sha256": ""}, batch_size=0)
 
 
 def test_the_loss_falls_as_the_score_rises_and_has_finite_gradients(metric):

@@ -17,23 +17,24 @@ from flax import nnx
 from iqa_jax.augment import ten_crop
 from iqa_jax.conversion import convert_model, sources
 from iqa_jax.conversion.tables import recognise, renamed
-from iqa_jax.models import BACKBONES, IQA_MODELS, TRAINABLE, ModelConfig, build
+from iqa_jax.models import BACKBONES, IQA_MODELS, TRAINABLE, ModelConfig, build, split_model
 from iqa_jax.models.conformer import ConformerBlock
 from iqa_jax.models.efficientnet_lite0 import InvertedResidual
 from iqa_jax.models.inception_resnet_v2 import Block35, Mixed6a
 from iqa_jax.models.layers import conv2d
 from iqa_jax.models.transformer import TransformerBlock
-from iqa_jax.weights import flat_weights, model_with
+from iqa_jax.weights import flat_weights, model_with, weight_shapes
 
 TOLERANCE = 1e-4
 BLOCKS = {"iqa_conformer": ConformerBlock, "iqa_transformer": TransformerBlock}
 # Gradients that are zero in exact arithmetic: biases that softmax or BatchNorm take away again.
 ZERO_GRADIENT = ("key_layer.bias", "depthwise_bias")
 
-each_model = pytest.mark.parametrize("name", IQA_MODELS)
+FULL_REFERENCE = [name for name, model in IQA_MODELS.items() if model.full_reference]
+each_model = pytest.mark.parametrize("name", FULL_REFERENCE)
 each_backbone = pytest.mark.parametrize("backbone", BACKBONES)
 # Each model and each backbone once, where their combinations would tell nothing more.
-each_once = pytest.mark.parametrize("name, backbone", list(zip(IQA_MODELS, BACKBONES, strict=True)))
+each_once = pytest.mark.parametrize("name, backbone", list(zip(FULL_REFERENCE, BACKBONES, strict=True)))
 
 
 def channels_first(x):
@@ -101,7 +102,7 @@ def test_ten_crop_scores_match_the_figures(name, filled):
     np.testing.assert_allclose(scores, [g["score"] for g in golden], rtol=1e-6)
 
 
-@pytest.fixture(scope="module", params=IQA_MODELS)
+@pytest.fixture(scope="module", params=FULL_REFERENCE)
 def trained(request, converted):
     """(name, model before, loss, gradients, model after) of the figures' training step."""
     before = converted(request.param)
@@ -424,3 +425,35 @@ def test_the_pytorch_iqa_models_match_the_figures(name):
     with torch.no_grad():
         prediction = model.eval()(*pair)[:, 0]
     np.testing.assert_allclose(prediction, golden["eval_prediction_after_adam"], atol=TOLERANCE)
+
+
+# The student
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_the_student_sees_each_image_by_itself(backbone):
+    model = small_model("blind_student", backbone)
+    call = jitted(model)
+    images, _ = reference.pair(5, 64, 3)
+    together = call(images)
+    assert together.shape == (3,) and np.ptp(together) > 0
+    alone = [call(unit(images[i : i + 1]))[0] for i in range(3)]
+    np.testing.assert_allclose(alone, together, atol=1e-4)
+
+
+def test_the_student_is_made_of_the_conformers_parts():
+    shapes = {name: weight_shapes(ModelConfig(name)) for name in ("blind_student", "iqa_conformer")}
+    shared = {n: s for n, s in shapes["iqa_conformer"].items() if not n.startswith("decoder.")}
+    assert shapes["blind_student"] == shared
+
+
+@pytest.mark.parametrize("tuned", [False, True])
+def test_what_is_frozen(tuned):
+    _, trained, frozen = split_model(small_model("blind_student"), tune_backbone=tuned)
+    names = {name.partition(".")[0] for name in flat_weights(trained)}
+    assert ("backbone" in names) == tuned and "encoder" in names
+    left = flat_weights(frozen)
+    assert all(name.startswith("backbone.") for name in left)
+    assert {name.rpartition(".")[2] for name in left} == (
+        {"mean", "var"} if tuned else {"kernel", "scale", "bias", "mean", "var"}
+    )

@@ -29,15 +29,17 @@ class Fidelity:
         self.prepared.append(reference.shape)
         return SimpleNamespace(image=reference)
 
-    def __call__(self, reference, distorted):
-        if reference is None:
-            return np.float32(distorted.std())
+    def __call__(self, *images):
+        if not self.full_reference:
+            return np.float32(images[0].std())
+        reference, distorted = images
         if reference.image.shape != distorted.shape:
             raise UserError(f"reference {reference.image.shape} and distorted {distorted.shape} differ")
         return np.float32(100 - np.abs(reference.image - distorted.astype(float)).mean())
 
-    def map(self, reference, distorted):
-        difference = 0 if reference is None else np.abs(reference - distorted.astype(float)).mean(-1)
+    def map(self, *images):
+        *reference, distorted = images
+        difference = np.abs(reference[0] - distorted.astype(float)).mean(-1) if reference else 0
         return SimpleNamespace(values=np.broadcast_to(100.0 - difference, distorted.shape[:2]))
 
 

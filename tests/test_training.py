@@ -34,6 +34,7 @@ def random_batch(size=8):
         distorted=images[1],
         size=np.tile(np.array([[80, 72]], np.int32), (size, 1)),
         mos=rng.uniform(1200, 1700, size).astype(np.float32),
+        pseudo=np.zeros(size, bool),
     )
 
 

@@ -12,7 +12,7 @@ from filelock import FileLock
 from iqa_jax import cache
 from iqa_jax.datasets.base import REFERENCES, PairBuilder, Score
 from iqa_jax.datasets.csiq import Csiq
-from iqa_jax.datasets.iqa_demo import IqaDemo
+from iqa_jax.datasets.iqa_demo import IqaDemo, IqaDemoUnlabelled
 from iqa_jax.datasets.kadid10k import Kadid10k
 from iqa_jax.datasets.live import Live
 from iqa_jax.datasets.overview import reference_splits, summary
@@ -35,6 +35,7 @@ __all__ = [
 
 DATASETS = {
     "iqa_demo": IqaDemo,
+    "iqa_demo_unlabelled": IqaDemoUnlabelled,
     "pipal": Pipal,
     "kadid10k": Kadid10k,
     "tid2013": Tid2013,

@@ -1,5 +1,6 @@
-"""The built-in data set: photographs that come with installed packages, distorted as in KADID-10k."""
+"""The built-in data sets: photographs that come with installed packages, distorted as in KADID-10k."""
 
+import importlib.util
 import io
 from collections.abc import Callable
 from functools import partial
@@ -26,6 +27,18 @@ PHOTOGRAPHS = {
     "retina": "skimage/retina.jpg",
     "rocket": "skimage/rocket.jpg",
 }
+# More of them, some grey, for the pairs without labels.
+_MORE = {
+    "brick": "skimage/brick.png",
+    "camera": "skimage/camera.png",
+    "grass": "skimage/grass.png",
+    "gravel": "skimage/gravel.png",
+    "hopper": "matplotlib/grace_hopper.jpg",
+    "moon": "skimage/moon.png",
+    "motorcycle_right": "skimage/motorcycle_right.png",
+}
+_FOLDERS = {"skimage": "data", "sklearn": "datasets/images", "matplotlib": "mpl-data/sample_data"}
+_LARGE_SHORT_SIDE = 640  # for the parts: large photographs are brought to about the others' size
 # The types whose parameter KADID-10k states and whose effect is the same all over the image and in
 # every photograph, so that the mean opinion of type and level is fair to any crop; this leaves out
 # those that change colours alone, which depend on the colours that there are.
@@ -84,22 +97,71 @@ class IqaDemo(PairBuilder):
         return contents
 
 
+class IqaDemoUnlabelled(PairBuilder):
+    """Pairs without labels, for the student: other parts of the training photographs, and more of them.
+
+    Each of fifteen distortion types once on each part, at a level drawn by chance.  The photographs that
+    the built-in set is validated on have no part in it.
+    """
+
+    SCORE = IqaDemo.SCORE
+    DESCRIPTION = "Parts of installed photographs with KADID-10k's distortions, without labels."
+
+    def find(self, source: Path | None) -> Contents:
+        from iqa_jax import distortions
+
+        contents = Contents(splits={"unlabelled": []})
+        for number, (name, pixels) in enumerate(_parts()):
+            contents.references[f"{name}.png"] = partial(_png, lambda pixels=pixels: pixels)
+            levels = np.random.default_rng((_SEED, 1, number)).integers(1, 6, len(TYPES))
+            for kind, level in zip(TYPES, levels.tolist(), strict=True):
+                make = partial(distortions.distort, pixels, kind, level, seed=(_SEED, 1, number))
+                contents.splits["unlabelled"].append(
+                    DistortedImage(
+                        name=f"{name}_{kind}_{level}.png",
+                        reference=f"{name}.png",
+                        read=partial(_png, make),
+                        distortion=kind,
+                        level=level,
+                    )
+                )
+        return contents
+
+
+def _parts() -> list[tuple[str, np.ndarray]]:
+    """Name and pixels of the four corners of each photograph that is not for validation."""
+    found = []
+    for name in [n for n in (*PHOTOGRAPHS, *_MORE) if n not in VALIDATION]:
+        image = _opened(name)
+        scale = min(1.0, _LARGE_SHORT_SIDE / min(image.size))
+        image = _scaled(image, scale)
+        width, height = image.size
+        for row, top in enumerate((0, height - SIDE)):
+            for column, left in enumerate((0, width - SIDE)):
+                found.append((f"{name}{2 * row + column}", _cut(image, top, left)))
+    return found
+
+
 def photograph(name: str) -> np.ndarray:
     """One of `PHOTOGRAPHS`: the middle of it, (288, 288, 3) uint8."""
-    package, file = PHOTOGRAPHS[name].split("/")
-    if package == "skimage":
-        import skimage
-
-        path = Path(skimage.__file__).parent / "data" / file
-    else:
-        import sklearn
-
-        path = Path(sklearn.__file__).parent / "datasets" / "images" / file
-    with Image.open(path) as opened:
-        image = opened.convert("RGB")
-    scale = _SHORT_SIDE / min(image.size)
-    image = image.resize([round(side * scale) for side in image.size], Image.Resampling.LANCZOS)
+    image = _opened(name)
+    image = _scaled(image, _SHORT_SIDE / min(image.size))
     left, top = ((side - SIDE) // 2 for side in image.size)
+    return _cut(image, top, left)
+
+
+def _opened(name: str) -> Image.Image:
+    package, _, file = (PHOTOGRAPHS | _MORE)[name].partition("/")
+    (folder,) = importlib.util.find_spec(package).submodule_search_locations
+    with Image.open(Path(folder) / _FOLDERS[package] / file) as opened:
+        return opened.convert("RGB")
+
+
+def _scaled(image: Image.Image, scale: float) -> Image.Image:
+    return image.resize([round(side * scale) for side in image.size], Image.Resampling.LANCZOS)
+
+
+def _cut(image: Image.Image, top: int, left: int) -> np.ndarray:
     return np.asarray(image.crop((left, top, left + SIDE, top + SIDE)))
 
 

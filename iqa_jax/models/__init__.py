@@ -3,27 +3,35 @@
 import jax.numpy as jnp
 from flax import nnx
 
-from iqa_jax.models.conformer import IQAConformer
-from iqa_jax.models.efficientnet_lite0 import EfficientNetLite0
-from iqa_jax.models.full_reference import (
+from iqa_jax.models.base import (
     BACKBONES,
     TRAINABLE,
     FullReferenceModel,
+    IQAModel,
     ModelConfig,
     split_model,
 )
+from iqa_jax.models.blind_student import BlindStudent
+from iqa_jax.models.conformer import IQAConformer
+from iqa_jax.models.efficientnet_lite0 import EfficientNetLite0
 from iqa_jax.models.inception_resnet_v2 import InceptionResNetV2
 from iqa_jax.models.transformer import IQATransformer
 
-IQA_MODELS = {"iqa_conformer": IQAConformer, "iqa_transformer": IQATransformer}
+IQA_MODELS: dict[str, type[IQAModel]] = {
+    "iqa_conformer": IQAConformer,
+    "iqa_transformer": IQATransformer,
+    "blind_student": BlindStudent,
+}
 
 __all__ = [
     "BACKBONES",
     "IQA_MODELS",
     "TRAINABLE",
+    "BlindStudent",
     "EfficientNetLite0",
     "FullReferenceModel",
     "IQAConformer",
+    "IQAModel",
     "IQATransformer",
     "InceptionResNetV2",
     "ModelConfig",

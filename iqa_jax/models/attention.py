@@ -3,7 +3,7 @@
 import jax
 from flax import nnx
 
-from iqa_jax.models.full_reference import dense, layer_norm
+from iqa_jax.models.base import dense, layer_norm
 from iqa_jax.models.layers import Dropout, dot_product_attention
 
 

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from iqa_jax.models.attention import Head, MultiHeadAttention
-from iqa_jax.models.full_reference import FullReferenceModel, ModelConfig, dense, layer_norm
-from iqa_jax.models.layers import BatchNorm, Dropout, depthwise_conv2d
+from iqa_jax.models.base import FullReferenceModel, ModelConfig, dense, layer_norm
+from iqa_jax.models.layers import BatchNorm, Dropout, StochasticDepth, depthwise_conv2d
 
 
 class FeedForward(nnx.Module):
@@ -55,7 +55,17 @@ class ConformerBlock(nnx.Module):
     Maps (B, h, w, D) to the same shape; attention sees the h * w positions as tokens.
     """
 
-    def __init__(self, dim: int, heads: int, dropout: float, *, cross: bool, dtype, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        dim: int,
+        heads: int,
+        dropout: float,
+        *,
+        cross: bool,
+        stochastic_depth: float = 0.0,
+        dtype,
+        rngs: nnx.Rngs,
+    ):
         kw = {"dtype": dtype, "rngs": rngs}
         self.ff_module1 = FeedForward(dim, dropout, **kw)
         self.self_att_module = MultiHeadAttention(dim, heads, dropout, **kw)
@@ -63,19 +73,23 @@ class ConformerBlock(nnx.Module):
         self.conv_module = ConvolutionModule(dim, dropout, **kw)
         self.ff_module2 = FeedForward(dim, dropout, **kw)
         self.norm = layer_norm(dim, **kw)
+        self.stochastic_depth = StochasticDepth(stochastic_depth)
 
     def __call__(
         self, x: jax.Array, memory: jax.Array | None = None, *, rngs: nnx.Rngs | None = None
     ) -> jax.Array:
+        def branch(y):
+            return self.stochastic_depth(y, rngs=rngs)
+
         shape = x.shape
         x = x.reshape(shape[0], -1, shape[-1])  # (B, h * w, D)
-        x = x + 0.5 * self.ff_module1(x, rngs=rngs)
-        x = x + self.self_att_module(x, rngs=rngs)
+        x = x + branch(0.5 * self.ff_module1(x, rngs=rngs))
+        x = x + branch(self.self_att_module(x, rngs=rngs))
         if self.cross_attention_module is not None:
             memory = memory.reshape(shape[0], -1, shape[-1])
-            x = x + self.cross_attention_module(x, memory, rngs=rngs)
-        x = x + self.conv_module(x.reshape(shape), rngs=rngs).reshape(x.shape)
-        x = x + 0.5 * self.ff_module2(x, rngs=rngs)
+            x = x + branch(self.cross_attention_module(x, memory, rngs=rngs))
+        x = x + branch(self.conv_module(x.reshape(shape), rngs=rngs).reshape(x.shape))
+        x = x + branch(0.5 * self.ff_module2(x, rngs=rngs))
         return self.norm(x).reshape(shape)
 
 
@@ -93,7 +107,7 @@ class IQAConformer(FullReferenceModel):
         self.decoder = ConformerBlock(*block, cross=True, **kw)
         self.head = Head(config.dim, **kw)
 
-    def compare_projected(self, reference, difference, *, rngs=None):
+    def compare(self, reference, difference, *, rngs=None):
         position = self.emb_p[...].astype(reference.dtype)
         encoded = self.encoder(self.dropout(difference + position, rngs=rngs), rngs=rngs)
         decoded = self.decoder(self.dropout(reference + position, rngs=rngs), encoded, rngs=rngs)

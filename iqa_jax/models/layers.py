@@ -5,6 +5,7 @@ here computes the same sum on every platform and only chooses how (`lax.platform
 `tests/test_layers.py` holds the forms against each other.
 """
 
+import dataclasses
 import os
 from functools import partial
 
@@ -276,6 +277,28 @@ class BatchNorm(nnx.Module):
         return ((x - mean) * factor + self.bias[...]).astype(dtype)
 
 
+@dataclasses.dataclass(frozen=True)
+class NoiseFor:
+    """In place of `rngs`: keys for noise in the network that is for some examples of a batch only.
+
+    Attributes:
+      rngs: with a `dropout` stream.
+      examples: (B,) bool, which ones.
+    """
+
+    rngs: nnx.Rngs
+    examples: jax.Array
+
+
+def _noise(rngs: "nnx.Rngs | NoiseFor | None", ndim: int) -> tuple[jax.Array, jax.Array | bool]:
+    """A key, and for which examples of an array of so many axes."""
+    if rngs is None:
+        raise ValueError("noise in training mode needs rngs=nnx.Rngs(dropout=key)")
+    if isinstance(rngs, NoiseFor):
+        return rngs.rngs.dropout(), rngs.examples.reshape(-1, *[1] * (ndim - 1))
+    return rngs.dropout(), True
+
+
 class Dropout(nnx.Module):
     """Dropout from 16 random bits an element: on CPUs several times faster than `nnx.Dropout`.
 
@@ -286,15 +309,35 @@ class Dropout(nnx.Module):
         self.rate = rate
         self.deterministic = False
 
-    def __call__(self, x: jax.Array, *, rngs: nnx.Rngs | None = None) -> jax.Array:
+    def __call__(self, x: jax.Array, *, rngs: nnx.Rngs | NoiseFor | None = None) -> jax.Array:
         if self.deterministic or self.rate == 0:
             return x
-        if rngs is None:
-            raise ValueError("dropout in training mode needs rngs=nnx.Rngs(dropout=key)")
-        words = jax.random.bits(rngs.dropout(), (*x.shape[:-1], x.shape[-1] // 2), jnp.uint32)
+        key, chosen = _noise(rngs, x.ndim)
+        words = jax.random.bits(key, (*x.shape[:-1], x.shape[-1] // 2), jnp.uint32)
         bits = lax.bitcast_convert_type(words, jnp.uint16).reshape(x.shape)
         dropped = round(self.rate * 2**16)
-        return jnp.where(bits >= dropped, x * (2**16 / (2**16 - dropped)), 0)
+        noisy = jnp.where(bits >= dropped, x * (2**16 / (2**16 - dropped)), 0)
+        return noisy if chosen is True else jnp.where(chosen, noisy, x)
+
+
+class StochasticDepth(nnx.Module):
+    """Leaves out a residual branch, for each example by itself (Huang et al., 2016).
+
+    What stays is scaled, so that the mean stays.  `deterministic` is what `model.train()` and
+    `model.eval()` set.
+    """
+
+    def __init__(self, rate: float):
+        self.rate = rate
+        self.deterministic = False
+
+    def __call__(self, branch: jax.Array, *, rngs: nnx.Rngs | NoiseFor | None = None) -> jax.Array:
+        if self.deterministic or self.rate == 0:
+            return branch
+        key, chosen = _noise(rngs, branch.ndim)
+        kept = jax.random.bernoulli(key, 1 - self.rate, (branch.shape[0], *[1] * (branch.ndim - 1)))
+        factor = jnp.where(kept, 1 / (1 - self.rate), 0).astype(branch.dtype)
+        return branch * jnp.where(chosen, factor, 1).astype(branch.dtype)
 
 
 def check_images(images: jax.Array, smallest: int = 1) -> None:

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from iqa_jax.models.attention import Head, MultiHeadAttention
-from iqa_jax.models.full_reference import FullReferenceModel, ModelConfig, dense, layer_norm
+from iqa_jax.models.base import FullReferenceModel, ModelConfig, dense, layer_norm
 from iqa_jax.models.layers import Dropout
 
 
@@ -58,7 +58,7 @@ class IQATransformer(FullReferenceModel):
         self.decoder = TransformerBlock(*block, cross=True, **kw)
         self.head = Head(config.dim, **kw)
 
-    def compare_projected(self, reference, difference, *, rngs=None):
+    def compare(self, reference, difference, *, rngs=None):
         def tokens(x, quality_token):
             x = x.reshape(x.shape[0], -1, x.shape[-1])  # (B, h * w, D)
             first = jnp.broadcast_to(quality_token, (x.shape[0], 1, x.shape[-1])).astype(x.dtype)

@@ -1,4 +1,4 @@
-"""What the full-reference models share: configuration, frozen backbone, projection, scoring."""
+"""What the IQA models share: configuration, backbone, projection, scale."""
 
 import dataclasses
 
@@ -12,7 +12,7 @@ from iqa_jax.models.layers import few_at_a_time
 
 BACKBONES = {"inception_resnet_v2": InceptionResNetV2, "efficientnet_lite0": EfficientNetLite0}
 
-# What trains in an IQA model: everything but the backbone.
+# What trains in a full-reference model: everything but the backbone.
 TRAINABLE = nnx.All(nnx.Param, nnx.Not(nnx.PathContains("backbone")))
 
 
@@ -21,10 +21,11 @@ class ModelConfig:
     """Everything that is needed to build a model again; stands beside its weights as JSON.
 
     Attributes:
-      name: "iqa_conformer", "iqa_transformer" or the name of a backbone.
+      name: "iqa_conformer", "iqa_transformer", "blind_student" or the name of a backbone.
       backbone: a key of `BACKBONES`.
       num_classes: of a backbone on its own: its classifier's size, 0 for none.
       dim, heads, dropout: width, attention heads and dropout probability after the backbone.
+      stochastic_depth: of a student, the probability that a residual branch is left out.
       crop_size: side of the square crops in pixels; fixes the number of positions.
       mos_mean, mos_std: MOS = prediction * mos_std + mos_mean (PIPAL's by default).
       mos_low, mos_high: ends of the MOS scale.
@@ -37,6 +38,7 @@ class ModelConfig:
     dim: int = 128
     heads: int = 4
     dropout: float = 0.1
+    stochastic_depth: float = 0.0
     crop_size: int = 192
     mos_mean: float = 1448.9595
     mos_std: float = 121.5351
@@ -50,14 +52,19 @@ def as_unit_float(images: jax.Array) -> jax.Array:
     return images.astype(jnp.float32) / 255.0 if images.dtype == jnp.uint8 else images
 
 
-class FullReferenceModel(nnx.Module):
-    """A frozen backbone on both images and a 1 x 1 projection of f_ref and of f_ref - f_dis.
+class IQAModel(nnx.Module):
+    """A backbone and a 1 x 1 projection of its features.
 
     The backbone normalises with running statistics only, so it is in evaluation mode whatever mode
     the model is in; gradients with respect to the images flow through it.
 
-    Subclasses give `compare_projected`.
+    Attributes:
+      full_reference: whether it compares with a reference.
+
+    Subclasses set it and give `assess`.
     """
+
+    full_reference: bool
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
         dtype = jnp.dtype(config.dtype)
@@ -81,10 +88,24 @@ class FullReferenceModel(nnx.Module):
         return few_at_a_time(self.backbone.stacked_taps, as_unit_float(images))
 
     def project(self, images: jax.Array) -> jax.Array:
-        """What `compare` takes: the features of crops (B, S, S, 3) after `conv_proj`, (B, h, w, D)."""
+        """What `assess` takes: the features of crops (B, S, S, 3) after `conv_proj`, (B, h, w, D)."""
         return few_at_a_time(lambda x: self.conv_proj(self.features(x)), images)
 
-    def compare(
+    def assess(self, *projected: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
+        """Normalised MOS (B,) float32 from what `project` gave of each image, reference first."""
+        raise TypeError(f"{type(self).__name__} does not define assess")
+
+    def denormalise(self, prediction: jax.Array) -> jax.Array:
+        """Normalised predictions -> MOS units."""
+        return prediction * self.config.mos_std + self.config.mos_mean
+
+
+class FullReferenceModel(IQAModel):
+    """Projects f_ref and f_ref - f_dis.  Subclasses give `compare`, of both."""
+
+    full_reference = True
+
+    def assess(
         self, reference: jax.Array, distorted: jax.Array, *, rngs: nnx.Rngs | None = None
     ) -> jax.Array:
         """Normalised MOS (B,) from both images' features after `conv_proj`, each (B, h, w, D).
@@ -93,10 +114,10 @@ class FullReferenceModel(nnx.Module):
         each image is projected once, and a reference once for all its distorted versions.
         """
         difference = reference - distorted + self.conv_proj.bias[...].astype(reference.dtype)
-        return self.compare_projected(reference, difference, rngs=rngs).astype(jnp.float32)
+        return self.compare(reference, difference, rngs=rngs).astype(jnp.float32)
 
-    def compare_projected(self, reference, difference, *, rngs=None) -> jax.Array:
-        raise TypeError(f"{type(self).__name__} does not define compare_projected")
+    def compare(self, reference, difference, *, rngs=None) -> jax.Array:
+        raise TypeError(f"{type(self).__name__} does not define compare")
 
     def __call__(
         self, reference: jax.Array, distorted: jax.Array, *, rngs: nnx.Rngs | None = None
@@ -111,19 +132,19 @@ class FullReferenceModel(nnx.Module):
                 f"reference {reference.shape} and distorted {distorted.shape} images differ in shape"
             )
         both = jnp.concatenate([as_unit_float(reference), as_unit_float(distorted)])
-        return self.compare(*jnp.split(self.project(both), 2), rngs=rngs)
-
-    def denormalise(self, prediction: jax.Array) -> jax.Array:
-        """Normalised predictions -> MOS units."""
-        return prediction * self.config.mos_std + self.config.mos_mean
+        return self.assess(*jnp.split(self.project(both), 2), rngs=rngs)
 
 
-def split_model(model: FullReferenceModel) -> tuple[nnx.GraphDef, nnx.State, nnx.State]:
-    """Structure, what training changes (parameters and statistics), and the frozen backbone.
+def split_model(model: IQAModel, *, tune_backbone: bool = False) -> tuple[nnx.GraphDef, nnx.State, nnx.State]:
+    """Structure, what training changes (parameters and statistics), and what stays frozen.
 
-    `nnx.merge` puts them together again.
+    The backbone is frozen; with `tune_backbone` only its statistics are.  `nnx.merge` puts the parts
+    together again.
     """
-    return nnx.split(model, nnx.Not(nnx.PathContains("backbone")), ...)
+    frozen = nnx.PathContains("backbone")
+    if tune_backbone:
+        frozen = nnx.All(frozen, nnx.Not(nnx.Param))
+    return nnx.split(model, nnx.Not(frozen), ...)
 
 
 def dense(features_in: int, features_out: int, *, dtype, rngs: nnx.Rngs) -> nnx.Linear:

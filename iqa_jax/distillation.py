@@ -1,0 +1,111 @@
+"""The student's training: pseudo-labels from a teacher, then labelled and pseudo-labelled images together."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+from ml_collections import ConfigDict
+from tqdm import tqdm
+
+from iqa_jax import cache
+from iqa_jax.data import PairSource
+from iqa_jax.datasets import prepare
+from iqa_jax.errors import DataError, WeightsError, writable_directory
+from iqa_jax.models import IQA_MODELS, ModelConfig
+from iqa_jax.predictions import predict_resumably
+from iqa_jax.scoring import Predictor
+from iqa_jax.trainer import model_config_for, open_data, say, train
+from iqa_jax.weights import read_config
+
+
+def train_student(config: ConfigDict, workdir: str | Path, *, reason: str = "") -> dict:
+    """Trains a Blind Noisy Student, or goes on where it stopped; see `iqa_jax.trainer.train`.
+
+    With several rounds, the students before the last are the runs `workdir`/round-1 and so on; each
+    scores the unlabelled pairs for the next, and its scores and the teacher's are averaged.
+
+    Args:
+      config: see `configs/student.py`.
+    Raises:
+      WeightsError: the teacher is missing, needs no reference or has learned another scale.
+    """
+    if not config.pseudo_ratio:
+        return train(config, workdir, reason=reason)
+    training, _ = open_data(config)
+    teacher = _teacher(config, model_config_for(config, training))
+    unlabelled = _unlabelled(config)
+    labellers = [teacher]
+    for number in range(1, config.rounds + 1):
+        last = number == config.rounds
+        directory = Path(workdir) if last else Path(workdir) / f"round-{number}"
+        if config.rounds > 1:
+            say(f"round {number} of {config.rounds}: {directory}")
+        labels = np.mean([pseudo_labels(labeller, unlabelled) for labeller in labellers], axis=0)
+        origin = {
+            "dataset": config.unlabelled,
+            "split": config.unlabelled_split,
+            "crops": config.pseudo_crops,
+            "by": [labeller.sha256 for labeller in labellers],
+        }
+        pseudo = unlabelled.pseudo_labelled(labels)
+        metrics = train(config, directory, reason=reason, pseudo=pseudo, pseudo_origin=origin)
+        if not last:
+            labellers = [teacher, _predictor(directory, config.pseudo_crops)]
+    return metrics
+
+
+def _predictor(weights: str | Path, crops: str) -> Predictor:
+    """Of a run, its averaged weights if it kept them."""
+    weights = Path(weights).expanduser()
+    ema = bool(read_config(weights).get("training", {}).get("ema_decay", 0.0))
+    return Predictor(weights, ema=ema, crops=crops)
+
+
+def _teacher(config: ConfigDict, student: ModelConfig) -> Predictor:
+    teacher = _predictor(config.teacher, config.pseudo_crops)
+    told = f"config.teacher={config.teacher}"
+    if not IQA_MODELS[teacher.config.name].full_reference:
+        raise WeightsError(
+            f"{told}: {teacher.config.name} needs no reference; expected a full-reference model"
+        )
+    scales = [(c.mos_low, c.mos_high) for c in (teacher.config, student)]
+    if scales[0] != scales[1]:
+        (low, high), (wanted_low, wanted_high) = scales
+        raise WeightsError(
+            f"{told}: has learned scores from {low:g} to {high:g}, the labels of {config.dataset} go from "
+            f"{wanted_low:g} to {wanted_high:g}; expected a teacher that was trained on that scale"
+        )
+    say(f"teacher: {teacher.name}")
+    return teacher
+
+
+def _unlabelled(config: ConfigDict) -> PairSource:
+    source = PairSource(prepare(config.unlabelled, data_dir=config.data_dir or None), config.unlabelled_split)
+    if source.size.min() < config.crop_size:
+        raise DataError(
+            f"config.unlabelled_split={config.unlabelled_split}: an image of {source.size.min()} pixels on a "
+            f"side, expected config.crop_size={config.crop_size} or more"
+        )
+    return source
+
+
+def pseudo_labels(labeller: Predictor, source: PairSource) -> np.ndarray:
+    """The labeller's scores (N,) of the pairs, computed once and kept in the cache directory.
+
+    An interrupted start is gone on with.  A file's name is made of the labeller's hash, the crops and
+    the pairs.
+    """
+    identity = {
+        "weights": labeller.sha256,
+        "crops": labeller.crops,
+        "dataset": source.dataset,
+        "split": source.split,
+        "pairs": source.fingerprint(),
+    }
+    key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:32]
+    path = writable_directory(cache.cache_dir() / "pseudo_labels") / f"{key}.csv"
+    with tqdm(total=len(source), desc="pseudo-labels", unit="pair", dynamic_ncols=True) as bar:
+        found = predict_resumably(source, labeller, path, identity=identity, progress=bar.update)
+    say(f"pseudo-labels: {len(source):,} pairs by {labeller.name}, {path}")
+    return np.array([found.scores[name] for name in source.name])

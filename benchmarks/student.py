@@ -1,0 +1,132 @@
+"""The student with and without pseudo-labels and noise, over seeds, on the built-in set.
+
+    python benchmarks/student.py --output docs/student_results.md
+
+For each seed: a teacher, then students of as many steps on as many labelled images, with the labels alone,
+with pseudo-labels, and with noise on the pseudo-labelled images too.  All are measured on the photographs
+that were held out.  Runs lie in --workdir, so that what is done stays done.  BRISQUE, the outside baseline,
+is the package `brisque`'s where it is installed; total variation needs nothing.
+"""
+
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Optional
+
+import numpy as np
+import typer
+
+_ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(_ROOT))
+
+from iqa_jax import cache  # noqa: E402
+from iqa_jax.data import PairSource  # noqa: E402
+from iqa_jax.datasets import prepare  # noqa: E402
+from iqa_jax.metrics import correlations, luma  # noqa: E402
+from iqa_jax.protocol import bootstrap_intervals  # noqa: E402
+from iqa_jax.scoring import Predictor  # noqa: E402
+
+_QUIET = ("flip", "rotation", "cut_out", "grid_mask", "dropout", "stochastic_depth")
+ARMS = {
+    "teacher, with reference": None,
+    "student, labels only": ["--config.pseudo_ratio=0", "--config.batch_size=8"],
+    "student, pseudo-labels without noise": [f"--config.noise.{name}=0" for name in _QUIET],
+    "student, pseudo-labels with noise": [],
+}
+
+
+def trained(workdir: Path, arm: str, seed: int) -> Path:
+    """The run of an arm, trained if it is not done; the teacher's first."""
+    name = "".join(c if c.isalnum() else "-" for c in arm)
+    run = workdir / f"{name}-{seed}"
+    config, options = "conformer", []
+    if ARMS[arm] is not None:
+        config = "student"
+        options = [f"--config.teacher={workdir / f'teacher--with-reference-{seed}'}", *ARMS[arm]]
+    command = [sys.executable, "train.py", "--config", f"configs/{config}.py:demo", f"--config.seed={seed}"]
+    subprocess.run([*command, *options, "--workdir", run.resolve()], cwd=_ROOT, check=True)
+    return run
+
+
+def total_variation(image: np.ndarray) -> float:
+    """Mean absolute difference of neighbours in the luma of (H, W, 3) uint8."""
+    y = luma(image)
+    return float(np.abs(np.diff(y, axis=0)).mean() + np.abs(np.diff(y, axis=1)).mean())
+
+
+def outside_baselines() -> dict:
+    """{name: function of an image}."""
+    found = {"total variation": total_variation}
+    try:
+        from brisque import BRISQUE
+    except ImportError:
+        return found
+
+    class Brisque(BRISQUE):
+        def scale_features(self, features):  # some are arrays of one number, which NumPy 2 will not convert
+            return super().scale_features([np.squeeze(feature) for feature in features])
+
+    brisque = Brisque(url=False)
+    return found | {"BRISQUE": lambda image: -brisque.score(image)}
+
+
+def row(name: str, source: PairSource, predictions: list[np.ndarray]) -> str:
+    """Means over the seeds, with intervals over reference contents."""
+
+    def measured(at):
+        values = [correlations(p[at], source.mos[at]) for p in predictions]
+        return {key: statistics.mean(v[key] for v in values) for key in ("plcc", "srcc")}
+
+    means = measured(np.arange(len(source)))
+    intervals = bootstrap_intervals(source.reference, measured, resamples=1000)
+    cells = [f"{means[k]:.3f} ({intervals[k][0]:.3f} to {intervals[k][1]:.3f})" for k in ("plcc", "srcc")]
+    seeds = ", ".join(f"{correlations(p, source.mos)['srcc']:.3f}" for p in predictions)
+    return f"| {name} | {' | '.join(cells)} | {seeds} |"
+
+
+def main(
+    seeds: Annotated[int, typer.Option(min=1, help="Seeds 0, 1, ...")] = 3,
+    workdir: Annotated[Path, typer.Option(help="Where the runs are kept.")] = Path("runs/student-benchmark"),
+    output: Annotated[Optional[Path], typer.Option(help="Also write the table to this file.")] = None,  # noqa: UP045
+) -> None:
+    """Train teachers and students over seeds and compare them."""
+    cache.keep_compiled_programs()
+    source = PairSource(prepare("iqa_demo"), "validation")
+    images = [source.distorted_image(position) for position in range(len(source))]
+    lines = ["| | PLCC | SRCC | SRCC of each seed |", "|---|---:|---:|---:|"]
+    rates = {}
+    for arm in ARMS:
+        runs = [trained(workdir, arm, seed) for seed in range(seeds)]
+        predictions = []
+        for run in runs:
+            predictor = Predictor(run, step="latest", ema=True, crops="ten")
+            predictions.append(predictor(source))
+            start = time.perf_counter()
+            predictor(source)
+            rates.setdefault(arm, []).append(len(source) / (time.perf_counter() - start))
+        lines.append(row(arm, source, predictions))
+    for name, function in outside_baselines().items():
+        lines.append(row(name, source, [np.array([function(image) for image in images])]))
+    lines += [
+        "",
+        "Means over the seeds, with 95 % bootstrap intervals over reference contents; averaged weights of "
+        f"the last step, ten crops, {len(source)} pairs of {len(set(source.reference))} photographs.",
+        "",
+        "| ten crops an image | images a second |",
+        "|---|---:|",
+        *(f"| {arm} | {statistics.median(found):.1f} |" for arm, found in rates.items()),
+        "",
+        f"On {os.cpu_count()} {platform.machine()} cores; the teacher reads each reference once.",
+    ]
+    text = "\n".join(lines) + "\n"
+    print(text)
+    if output:
+        output.write_text(text)
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,35 @@
+"""The examples run; what they show is in the documentation."""
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+from flax import nnx
+
+from iqa_jax.metric import FullReferenceMetric
+from iqa_jax.models import ModelConfig, build
+from tests import miniature
+
+_EXAMPLES = Path(__file__).parent.parent / "examples"
+
+
+def example(name):
+    spec = importlib.util.spec_from_file_location(name, _EXAMPLES / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_a_denoiser_learns_from_the_error_and_from_the_metric():
+    denoise = example("denoise")
+    model = build(ModelConfig("iqa_conformer", "efficientnet_lite0", crop_size=32, dim=16), rngs=nnx.Rngs(0))
+    model.eval()
+    metric = FullReferenceMetric(model, {"sha256": ""})
+    photographs = np.stack([miniature.picture(seed, (48, 48)) / np.float32(255) for seed in range(2)])
+    noisy = photographs + denoise.NOISE * np.random.default_rng(0).standard_normal(photographs.shape)
+    errors = [np.square(noisy - photographs).mean()]
+    for share in (0.0, 1e-3):
+        restored = denoise.train(metric, photographs, share=share, steps=150)(np.float32(noisy))
+        errors.append(np.square(restored - photographs).mean())
+    assert errors[1] < 0.5 * errors[0] and errors[2] < 0.5 * errors[0]
+    assert errors[1] != errors[2]

@@ -2,7 +2,8 @@
 
     python train.py --config configs/conformer.py[:pipal|:demo] [--workdir DIR] [--config.FIELD=VALUE ...]
 
-The fields are those of the configuration file; the run is kept in --workdir, runs/NAME by default.
+The fields are those of the configuration file; the run is kept in --workdir, runs/NAME by default.  One of
+several processes is told --coordinator HOST:PORT --num-processes N --process-id K, unless its launcher does.
 """
 
 import sys
@@ -15,12 +16,13 @@ def main(argv: list[str]) -> int:
     from iqa_jax.errors import shown_plainly
 
     with shown_plainly():
-        from iqa_jax import cache, config
+        from iqa_jax import cache, config, processes
         from iqa_jax.distillation import train_student
         from iqa_jax.models import IQA_MODELS
         from iqa_jax.trainer import Interrupted, train
 
         command = config.parse(argv)
+        processes.join(**command.processes)
         cache.keep_compiled_programs()
         try:
             run = train if IQA_MODELS[command.config.model].full_reference else train_student
@@ -32,4 +34,10 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    try:
+        code = main(sys.argv[1:])
+    except SystemExit as end:
+        code = end.code or 0
+    from iqa_jax.processes import leave
+
+    leave(code)

@@ -35,12 +35,12 @@ import reference  # noqa: E402
 import torch_reference  # noqa: E402
 
 from iqa_jax.augment import ten_crop  # noqa: E402
+from iqa_jax.batches import Batch, Placement  # noqa: E402
 from iqa_jax.compilation import jit  # noqa: E402
 from iqa_jax.conversion import convert_state_dict  # noqa: E402
-from iqa_jax.data import Batch  # noqa: E402
 from iqa_jax.models import split_model  # noqa: E402
 from iqa_jax.models.layers import few_at_a_time  # noqa: E402
-from iqa_jax.training import Placement, initial_state, make_optimizer, make_train_step  # noqa: E402
+from iqa_jax.training import initial_state, jit_step, make_optimizer, make_train_step  # noqa: E402
 from iqa_jax.weights import model_with  # noqa: E402
 
 BATCH = 16
@@ -66,9 +66,8 @@ def our_runs(name, crops, targets, images):
     model.train()
     optimizer = make_optimizer(1e-4)
     placement = Placement.of(jax.devices())
-    take_step = placement.jit_step(
-        make_train_step(split_model(model)[0], optimizer, crop_size=192, seed=0, rotation=0.0)
-    )
+    train_step = make_train_step(split_model(model)[0], optimizer, crop_size=192, seed=0, rotation=0.0)
+    take_step = jit_step(train_step, placement)
     batch = Batch(
         index=np.arange(BATCH, dtype=np.int32),
         epoch=np.zeros(BATCH, np.int32),
@@ -85,7 +84,7 @@ def our_runs(name, crops, targets, images):
 
     def step():
         nonlocal state
-        state, loss = take_step(state, frozen, batch)
+        state, loss = take_step(state, frozen, None, batch)
         return float(loss)
 
     return {"step": step, "pair": lambda: float(score(trained, frozen, images))}

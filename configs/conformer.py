@@ -27,6 +27,9 @@ def get_config(dataset: str = "auto") -> ConfigDict:
     c.splits = ""  # a file of `python -m iqa_jax splits`, in place of these two
     c.rotation = 180.0  # largest rotation of a training crop, degrees
     c.crop_size = 192
+    c.data = ConfigDict()
+    c.data.placement = "auto"  # of decoded images: "device", "host" (memory), "stream" (decoded as needed)
+    c.data.steps_at_once = 0  # in one dispatch, of images on the devices; 0: ten
 
     # Model.
     c.backbone = "inception_resnet_v2"
@@ -35,6 +38,7 @@ def get_config(dataset: str = "auto") -> ConfigDict:
     c.dtype = "float32"  # of the arithmetic; "bfloat16" is faster on GPUs and TPUs
 
     # Optimisation.
+    c.optimizer = "adam"  # or "sgd"
     c.batch_size = 16
     c.accumulation = 1  # parts in which a batch goes through the model, to save memory
     c.learning_rate = 1e-4

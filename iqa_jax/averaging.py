@@ -8,13 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from iqa_jax.batches import Placement, training_batches
 from iqa_jax.checkpoints import Checkpoints
 from iqa_jax.compilation import jit
-from iqa_jax.data import training_batches
 from iqa_jax.errors import UserError, WeightsError
-from iqa_jax.models import ModelConfig, split_model
+from iqa_jax.models import IQA_MODELS, ModelConfig, split_model
 from iqa_jax.trainer import open_data
-from iqa_jax.training import Placement, make_statistics_step
+from iqa_jax.training import make_statistics_step
 from iqa_jax.weights import flat_weights, model_with, read_config, read_weights, save_weights
 
 
@@ -143,7 +143,12 @@ def _with_new_statistics(
         make_statistics_step(graph, crop_size=config.crop_size, seed=config.seed, rotation=config.rotation)
     )
     trained, frozen = jax.device_put((trained, frozen), placement.everywhere)
-    batches = training_batches(training, batch_size=config.batch_size, seed=config.seed)
+    batches = training_batches(
+        training,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        with_references=IQA_MODELS[model_config.name].full_reference,
+    )
     for number in range(steps):
         batch = jax.device_put(next(batches), placement.split)
         trained = step(trained, frozen, batch, jnp.int32(number))

@@ -1,7 +1,7 @@
 """A run's checkpoints: written in the background, checked when read, damaged ones passed over.
 
 What is saved is a flat {name: array} mapping.  Names begin with "weights.", "ema." or "optimizer.";
-anything else belongs to the training state.
+anything else belongs to the training state.  The processes of one run save together; the first one writes.
 """
 
 import contextlib
@@ -15,7 +15,8 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
 from iqa_jax.errors import TrainingError, WeightsError
-from iqa_jax.weights import damage, file_sums, read_weights
+from iqa_jax.processes import first_before_others, is_first
+from iqa_jax.weights import by_itself, damage, file_sums, read_weights
 
 FOLDER = "checkpoints"
 _SUMS = "sha256.json"  # in each checkpoint: the checksum of every file that holds arrays
@@ -44,7 +45,9 @@ class Checkpoints:
             policy.append(policies.EveryNSteps(every))
         self.folder = Path(workdir).absolute() / FOLDER
         self._read_only, self._say = read_only, say
-        self._check_metrics()
+        alone = {"multiprocessing_options": by_itself()} if read_only else {}
+        with contextlib.nullcontext() if read_only else first_before_others("checkpoints"):
+            self._check_metrics()
         self._manager = ocp.CheckpointManager(
             self.folder,
             options=ocp.CheckpointManagerOptions(
@@ -53,8 +56,9 @@ class Checkpoints:
                 create=not read_only,
                 cleanup_tmp_directories=not read_only,
                 async_options=ocp.AsyncOptions(post_finalization_callback=self._seal),
+                **alone,
             ),
-            item_handlers={"arrays": ocp.StandardCheckpointHandler()},
+            item_handlers={"arrays": ocp.StandardCheckpointHandler(**alone)},
         )
 
     def _check_metrics(self) -> None:
@@ -107,6 +111,8 @@ class Checkpoints:
 
     def _seal(self) -> None:
         """Adds the checksums to the checkpoint that is written, just before it gets its final name."""
+        if not is_first():
+            return
         for unfinished in self.folder.glob("*.orbax-checkpoint-tmp*"):
             (unfinished / _SUMS).write_text(json.dumps(file_sums(unfinished / "arrays")))
 
@@ -153,13 +159,15 @@ class Checkpoints:
 
     def read_latest(self) -> tuple[int, dict[str, np.ndarray]] | None:
         """Step and content of the newest checkpoint that is whole; None if there is none."""
-        for step in reversed(self.steps):
-            problem = _problem(self.folder / str(step))
-            if not problem:
-                return step, self._restored(step)
-            self._damaged(self.folder / str(step), problem)
-            self._manager.reload()
-        return None
+        with first_before_others("damaged checkpoints"):
+            for step in reversed(self.steps):
+                problem = _problem(self.folder / str(step))
+                if not problem:
+                    break
+                self._damaged(self.folder / str(step), problem)
+                self._manager.reload()
+        self._manager.reload()  # what the first process has put aside is gone for the others too
+        return (self.steps[-1], self._restored(self.steps[-1])) if self.steps else None
 
 
 def _problem(checkpoint: Path) -> str | None:

@@ -30,6 +30,12 @@ DataDir = Annotated[str, typer.Option(help="Where prepared data lie; the cache d
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Step = Annotated[str, typer.Option(help="Of a run: best, latest or a step.")]
 Ema = Annotated[bool, typer.Option("--ema", help="Of a run: the moving average of the weights.")]
+Together = Annotated[
+    Path | None,
+    typer.Option(
+        help="A directory that other processes, given the same command, see too: they share the work."
+    ),
+]
 Crops = Annotated[str, typer.Option(help="center, ten or grid.")]
 
 
@@ -229,6 +235,7 @@ def evaluate(
     report: Annotated[Path | None, typer.Option(help="Directory for pictures and an HTML page.")] = None,
     output: Annotated[Path, typer.Option(help="Directory for CSV and JSON.")] = Path("evaluation"),
     resamples: Annotated[int, typer.Option(min=1, help="Of the bootstrap.")] = 1000,
+    together: Together = None,
     step: Step = "best",
     ema: Ema = False,
     data_dir: DataDir = "",
@@ -251,7 +258,11 @@ def evaluate(
     for source in sources:
         start = time.perf_counter()
         with _bar(len(source), f"predicting {source.dataset}", "pair") as bar:
-            predicted = predictor(source, bar.update)
+            predicted = (
+                _predict_together(predictor, source, together / evaluation.file_name(source), bar)
+                if together
+                else predictor(source, bar.update)
+            )
         seconds = time.perf_counter() - start
         measured = None
         if baselines:
@@ -278,6 +289,28 @@ def evaluate(
         tables.append(evaluation.cross_table(evaluations, directory))
     tables.append(f"written to {directory}")
     _print(results, as_json, *tables)
+
+
+def _predict_together(predictor, source, directory: Path, bar):
+    """Predictions of all pairs, of which other processes have worked out a part."""
+    import numpy as np
+
+    from iqa_jax.together import do_together, grouped
+
+    parts = grouped(source.reference, 64)
+    bar.reset(len(parts))
+    bar.unit = "part"
+    predicted = np.empty(len(source), np.float32)
+    done = do_together(
+        directory,
+        len(parts),
+        lambda number: predictor(source.select(parts[number])).tolist(),
+        identity={"weights": predictor.sha256, "crops": predictor.crops, "pairs": source.fingerprint()},
+        progress=bar.update,
+    )
+    for part, values in zip(parts, done, strict=True):
+        predicted[part] = values
+    return predicted
 
 
 def _rate(source, seconds: float) -> str:
@@ -395,6 +428,7 @@ def score(
     csv: Annotated[Path | None, typer.Option(help="Also write a CSV file.")] = None,
     sort: Annotated[bool, typer.Option("--sort", help="Best first.")] = False,
     map_dir: Annotated[Path | None, typer.Option("--map", help="Directory for quality maps.")] = None,
+    together: Together = None,
     step: Step = "best",
     ema: Ema = False,
     as_json: Json = False,
@@ -409,7 +443,16 @@ def score(
 
     cache.keep_compiled_programs()
     metric = iqa_jax.load(weights, crops=crops, batch_size=batch_size, step=_step(step), ema=ema)
-    code = score_command(metric, target, reference, csv=csv, as_json=as_json, sort=sort, map_dir=map_dir)
+    code = score_command(
+        metric,
+        target,
+        reference,
+        csv=csv,
+        as_json=as_json,
+        sort=sort,
+        map_dir=map_dir,
+        together=together,
+    )
     raise typer.Exit(code)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
+from iqa_jax.batches import PLACEMENTS
 from iqa_jax.datasets import DATASETS, default_data_dir, find_folder
 from iqa_jax.errors import ConfigError
 from iqa_jax.models import BACKBONES, IQA_MODELS
@@ -18,9 +19,11 @@ _CHOICES = {
     "dataset": ("auto", *DATASETS),
     "backbone": tuple(BACKBONES),
     "dtype": ("float32", "bfloat16"),
+    "optimizer": ("adam", "sgd"),
     "schedule": ("constant", "cosine"),
     "crops": tuple(CROPS),
 }
+_ABOUT_PROCESSES = re.compile(r"(?<=^--)(num-processes|process-id)")
 _AT_LEAST_ONE = ("batch_size", "accumulation", "num_epochs", "keep_checkpoints")
 _NOT_NEGATIVE = ("seed", "warmup_steps", "num_steps", "eval_every", "checkpoint_every", "rotation")
 
@@ -34,21 +37,24 @@ class Command:
       name: of the configuration file, without its ending.
       workdir: if given.
       reason: why this data set, as a sentence.
+      processes: what `iqa_jax.processes.join` takes.
     """
 
     config: ConfigDict
     name: str
     workdir: str | None
     reason: str
+    processes: dict = dataclasses.field(default_factory=dict)
 
 
 def parse(argv: list[str]) -> Command:
-    """Reads `--config FILE[:RECIPE] [--config.FIELD=VALUE …] [--workdir DIR]`.
+    """Reads `--config FILE[:RECIPE] [--config.FIELD=VALUE …] [--workdir DIR]` and, for one of several
+    processes, `--coordinator HOST:PORT --num-processes N --process-id K`.
 
     Raises:
       ConfigError: a flag, a field or a value that does not exist or does not fit.
     """
-    config, file, overrides, workdir = _parse_flags(argv)
+    config, file, overrides, flags = _parse_flags(argv)
     path, _, recipe = file.partition(":")
     reason = f"{config.dataset} was asked for"
     if config.dataset == "auto":
@@ -69,17 +75,22 @@ def parse(argv: list[str]) -> Command:
     with config.ignore_type():  # the values are of the right types already
         config.update_from_flattened_dict(overrides)
     check(config)
-    return Command(config, Path(path).stem, workdir, reason)
+    workdir = flags.pop("workdir")
+    return Command(config, Path(path).stem, workdir, reason, flags)
 
 
-def _parse_flags(argv: list[str]) -> tuple[ConfigDict, str, dict, str | None]:
-    """Configuration, its file with the recipe, what was overridden, and the working directory."""
+def _parse_flags(argv: list[str]) -> tuple[ConfigDict, str, dict, dict]:
+    """Configuration, its file with the recipe, what was overridden, and the other flags."""
     from absl import flags
     from ml_collections import config_flags
 
     values = flags.FlagValues()
     config_flags.DEFINE_config_file("config", flag_values=values)
     flags.DEFINE_string("workdir", None, "Where the run is kept.", flag_values=values)
+    flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0.", flag_values=values)
+    flags.DEFINE_integer("num_processes", None, "How many there are.", flag_values=values)
+    flags.DEFINE_integer("process_id", None, "Which one this is, from 0.", flag_values=values)
+    argv = [_ABOUT_PROCESSES.sub(lambda name: name[0].replace("-", "_"), a) for a in argv]
     before = sys.argv
     sys.argv = ["train.py", *argv]  # where config_flags looks for overrides
     try:
@@ -96,7 +107,8 @@ def _parse_flags(argv: list[str]) -> tuple[ConfigDict, str, dict, str | None]:
         sys.argv = before
     if surplus:
         raise ConfigError(f"unexpected argument {surplus[0]!r}; fields are set as --config.FIELD=VALUE")
-    return config, file, overrides, values.workdir
+    others = ("workdir", "coordinator", "num_processes", "process_id")
+    return config, file, overrides, {name: values[name].value for name in others}
 
 
 def _plainly(error: Exception, argv: list[str]) -> str:
@@ -144,6 +156,12 @@ def check(config: ConfigDict) -> None:
     ):
         if not fits:
             raise ConfigError(f"config.{field}={config[field]}: expected {expected}")
+    if config.data.placement not in PLACEMENTS:
+        raise ConfigError(
+            f"config.data.placement={config.data.placement}: expected one of {', '.join(PLACEMENTS)}"
+        )
+    if config.data.steps_at_once < 0:
+        raise ConfigError(f"config.data.steps_at_once={config.data.steps_at_once}: expected 0 or more")
     if not IQA_MODELS[config.model].full_reference:
         _check_student(config)
 

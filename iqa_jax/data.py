@@ -1,4 +1,4 @@
-"""Prepared data sets as pairs of images, and batches of them."""
+"""Prepared data sets as pairs of images."""
 
 import copy
 import dataclasses
@@ -6,7 +6,7 @@ import functools
 import hashlib
 import io
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,12 +23,12 @@ class Pair:
 
     Attributes:
       index: position of the distorted image in its whole split; identifies the record.
-      reference, distorted: (H, W, 3) uint8; no reference of a source without.
+      reference, distorted: (H, W, 3) uint8.
       mos: the label, higher is better (a DMOS is negated); NaN without one.
     """
 
     index: int
-    reference: np.ndarray | None
+    reference: np.ndarray
     distorted: np.ndarray
     mos: float
 
@@ -47,11 +47,9 @@ class PairSource(Sequence[Pair]):
       distortion, level: (N,) type and strength, "" and 0 where the data set does not tell.
       size: (N, 2) height and width of the images.
       pseudo: whether the labels are a model's.
-      with_references: whether pairs come with their reference image.
     """
 
     pseudo = False
-    with_references = True
 
     def __init__(self, builder: PairBuilder, split: str, references: Sequence[str] | None = None):
         """Opens `split`.
@@ -101,12 +99,6 @@ class PairSource(Sequence[Pair]):
             digest.update(self._images[int(self.index[position])]["image"])
         return digest.hexdigest()
 
-    def distorted_only(self) -> "PairSource":
-        """The same pairs without their reference images."""
-        part = copy.copy(self)
-        part.with_references = False
-        return part
-
     def pseudo_labelled(self, mos: np.ndarray) -> "PairSource":
         """The same pairs with a model's scores (N,) for labels."""
         part = copy.copy(self)
@@ -119,7 +111,7 @@ class PairSource(Sequence[Pair]):
     def __getitem__(self, position: int) -> Pair:
         return Pair(
             index=int(self.index[position]),
-            reference=self.reference_image(self.reference[position]) if self.with_references else None,
+            reference=self.reference_image(self.reference[position]),
             distorted=self.distorted_image(position),
             mos=float(self.mos[position]),
         )
@@ -181,106 +173,3 @@ def split_references(path: str | Path, part: str) -> list[str]:
         raise DataError(f"{path}: {error.strerror}; expected a file of splits") from None
     except (ValueError, KeyError, TypeError):
         raise DataError(f'{path}: expected JSON with lists of references, "train" and "validation"') from None
-
-
-@dataclasses.dataclass(frozen=True)
-class Batch:
-    """Pairs in arrays; images smaller than the largest are filled up at the bottom and right.
-
-    Attributes:
-      index, epoch: (B,) int32, position in the split and pass over the data; with the seed they
-        determine each example's augmentation.
-      reference, distorted: (B, H, W, 3) uint8; no reference where the source has none.
-      size: (B, 2) int32, height and width of each image.
-      mos: (B,) float32.
-      pseudo: (B,) bool, whether a label is a model's.
-    """
-
-    index: np.ndarray
-    epoch: np.ndarray
-    reference: np.ndarray | None
-    distorted: np.ndarray
-    size: np.ndarray
-    mos: np.ndarray
-    pseudo: np.ndarray
-
-
-def training_batches(
-    source: PairSource,
-    *,
-    batch_size: int,
-    seed: int,
-    start: int = 0,
-    shard: tuple[int, int] = (0, 1),
-    shape: tuple[int, int] | None = None,
-) -> Iterator[Batch]:
-    """Endless batches in an order that depends on `seed` alone, shuffled anew each epoch.
-
-    An epoch is as many whole batches as the source gives.  What batch `k` holds does not depend on
-    where the iteration started: `start=k` resumes exactly.
-
-    Args:
-      source: of at least `batch_size` pairs.
-      batch_size: of the whole batch, over all shards.
-      start: number of the first batch.
-      shard: (k, n): give the k-th of n equal shares of every batch.
-      shape: height and width of the arrays; the largest image's if not given.
-    """
-    import grain
-
-    number, shards = shard
-    shape = shape or tuple(source.size.max(axis=0))
-    per_epoch = len(source) // batch_size * batch_size
-    examples = (
-        grain.MapDataset.source(source)
-        .seed(seed)
-        .shuffle()[:per_epoch]
-        .repeat(None)
-        .map_with_index(lambda position, pair: (position // per_epoch, pair))
-    )[start * batch_size + number :: shards]
-    batches = examples.batch(
-        batch_size // shards,
-        drop_remainder=True,
-        batch_fn=functools.partial(_stack, shape, source.pseudo),
-    )
-    return iter(batches.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)))
-
-
-def mixed_batches(
-    labelled: PairSource, pseudo: PairSource, *, batch_sizes: tuple[int, int], seed: int, **options
-) -> Iterator[Batch]:
-    """Batches of labelled pairs followed by pseudo-labelled ones; an epoch is the labelled pairs'.
-
-    Args:
-      batch_sizes: how many of each.
-      seed, options: see `training_batches`.
-    """
-    shape = tuple(np.concatenate([labelled.size, pseudo.size]).max(axis=0))
-    streams = [
-        training_batches(source, batch_size=size, seed=seed + number, shape=shape, **options)
-        for number, (source, size) in enumerate(zip((labelled, pseudo), batch_sizes, strict=True))
-    ]
-    for parts in zip(*streams, strict=True):
-        columns = ([getattr(part, field.name) for part in parts] for field in dataclasses.fields(Batch))
-        yield Batch(*(None if column[0] is None else np.concatenate(column) for column in columns))
-
-
-def _stack(shape: tuple[int, int], pseudo: bool, examples: Sequence[tuple[int, Pair]]) -> Batch:
-    pairs = [pair for _, pair in examples]
-    with_references = pairs[0].reference is not None
-    return Batch(
-        index=np.array([pair.index for pair in pairs], np.int32),
-        epoch=np.array([epoch for epoch, _ in examples], np.int32),
-        reference=np.stack([_filled_up(p.reference, shape) for p in pairs]) if with_references else None,
-        distorted=np.stack([_filled_up(pair.distorted, shape) for pair in pairs]),
-        size=np.array([pair.distorted.shape[:2] for pair in pairs], np.int32),
-        mos=np.array([pair.mos for pair in pairs], np.float32),
-        pseudo=np.full(len(pairs), pseudo),
-    )
-
-
-def _filled_up(image: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    height, width = image.shape[:2]
-    if (height, width) == shape:
-        return image
-    return np.pad(image, ((0, shape[0] - height), (0, shape[1] - width), (0, 0)))

@@ -41,8 +41,7 @@ class Evaluation:
     @property
     def name(self) -> str:
         """Data set and split, fit for a file name."""
-        split = "".join(c if c.isalnum() else "-" for c in self.source.split).strip("-")
-        return f"{self.source.dataset.replace('/', '-')}-{split}"
+        return file_name(self.source)
 
     def mapped(self) -> dict[str, dict[str, float]]:
         """PLCC and RMSE after each mapping; NaN after one that failed."""
@@ -69,6 +68,12 @@ class Evaluation:
             name: correlations(np.minimum(values, 100.0), self.source.mos)
             for name, values in self.baselines.items()
         }
+
+
+def file_name(source: PairSource) -> str:
+    """Data set and split, fit for a file name."""
+    split = "".join(c if c.isalnum() else "-" for c in source.split).strip("-")
+    return f"{source.dataset.replace('/', '-')}-{split}"
 
 
 def evaluate(

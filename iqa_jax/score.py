@@ -17,8 +17,10 @@ from PIL import Image, ImageDraw
 from iqa_jax.errors import UserError, writable_directory
 from iqa_jax.images import read_image
 from iqa_jax.pairing import expand, find_pairs
+from iqa_jax.together import do_together, grouped
 
 _AHEAD = 2  # images decoded while another is scored
+_PART = 32  # images that a process takes at a time, when several do the work
 _LEGEND = 72  # pixels of width
 _BAR = 16
 
@@ -216,6 +218,7 @@ def score_command(
     as_json: bool = False,
     sort: bool = False,
     map_dir: Path | None = None,
+    together: Path | None = None,
 ) -> int:
     """Scores files and prints a number for one pair, a table for several, or JSON.
 
@@ -229,6 +232,7 @@ def score_command(
       as_json: standard output is a list of objects, see `to_json`.
       sort: the best first, failures last.
       map_dir: directory for heat maps.
+      together: directory of a job that other processes, given the same, do too; see `do_together`.
     Returns:
       Exit code: 0, or 1 if something failed.
     Raises:
@@ -249,7 +253,10 @@ def score_command(
                 said.add(text)
                 bar.write(text, file=sys.stderr)
 
-        results = score_files(metric, pairs, map_dir=map_dir, say=say, progress=bar.update)
+        def of(some, progress=bar.update):
+            return score_files(metric, some, map_dir=map_dir, say=say, progress=progress)
+
+        results = _score_together(of, metric, pairs, together, bar) if together else of(pairs)
     if sort:
         results.sort(key=lambda r: math.inf if r.score is None else -r.score)
     if csv:
@@ -262,6 +269,25 @@ def score_command(
     for result in failed:
         print(f"error: {_failure(result)}", file=sys.stderr)
     return 1 if failed else 0
+
+
+def _score_together(of, metric, pairs, directory: Path, bar) -> list[Result]:
+    """The results of all pairs, of which other processes have worked out a part."""
+    parts = grouped([reference or target for target, reference in pairs], _PART)
+    bar.reset(len(parts))
+    bar.unit = "part"
+    identity = {"metric": metric.describe(), "pairs": [[str(path) for path in pair] for pair in pairs]}
+
+    def work(number):
+        found = of([pairs[position] for position in parts[number]], progress=lambda pairs: None)
+        return [[result.score, result.error] for result in found]
+
+    done = do_together(directory, len(parts), work, identity=identity, progress=bar.update)
+    results: list = [None] * len(pairs)
+    for part, values in zip(parts, done, strict=True):
+        for position, (score, error) in zip(part, values, strict=True):
+            results[position] = Result(*pairs[position], score, error)
+    return results
 
 
 def _pairs(metric, target_patterns, reference) -> list[tuple[Path, Path | None]]:

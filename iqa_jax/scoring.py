@@ -175,7 +175,7 @@ class Predictor:
           WeightsError: no weights of an IQA model there.
         """
         if crops not in CROPS:
-            raise UserError(f"crops {crops}: expected one of {', '.join(CROPS)}")
+            raise UserError(f"--crops {crops}: expected one of {', '.join(CROPS)}")
         config, arrays, record = read_any(weights, step=step, ema=ema)
         if config.name not in IQA_MODELS:
             raise WeightsError(f"{weights}: a backbone ({config.name}), expected an IQA model's weights")

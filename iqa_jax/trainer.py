@@ -23,10 +23,11 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 from tqdm import tqdm
 
-from iqa_jax import __version__
+from iqa_jax import __version__, processes
+from iqa_jax.batches import Examples, Feed, Order, Placement
 from iqa_jax.checkpoints import Checkpoints
 from iqa_jax.conversion import pretrained_backbone
-from iqa_jax.data import PairSource, mixed_batches, split_references, training_batches
+from iqa_jax.data import PairSource, split_references
 from iqa_jax.datasets import prepare
 from iqa_jax.errors import ConfigError, DataError, TrainingError, WeightsError, writable_directory
 from iqa_jax.metrics import baselines, correlations, srcc
@@ -35,10 +36,11 @@ from iqa_jax.noise import InputNoise
 from iqa_jax.plots import save_scatter
 from iqa_jax.scoring import PairScorer
 from iqa_jax.training import (
-    Placement,
     TrainState,
     from_arrays,
     initial_state,
+    jit_step,
+    jit_steps,
     make_optimizer,
     make_train_step,
     to_arrays,
@@ -55,7 +57,16 @@ from iqa_jax.weights import (
 )
 
 # Fields that may differ when a run goes on: they do not change what a step does.
-_FREE_FIELDS = ("num_steps", "eval_every", "checkpoint_every", "keep_checkpoints", "data_dir", "crops")
+_FREE_FIELDS = (
+    "num_steps",
+    "eval_every",
+    "checkpoint_every",
+    "keep_checkpoints",
+    "data_dir",
+    "data",
+    "crops",
+)
+_AT_ONCE = 10  # steps in one dispatch, where the images are on the devices
 _LOOK_EVERY = 10  # steps between looks at the loss, each of which waits for the device
 _PIPAL_MOS = (1448.9595, 121.5351)  # mean and deviation that the original normalises with
 
@@ -87,6 +98,7 @@ def train(
       Interrupted: by SIGTERM or Ctrl-C, after saving.
     """
     workdir = writable_directory(workdir).absolute()
+    first = processes.is_first()
     placement = Placement.of(jax.devices())
     devices = placement.mesh.size
     if config.batch_size % (config.accumulation * devices):
@@ -107,8 +119,9 @@ def train(
     model_config = model_config_for(config, training)
     origin = {"dataset": config.dataset, "reason": reason, "version": __version__}
     origin |= {"pseudo_labels": pseudo_origin} if pseudo_origin else {}
-    _begin_or_check(workdir, config, model_config, steps_per_epoch, origin)
-    model = model_with(model_config, _initial_weights(workdir, config, model_config))
+    with processes.first_before_others("begin"):
+        _begin_or_check(workdir, config, model_config, steps_per_epoch, origin)
+        model = model_with(model_config, _initial_weights(workdir, config, model_config))
     backbone_rate = config.get("backbone_learning_rate", 0.0)
     eval_graph, trained, frozen = split_model(model, tune_backbone=backbone_rate > 0)
     model.train()
@@ -117,23 +130,27 @@ def train(
     last_step = config.num_steps or config.num_epochs * steps_per_epoch
     optimizer = make_optimizer(
         config.learning_rate,
+        kind=config.get("optimizer", "adam"),
         schedule=config.schedule,
         warmup_steps=config.warmup_steps,
         total_steps=config.num_epochs * steps_per_epoch,
         backbone_learning_rate=backbone_rate,
     )
-    train_step = placement.jit_step(
-        make_train_step(
-            train_graph,
-            optimizer,
-            crop_size=config.crop_size,
-            seed=config.seed,
-            rotation=config.rotation,
-            accumulation=config.accumulation,
-            ema_decay=config.ema_decay,
-            **_noise(config),
-        )
+    train_step = make_train_step(
+        train_graph,
+        optimizer,
+        crop_size=config.crop_size,
+        seed=config.seed,
+        rotation=config.rotation,
+        accumulation=config.accumulation,
+        ema_decay=config.ema_decay,
+        **_noise(config),
     )
+    take_step, take_steps = jit_step(train_step, placement), jit_steps(train_step, placement)
+    examples = Examples([training, *([pseudo] if pseudo else [])], with_references=full_reference)
+    order = Order(examples.lengths, sizes[: len(examples.lengths)], seed=config.seed)
+    feed = Feed(examples, order, placement, kept=config.data.placement, say=say)
+    at_once = config.data.steps_at_once or (_AT_ONCE if feed.kept == "device" else 1)
     state = initial_state(trained, optimizer, ema=config.ema_decay > 0)
     eval_every = config.eval_every or steps_per_epoch
     checkpoint_every = config.checkpoint_every or steps_per_epoch
@@ -155,25 +172,40 @@ def train(
         if found:
             state = from_arrays(state, found[1])
             say(f"going on from step {found[0]}")
-        state, frozen = jax.device_put((state, frozen), placement.everywhere)
+        state, frozen = placement.put_everywhere((state, frozen))
         step = int(state.step)
         going_on = step < last_step
-        log = stack.enter_context(_Log(workdir, first_step=step, every=eval_every if going_on else 1))
+        log = stack.enter_context(
+            _Log(workdir, first_step=step, every=eval_every if going_on else 1, writes=first)
+        )
         stop = stack.enter_context(_stop_signals())
         bar = stack.enter_context(
-            tqdm(total=last_step, initial=step, desc="training", unit="step", dynamic_ncols=True)
+            tqdm(
+                total=last_step,
+                initial=step,
+                desc="training",
+                unit="step",
+                dynamic_ncols=True,
+                disable=not first,
+            )
         )
-        batches = _batches(training, pseudo, sizes, full_reference, seed=config.seed, start=step)
         unseen: list[jax.Array] = []  # losses that nobody has looked at
+        stack.enter_context(_lost_process_named(checkpoints))
         while step < last_step:
-            batch = jax.device_put(next(batches), placement.split)
-            state, loss = train_step(state, frozen, batch)
-            step += 1
-            bar.update()
-            unseen.append(loss)
+            due = min(_next(step, eval_every), _next(step, checkpoint_every), last_step)
+            if feed.kept == "device" and 1 < at_once <= due - step:
+                draws = feed.several(step, at_once)
+                state, losses = take_steps(state, frozen, feed.store, draws)
+            else:
+                state, losses = take_step(state, frozen, feed.store, feed.take(step))
+            step += losses.size
+            bar.update(losses.size)
+            unseen.append(losses)
             evaluation_due = step % eval_every == 0 or step == last_step
-            checkpoint_due = evaluation_due or step % checkpoint_every == 0
-            if len(unseen) >= _LOOK_EVERY or checkpoint_due or stop:
+            checkpoint_due = step == due
+            look_due = sum(x.size for x in unseen) >= _LOOK_EVERY or checkpoint_due
+            stopping = bool(stop) if jax.process_count() == 1 else look_due and processes.any_of(bool(stop))
+            if look_due or stopping:
                 _look(unseen, step, bar, log, checkpoints)
             metrics = None
             if evaluation_due:
@@ -183,16 +215,17 @@ def train(
                 if step % eval_every == 0:
                     state = dataclasses.replace(state, loss_sum=jnp.zeros_like(state.loss_sum))
                 bar.set_postfix_str(f"srcc {metrics['srcc']:.3f}")
-            if checkpoint_due or stop:
+            if checkpoint_due or stopping:
                 checkpoints.save(step, to_arrays(state), srcc=metrics and metrics["srcc"])
-            if stop:
+            if stopping:
                 checkpoints.wait()
-                raise Interrupted(stop[0], step)
+                raise Interrupted(stop[0] if stop else signal.SIGTERM, step)
         checkpoints.wait()
         best = checkpoints.best_step()
     last = log.lines[-1]
-    _closing_table(log.lines, best, workdir)
-    if evaluator.predicted is not None:
+    if first:
+        _closing_table(log.lines, best, workdir)
+    if first and evaluator.predicted is not None:
         save_scatter(workdir / "scatter.png", evaluator.predicted, validation.mos)
     return last
 
@@ -208,7 +241,32 @@ class Interrupted(Exception):
         )
 
 
+def _next(step: int, every: int) -> int:
+    """The first multiple of `every` after `step`."""
+    return (step // every + 1) * every
+
+
+@contextlib.contextmanager
+def _lost_process_named(checkpoints: Checkpoints) -> Iterator[None]:
+    """What JAX raises when another process of the run has ended, as an error that says so."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if jax.process_count() == 1:
+            raise
+        steps = checkpoints.steps
+        saved = f"saved is step {steps[-1]}" if steps else "no checkpoint yet"
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+        raise TrainingError(
+            f"another process of the run has ended or cannot be reached ({reason}); {saved}. Start the same "
+            "command again in all processes to go on"
+        ) from None
+
+
 def say(line: str) -> None:
+    """Prints a line beside the progress bar; the first process alone does."""
+    if not processes.is_first():
+        return
     tqdm.write(line, file=sys.stdout)
     sys.stdout.flush()
 
@@ -267,14 +325,6 @@ def _batch_sizes(config: ConfigDict, training: PairSource, pseudo: PairSource | 
     return sizes
 
 
-def _batches(training, pseudo, sizes, full_reference, *, seed, start):
-    if not full_reference:
-        training, pseudo = training.distorted_only(), pseudo and pseudo.distorted_only()
-    if pseudo:
-        return mixed_batches(training, pseudo, batch_sizes=sizes, seed=seed, start=start)
-    return training_batches(training, batch_size=sizes[0], seed=seed, start=start)
-
-
 def _noise(config: ConfigDict) -> dict:
     """What `make_train_step` takes of a student's configuration."""
     if IQA_MODELS[config.model].full_reference:
@@ -329,7 +379,7 @@ def _begin_or_check(
     if config.schedule == "constant":
         free.add("num_epochs")
     for field, value in config.to_dict().items():
-        if field not in free and there.get(field) != value:
+        if field not in free and there.get(field, value) != value:
             raise ConfigError(
                 f"config.{field}={value}, but the run in {workdir} has {there.get(field)}; "
                 "choose another --workdir, or the same settings to go on"
@@ -373,10 +423,22 @@ class _Evaluator:
     def predict(self, state: TrainState, frozen: nnx.State) -> np.ndarray:
         """Predicted MOS (1 or 2, N): with the raw weights and, where they are kept, the average."""
         sets = [state.trained] if state.ema is None else [state.trained, state.ema]
+        references = list(dict.fromkeys(self.source.reference))[jax.process_index() :: jax.process_count()]
+        mine = np.flatnonzero(np.isin(self.source.reference, references))
+        found = np.zeros((len(sets), len(self.source)), np.float32)
         with tqdm(
-            total=len(self.source), desc="evaluating", unit="pair", leave=False, dynamic_ncols=True
+            total=len(mine),
+            desc="evaluating",
+            unit="pair",
+            leave=False,
+            dynamic_ncols=True,
+            disable=not processes.is_first(),
         ) as bar:
-            return self._scorer.predict(self.source, frozen, sets, progress=bar.update)
+            if len(mine):
+                sets, frozen = processes.local((sets, frozen))
+                part = self.source.select(mine)
+                found[:, mine] = self._scorer.predict(part, frozen, sets, progress=bar.update)
+        return processes.merged(found, mine)
 
     def __call__(self, state: TrainState, frozen: nnx.State) -> dict[str, float]:
         metrics = {}
@@ -396,7 +458,8 @@ class _Evaluator:
             self._baselines = {
                 f"{name}_srcc": srcc(values, self.source.mos) for name, values in scores.items()
             }
-            self._baselines_file.write_text(json.dumps(self._baselines) + "\n")
+            if processes.is_first():
+                self._baselines_file.write_text(json.dumps(self._baselines) + "\n")
         return self._baselines
 
 
@@ -404,10 +467,12 @@ class _Log:
     """metrics.jsonl, a line for each evaluation, and TensorBoard events.
 
     When a run goes on at `first_step`, what it wrote beyond its last checkpoint is written anew, and
-    the line of a last step that is no multiple of `every` goes: it was the end only then.
+    the line of a last step that is no multiple of `every` goes: it was the end only then.  Of several
+    processes one writes.
     """
 
-    def __init__(self, workdir: Path, *, first_step: int, every: int):
+    def __init__(self, workdir: Path, *, first_step: int, every: int, writes: bool = True):
+        self._writes = writes
         self._path = workdir / "metrics.jsonl"
         lines = _read_lines(self._path)
         self.lines = [line for line in lines if line["step"] <= first_step and line["step"] % every == 0]
@@ -415,13 +480,16 @@ class _Log:
         self._directory, self._first_step = workdir, first_step
 
     def __enter__(self):
+        if not self._writes:
+            return self
         self._events = EventFileWriter(str(self._directory / "tensorboard"), flush_secs=30)
         if self._first_step:  # what the stopped run wrote beyond this step does not count
             self._add_event(self._first_step + 1, session_log=SessionLog(status=SessionLog.START))
         return self
 
     def __exit__(self, *_):
-        self._events.close()
+        if self._writes:
+            self._events.close()
 
     @property
     def evaluated_step(self) -> int:
@@ -443,9 +511,12 @@ class _Log:
         self._add_event(step, summary=Summary(value=[Summary.Value(tag=name, simple_value=value)]))
 
     def _add_event(self, step: int, **content) -> None:
-        self._events.add_event(Event(step=step, wall_time=time.time(), **content))
+        if self._writes:
+            self._events.add_event(Event(step=step, wall_time=time.time(), **content))
 
     def _rewrite(self) -> None:
+        if not self._writes:
+            return
         partial = self._path.with_suffix(".partial")
         partial.write_text("".join(json.dumps(line) + "\n" for line in self.lines))
         partial.replace(self._path)
@@ -459,7 +530,7 @@ def _read_lines(path: Path) -> list[dict]:
 
 def _look(unseen: list, step: int, bar: tqdm, log: _Log, checkpoints: Checkpoints) -> None:
     """Fetches the latest losses, shows and logs them, and stops the run if one is not finite."""
-    losses = np.array(jax.device_get(unseen))
+    losses = np.concatenate([np.atleast_1d(x) for x in jax.device_get(unseen)])
     first = step - len(losses) + 1
     unseen.clear()
     if not np.isfinite(losses).all():

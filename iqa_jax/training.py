@@ -1,7 +1,7 @@
 """Training as pure functions: the state, and one step on a batch."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 
 import jax
@@ -9,16 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from iqa_jax.augment import augment, augment_pair, example_key
+from iqa_jax.batches import Batch, Placement, as_batch
 from iqa_jax.compilation import jit
-from iqa_jax.data import Batch
 from iqa_jax.models.layers import NoiseFor
 from iqa_jax.noise import InputNoise, noisy_crop
 from iqa_jax.weights import check_weights, filled_state, flat_weights
-
-jax.tree_util.register_dataclass(Batch)
 
 
 @jax.tree_util.register_dataclass
@@ -44,24 +41,25 @@ class TrainState:
 def make_optimizer(
     learning_rate: float,
     *,
+    kind: str = "adam",
     schedule: str = "constant",
     warmup_steps: int = 0,
     total_steps: int = 0,
     backbone_learning_rate: float = 0.0,
 ) -> optax.GradientTransformation:
-    """Adam as the original has it; at a constant rate, or with warm-up and a cosine down to 0.
+    """Adam as the original has it, or plain "sgd"; at a constant rate, or warm-up and a cosine down to 0.
 
     Args:
       backbone_learning_rate: for the backbone's parameters, where they are trained too.
     """
 
-    def adam(rate):
+    def rule(rate):
         if schedule == "cosine":
             rate = optax.warmup_cosine_decay_schedule(0.0, rate, warmup_steps, total_steps)
-        return optax.adam(rate, b1=0.9, b2=0.999, eps=1e-8)
+        return optax.sgd(rate) if kind == "sgd" else optax.adam(rate, b1=0.9, b2=0.999, eps=1e-8)
 
     if not backbone_learning_rate:
-        return adam(learning_rate)
+        return rule(learning_rate)
 
     def parts(parameters):
         def part(path, _):
@@ -70,7 +68,7 @@ def make_optimizer(
         return jax.tree_util.tree_map_with_path(part, parameters)
 
     return optax.multi_transform(
-        {"backbone": adam(backbone_learning_rate), "others": adam(learning_rate)}, parts
+        {"backbone": rule(backbone_learning_rate), "others": rule(learning_rate)}, parts
     )
 
 
@@ -250,30 +248,26 @@ def make_train_step(
     return train_step
 
 
-@dataclasses.dataclass(frozen=True)
-class Placement:
-    """Where arrays go: the batch split between all devices, everything else on each of them."""
+def jit_step(train_step: Callable, placement: Placement) -> Callable:
+    """`train_step` as a program (state, frozen, store, input) -> (state, loss).
 
-    mesh: Mesh
+    The state given to it is used up.  Store and input are those of an `iqa_jax.batches.Feed`.
+    """
 
-    @classmethod
-    def of(cls, devices: Sequence[jax.Device]) -> "Placement":
-        axis = jax.sharding.AxisType.Auto
-        return cls(jax.make_mesh((len(devices),), ("data",), axis_types=(axis,), devices=devices))
+    def step(state, frozen, store, inputs):
+        return train_step(state, frozen, as_batch(store, inputs, placement))
 
-    @property
-    def split(self) -> NamedSharding:
-        return NamedSharding(self.mesh, PartitionSpec("data"))
+    return jit(step, out_shardings=(placement.everywhere, placement.everywhere), donate_argnums=0)
 
-    @property
-    def everywhere(self) -> NamedSharding:
-        return NamedSharding(self.mesh, PartitionSpec())
 
-    def jit_step(self, train_step: Callable) -> Callable:
-        """`train_step` for this placement; the state given to it is used up."""
-        return jit(
-            train_step,
-            in_shardings=(self.everywhere, self.everywhere, self.split),
-            out_shardings=(self.everywhere, self.everywhere),
-            donate_argnums=0,
-        )
+def jit_steps(train_step: Callable, placement: Placement) -> Callable:
+    """Several steps as one program (state, frozen, store, `Feed.several`) -> (state, losses)."""
+
+    def steps(state, frozen, store, draws):
+        def step(state, draw):
+            draw = jax.lax.with_sharding_constraint(draw, placement.split)
+            return train_step(state, frozen, as_batch(store, draw, placement))
+
+        return jax.lax.scan(step, state, draws)
+
+    return jit(steps, out_shardings=(placement.everywhere, placement.everywhere), donate_argnums=0)

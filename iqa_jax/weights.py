@@ -108,6 +108,16 @@ def damage(folder: Path, expected: Mapping[str, str]) -> str | None:
     return None
 
 
+def by_itself():
+    """Orbax's option that a process reads or writes without the others, if there are any."""
+    from orbax.checkpoint.options import MultiprocessingOptions
+
+    number = jax.process_index()
+    return MultiprocessingOptions(
+        primary_host=number, active_processes={number}, barrier_sync_key_prefix=f"process_{number}"
+    )
+
+
 def save_weights(
     directory: str | os.PathLike, config: ModelConfig, weights: Mapping[str, jax.Array], source: dict
 ) -> None:
@@ -128,7 +138,7 @@ def save_weights(
     directory.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
     try:
-        with ocp.StandardCheckpointer() as checkpointer:
+        with ocp.StandardCheckpointer(multiprocessing_options=by_itself()) as checkpointer:
             checkpointer.save(partial / "weights", dict(weights))
         record = {
             "format": FORMAT,
@@ -189,7 +199,7 @@ def read_weights(directory: str | os.PathLike) -> tuple[ModelConfig, dict[str, j
     problem = damage(directory / "weights", record.get("files", {}))
     if problem:
         raise WeightsError(f"{directory / 'weights'}: damaged ({problem}); convert the weights again")
-    with ocp.StandardCheckpointer() as checkpointer:
+    with ocp.StandardCheckpointer(multiprocessing_options=by_itself()) as checkpointer:
         weights = checkpointer.restore(directory / "weights", target)
     return config, weights, record
 

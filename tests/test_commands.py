@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from iqa_jax import commands
+from iqa_jax import commands, scoring
 from iqa_jax.checkpoints import Checkpoints
 from iqa_jax.config import parse
 from iqa_jax.trainer import train
@@ -197,7 +197,7 @@ def test_evaluation_reads_each_reference_once(prepared, monkeypatch, packaged_we
     data_dir, run = prepared
     monkeypatch.setenv("IQA_JAX_CACHE", str(packaged_weights))
     source = commands._source("pipal", "ntire2022_test", str(data_dir)).select(np.arange(200))
-    predictor = commands._Predictor(run, step="best", ema=False, crops="center")
+    predictor = scoring.Predictor(run, step="best", ema=False, crops="center")
     read, projected = [], []
     monkeypatch.setattr(
         PairSource, "reference_image", lambda self, name: read.append(name) or self._decoded_reference(name)
@@ -249,7 +249,7 @@ def test_submission_has_the_originals_form_and_goes_on(call, prepared, tmp_path,
         assert archive.read("output.txt").decode() == "\n".join(lines)
 
     # Interrupted after ten references, then started again: what is done is not done twice.
-    predict, seen = commands._Predictor.__call__, []
+    predict, seen = scoring.Predictor.__call__, []
 
     def interrupted(self, source, *progress):
         seen.append(source.reference[0])
@@ -257,7 +257,7 @@ def test_submission_has_the_originals_form_and_goes_on(call, prepared, tmp_path,
             raise KeyboardInterrupt
         return predict(self, source, *progress)
 
-    monkeypatch.setattr(commands._Predictor, "__call__", interrupted)
+    monkeypatch.setattr(scoring.Predictor, "__call__", interrupted)
     code, _, err = call(*arguments, "--output", tmp_path / "b")
     assert code == 130 and "interrupted" in err and not (tmp_path / "b" / "output.txt").exists()
     code, _, _ = call(*arguments, "--output", tmp_path / "b")

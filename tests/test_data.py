@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from iqa_jax import data, datasets
+from iqa_jax import batches, data, datasets
 from iqa_jax.errors import DataError
 from tests import miniature
 
@@ -106,26 +106,19 @@ def test_missing_pipal_says_how_to_get_it(tmp_path):
 def test_batches_depend_on_the_seed_alone_and_resume_anywhere(folder):
     source = data.PairSource(prepared(folder), "train")
 
-    def batches(count, **kw):
-        stream = data.training_batches(source, batch_size=5, **kw)
+    def some(count, **kw):
+        stream = batches.training_batches(source, batch_size=5, **kw)
         return [next(stream) for _ in range(count)]
 
-    whole = batches(6, seed=3)
-    for resumed, expected in zip(batches(3, seed=3, start=3), whole[3:], strict=True):
+    whole = some(6, seed=3)
+    for resumed, expected in zip(some(3, seed=3, start=3), whole[3:], strict=True):
         for field in ("index", "epoch", "reference", "distorted", "mos"):
             np.testing.assert_array_equal(getattr(resumed, field), getattr(expected, field))
     assert [b.epoch.tolist() for b in whole] == [[k] * 5 for k in (0, 0, 1, 1, 2, 2)]
     for epoch in range(3):
         seen = np.concatenate([b.index for b in whole[2 * epoch : 2 * epoch + 2]])
         assert len(set(seen)) == 10  # 12 pairs make two whole batches
-    assert [b.index.tolist() for b in whole] != [b.index.tolist() for b in batches(6, seed=4)]
-
-
-def test_shards_make_up_the_batch(folder):
-    source = data.PairSource(prepared(folder), "train")
-    whole = next(data.training_batches(source, batch_size=6, seed=0))
-    shards = [next(data.training_batches(source, batch_size=6, seed=0, shard=(k, 2))) for k in range(2)]
-    assert sorted(np.concatenate([s.index for s in shards])) == sorted(whole.index)
+    assert [b.index.tolist() for b in whole] != [b.index.tolist() for b in some(6, seed=4)]
 
 
 def test_images_of_several_sizes_are_filled_up(tmp_path):
@@ -136,7 +129,7 @@ def test_images_of_several_sizes_are_filled_up(tmp_path):
         target.parent.mkdir(exist_ok=True)
         path.rename(target)
     source = data.PairSource(prepared(folder), "train")
-    batch = next(data.training_batches(source, batch_size=4, seed=0))
+    batch = next(batches.training_batches(source, batch_size=4, seed=0))
     assert batch.reference.shape == (4, 120, 128, 3)
     assert sorted(map(tuple, batch.size)) == [(112, 128), (112, 128), (120, 100), (120, 100)]
     for image, (height, width) in zip(batch.distorted, batch.size, strict=True):

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 import iqa_jax
+from iqa_jax.batches import Feed
 from iqa_jax.checkpoints import Checkpoints
 from iqa_jax.config import parse
-from iqa_jax.data import training_batches
 from iqa_jax.errors import ConfigError, TrainingError, UserError
 from iqa_jax.trainer import train
 from tests import miniature
@@ -160,11 +160,13 @@ def test_other_settings_are_refused(data_dir, finished):
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(data_dir, tmp_path, monkeypatch):
-    def with_a_bad_label(source, **kw):
-        for number, batch in enumerate(training_batches(source, **kw), start=1):
-            yield dataclasses.replace(batch, mos=batch.mos * np.nan) if number == 6 else batch
+    take = Feed.take
 
-    monkeypatch.setattr("iqa_jax.trainer.training_batches", with_a_bad_label)
+    def with_a_bad_label(self, number):
+        batch = take(self, number)
+        return dataclasses.replace(batch, mos=batch.mos * np.nan) if number == 5 else batch
+
+    monkeypatch.setattr(Feed, "take", with_a_bad_label)
     with pytest.raises(TrainingError, match="the loss of step 6 is nan; the last good checkpoint is step 4"):
         run(data_dir, tmp_path)
 
@@ -172,7 +174,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(data_dir, tmp_path, monkeypatch
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"batch_size": 17}, "config.batch_size=17: there are only 16 training pairs"),
+        ({"batch_size": 17}, "config.batch_size=17: takes 17 training pairs, there are 16"),
         ({"train_split": "train"}, "the reference A0005.bmp is in both config.train_split=train and"),
         ({"validation_split": "test"}, "no split 'test'"),
         ({"crop_size": 128}, "an image of 112 pixels on a side"),
@@ -198,3 +200,25 @@ def test_training_needs_no_torch_once_the_weights_are_converted(data_dir, tmp_pa
     command = [sys.executable, "-c", code, *arguments(data_dir, num_steps=1), f"--workdir={tmp_path}"]
     done = subprocess.run(command, cwd=ROOT, env=os.environ, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_the_images_may_be_kept_anywhere(data_dir, tmp_path):
+    runs = {}
+    for placement, at_once in (("stream", 1), ("host", 1), ("device", 1), ("device", 5)):
+        workdir = tmp_path / f"{placement}{at_once}"
+        fields = {"data.placement": placement, "data.steps_at_once": at_once}
+        run(data_dir, workdir, num_steps=20, eval_every=20, checkpoint_every=20, **fields)
+        runs[placement, at_once] = losses(workdir)
+    first = runs["stream", 1]
+    assert len(first) == 20 and len(set(first)) == 20
+    for kept, found in runs.items():
+        assert found == first, kept
+
+
+def losses(workdir):
+    """The loss of each step, as TensorBoard shows it."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(workdir / "tensorboard"))
+    events.Reload()
+    return [event.value for event in events.Scalars("training/loss")]

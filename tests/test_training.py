@@ -9,13 +9,13 @@ import optax
 import pytest
 from flax import nnx
 
-from iqa_jax.data import Batch
+from iqa_jax.batches import Batch, Placement
 from iqa_jax.errors import WeightsError
 from iqa_jax.models import ModelConfig, build, split_model
 from iqa_jax.training import (
-    Placement,
     from_arrays,
     initial_state,
+    jit_step,
     make_optimizer,
     make_train_step,
     to_arrays,
@@ -48,7 +48,9 @@ def parts(name="iqa_conformer", **kw):
 
 def step_of(graph, optimizer, placement=None, **kw):
     placement = placement or Placement.of(jax.devices()[:1])
-    return placement.jit_step(make_train_step(graph, optimizer, crop_size=CROP, seed=kw.pop("seed", 0), **kw))
+    step = make_train_step(graph, optimizer, crop_size=CROP, seed=kw.pop("seed", 0), **kw)
+    program = jit_step(step, placement)
+    return lambda state, frozen, batch: program(state, frozen, None, batch)
 
 
 def started(trained, optimizer, ema=False):

@@ -1,0 +1,232 @@
+"""Pairs a second in training, for each place of the images and each dtype, ours and PyTorch's in turns.
+
+    python benchmarks/training.py --output docs/training_speed.md
+
+The IQA Conformer on Inception-ResNet-v2, on the built-in set's training pairs (288 x 288), 16 a batch, with
+crops, flips and rotations; the weights are those of the tests.  Everything runs on JAX's and PyTorch's
+default device, so that the same command measures a GPU.  PyTorch "eager" is the original's way: images
+decoded in the loop, autocast where the dtype is bfloat16; "compiled" is `torch.compile` on crops that lie on
+the device already.  PyTorch does not rotate.
+"""
+
+import contextlib
+import dataclasses
+import os
+import platform
+import statistics
+import sys
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Optional
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import typer
+from tqdm import tqdm
+
+_ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(_ROOT), str(_ROOT / "tests")]
+
+import reference  # noqa: E402
+
+from iqa_jax.batches import Examples, Feed, Order, Placement  # noqa: E402
+from iqa_jax.compilation import jit  # noqa: E402
+from iqa_jax.conversion import convert_state_dict  # noqa: E402
+from iqa_jax.data import PairSource  # noqa: E402
+from iqa_jax.datasets import prepare  # noqa: E402
+from iqa_jax.models import split_model  # noqa: E402
+from iqa_jax.training import (  # noqa: E402
+    initial_state,
+    jit_step,
+    jit_steps,
+    make_optimizer,
+    make_train_step,
+)
+from iqa_jax.weights import model_with  # noqa: E402
+
+BATCH, CROP = 16, 192
+RECIPE_PAIRS = 30 * 18_560  # 30 epochs of 80 % of PIPAL's 23,200
+
+
+class Ours:
+    """Our step, with the images kept in one of the three places."""
+
+    def __init__(self, kept: str, dtype: str, at_once: int, source: PairSource):
+        converted = convert_state_dict(reference.fill_rule("iqa_conformer"))
+        config = dataclasses.replace(converted.config, dtype=dtype)
+        model = model_with(config, converted.weights)
+        model.train()
+        graph, trained, frozen = split_model(model)
+        optimizer = make_optimizer(1e-4)
+        self._placement = Placement.of(jax.devices())
+        examples = Examples([source])
+        order = Order(examples.lengths, [BATCH], seed=0)
+        self._feed = Feed(examples, order, self._placement, kept=kept)
+        train_step = make_train_step(graph, optimizer, crop_size=CROP, seed=0)
+        self._frozen = self._placement.put_everywhere(frozen)
+        self._state = self._placement.put_everywhere(initial_state(trained, optimizer, ema=False))
+        make = jit_step if at_once == 1 else jit_steps
+        self._program, self._at_once, self._number = make(train_step, self._placement), at_once, 0
+
+    def flops(self) -> float:
+        """Of a step, as XLA counts them in the program before it is optimised."""
+        inputs = self._feed.take(self._number)
+        lowered = self._program.lower(self._state, self._frozen, self._feed.store, inputs)
+        return float(lowered.cost_analysis()["flops"])
+
+    def bytes(self) -> float:
+        """What a step has to move at least: each weight and image once, Adam's state read and written."""
+        sizes = [sum(x.nbytes for x in jax.tree.leaves(tree)) for tree in (self._state, self._frozen)]
+        return 2 * sizes[0] + sizes[1] + 2 * BATCH * CROP * CROP * 3
+
+    def run(self, steps: int) -> None:
+        for _ in range(max(steps // self._at_once, 1)):
+            take = self._feed.take if self._at_once == 1 else lambda n: self._feed.several(n, self._at_once)
+            inputs = take(self._number)
+            self._number += self._at_once
+            self._state, loss = self._program(self._state, self._frozen, self._feed.store, inputs)
+        jax.block_until_ready(loss)
+
+
+class PyTorch:
+    """The tests' implementation: as the original trains it, or compiled on crops that are there."""
+
+    def __init__(self, compiled: bool, dtype: str, source: PairSource):
+        import torch
+        import torch_reference
+
+        self._torch, self._reference, self._source = torch, torch_reference, source
+        self._device = "cuda" if torch.cuda.is_available() else "cpu"
+        model = torch_reference.IQAConformer()
+        weights = reference.fill_rule("iqa_conformer")
+        model.load_state_dict({k: torch.as_tensor(v) for k, v in weights.items()})
+        self._model = model.to(self._device).train()
+        if compiled:
+            self._model = torch.compile(self._model)
+        parameters = [p for p in model.parameters() if p.requires_grad]
+        self._adam = torch.optim.Adam(parameters, lr=1e-4)
+        self._autocast, self._rng = dtype == "bfloat16", np.random.default_rng(0)
+        self._crops = self._loaded() if compiled else None
+
+    def _loaded(self):
+        positions = self._rng.choice(len(self._source), BATCH, replace=False)
+        pairs = [self._source[int(position)] for position in positions]
+        crops = [[], []]
+        for pair in pairs:
+            top, left = self._rng.integers(0, pair.reference.shape[0] - CROP + 1, 2)
+            flip = -1 if self._rng.random() < 0.5 else 1
+            for image, found in zip((pair.reference, pair.distorted), crops, strict=True):
+                found.append(image[top : top + CROP, left : left + CROP][:, ::flip])
+        mos = self._torch.as_tensor([[pair.mos] for pair in pairs], dtype=self._torch.float32) - 3.0
+        inputs = (self._reference.network_input(np.stack(found)) for found in crops)
+        return [x.to(self._device) for x in (*inputs, mos)]
+
+    def run(self, steps: int) -> None:
+        for _ in range(steps):
+            crops = self._crops or self._loaded()
+            context = contextlib.nullcontext()
+            if self._autocast:
+                context = self._torch.autocast(self._device, dtype=self._torch.bfloat16)
+            with context:
+                loss = self._reference.train_step(self._model, self._adam, *crops)
+        loss.item()
+
+
+def peaks(dtype: str) -> tuple[float, float]:
+    """Arithmetic and bytes a second that matrix products and copies reach on this device."""
+
+    def rate(function, x, amount):
+        program = jit(function)
+        jax.block_until_ready(program(x))
+        taken = []
+        for _ in range(5):
+            start = time.perf_counter()
+            jax.block_until_ready(program(x))
+            taken.append(time.perf_counter() - start)
+        return amount / min(taken)
+
+    side = 2048 if jax.default_backend() == "cpu" else 8192
+    x = jnp.ones((side, side), dtype)
+    y = jnp.ones((side * side * 4,), jnp.float32)
+    return rate(lambda x: x @ x, x, 2 * side**3), rate(lambda y: y + 1, y, 2 * y.nbytes)
+
+
+def main(
+    rounds: Annotated[int, typer.Option(min=1, help="Times that each is measured, in turns.")] = 5,
+    steps: Annotated[int, typer.Option(min=1, help="Steps of a measurement.")] = 4,
+    output: Annotated[Optional[Path], typer.Option(help="Also write the table to this file.")] = None,  # noqa: UP045
+) -> None:
+    """Measure training on this machine's default device, ours and PyTorch's."""
+    source = PairSource(prepare("iqa_demo"), "train")
+    makers = {}
+    for dtype in ("float32", "bfloat16"):
+        for kept in ("stream", "host", "device"):
+            makers[f"iqa_jax, {kept}", dtype] = lambda k=kept, d=dtype: Ours(k, d, 1, source)
+        makers[f"iqa_jax, device, {steps} steps at once", dtype] = lambda d=dtype: Ours(
+            "device", d, steps, source
+        )
+        makers["PyTorch eager, decoding in the loop", dtype] = lambda d=dtype: PyTorch(False, d, source)
+        makers["PyTorch compiled, crops on the device", dtype] = lambda d=dtype: PyTorch(True, d, source)
+    contestants, first, memory, failed = {}, {}, {}, {}
+    with tqdm(total=len(makers) + rounds * len(makers), unit="round") as bar:
+        for name, make in makers.items():
+            start = time.perf_counter()
+            try:
+                contestants[name] = make()
+                contestants[name].run(1)
+            except Exception as error:  # a compiler that this machine lacks, say
+                contestants.pop(name, None)
+                failed[name] = (str(error) or type(error).__name__).splitlines()[0]
+            first[name] = time.perf_counter() - start
+            stats = jax.devices()[0].memory_stats() or {}
+            memory[name] = stats.get("peak_bytes_in_use")
+            bar.update()
+        seconds = {name: [] for name in contestants}
+        for _ in range(rounds):
+            for name, contestant in contestants.items():
+                start = time.perf_counter()
+                contestant.run(steps)
+                seconds[name].append((time.perf_counter() - start) / steps)
+                bar.update()
+    ours = contestants["iqa_jax, device", "float32"]
+    flops, moved = ours.flops(), ours.bytes()
+    lines = [
+        "| | dtype | steps a second | pairs a second | first step, s | of the roofline | memory |",
+        "|---|---|---:|---:|---:|---:|---:|",
+    ]
+    rates = {dtype: peaks(dtype) for dtype in ("float32", "bfloat16")}
+    for name in makers:
+        who, dtype = name
+        if name in failed:
+            lines.append(f"| {who} | {dtype} | did not run: {failed[name]} | | | | |")
+            continue
+        median = statistics.median(seconds[name])
+        floor = max(flops / rates[dtype][0], moved / rates[dtype][1])
+        used = f"{memory[name] / 2**20:,.0f} MiB" if memory[name] and who.startswith("iqa") else "–"
+        lines.append(
+            f"| {who} | {dtype} | {1 / median:.2f} | {BATCH / median:.1f} | {first[name]:.1f} | "
+            f"{floor / median:.0%} | {used} |"
+        )
+    best = min(statistics.median(taken) for name, taken in seconds.items() if name[0].startswith("iqa"))
+    versions = ", ".join(f"{package} {version(package)}" for package in ("jax", "flax", "torch"))
+    lines += [
+        "",
+        f"Medians of {rounds} rounds of {steps} steps of {BATCH} pairs on {jax.devices()[0].device_kind} "
+        f"({os.cpu_count()} {platform.machine()} cores), Python {platform.python_version()}, {versions}.",
+        "",
+        f"A step is {flops / 1e9:.0f} GFLOP and moves {moved / 2**20:.0f} MiB at least. The roofline is the "
+        "larger of both over what matrix products and copies reach here: "
+        + "; ".join(f"{d}: {r[0] / 1e9:,.0f} GFLOP/s, {r[1] / 1e9:.0f} GB/s" for d, r in rates.items())
+        + f". At the best of these rates the paper's recipe ({RECIPE_PAIRS:,} pairs) takes "
+        f"{RECIPE_PAIRS / BATCH * best / 3600:.1f} hours here.",
+    ]
+    text = "\n".join(lines) + "\n"
+    print(text)
+    if output:
+        output.write_text(text)
+
+
+if __name__ == "__main__":
+    typer.run(main)

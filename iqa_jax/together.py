@@ -1,0 +1,96 @@
+"""A job that several processes do together, on one host or on many that see one directory."""
+
+import json
+import os
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from filelock import FileLock, Timeout
+
+from iqa_jax.errors import UserError, writable_directory
+
+_POLL = 0.2  # seconds between looks at what the others are doing
+
+
+def do_together(
+    directory: Path,
+    parts: int,
+    work: Callable[[int], object],
+    *,
+    identity: dict,
+    progress: Callable[[int], object] = lambda parts: None,
+) -> list:
+    """Results of all parts of a job, each worked out by one of the processes that were given it.
+
+    A process takes the next part that nobody has; results are files in `directory`, locks say who is at
+    work.  The lock of a process that has ended is free, and its part is done by another.  Started again,
+    the job goes on; when it is done, its results are read.
+
+    Args:
+      directory: seen by all processes, of this job alone.
+      parts: how many there are.
+      work: gives the result of a part by its number, as JSON can hold it.
+      identity: what the results depend on.
+      progress: is told how many more parts are done, by whomever.
+    Returns:
+      What `work` has given for part 0, 1 and so on, to each of the processes.
+    Raises:
+      UserError: the directory has another job.
+    """
+    directory = writable_directory(directory)
+    _check_identity(directory, {**identity, "parts": parts})
+    results: dict[int, object] = {}
+    first = os.getpid() % parts  # not all at the same one
+    while len(results) < parts:
+        before = len(results)
+        for number in [(first + k) % parts for k in range(parts)]:
+            if number not in results and _attempt(directory, number, work, results):
+                progress(1)
+        if len(results) == before:
+            time.sleep(_POLL)
+    return [results[number] for number in range(parts)]
+
+
+def _attempt(directory: Path, number: int, work, results: dict) -> bool:
+    """Reads or works out a part, unless another process is at it."""
+    path = directory / f"part-{number}.json"
+    if not path.exists():
+        try:
+            with FileLock(directory / f"part-{number}.lock", timeout=0):
+                if not path.exists():  # it may have been finished meanwhile
+                    _write(path, work(number))
+        except Timeout:
+            return False
+    results[number] = json.loads(path.read_text())
+    return True
+
+
+def _write(path: Path, content) -> None:
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial.write_text(json.dumps(content))
+    partial.replace(path)
+
+
+def _check_identity(directory: Path, identity: dict) -> None:
+    path = directory / "job.json"
+    with FileLock(directory / "job.lock"):
+        if not path.exists():
+            _write(path, identity)
+        elif json.loads(path.read_text()) != json.loads(json.dumps(identity)):
+            raise UserError(f"{directory}: has another job; choose another --together or delete it")
+
+
+def grouped(keys: Sequence, largest: int) -> list[np.ndarray]:
+    """Positions in parts: those of equal keys stay together, a part has about `largest` positions."""
+    parts, current = [], []
+    positions: dict = {}
+    for position, key in enumerate(keys):
+        positions.setdefault(key, []).append(position)
+    for group in positions.values():
+        if current and len(current) + len(group) > largest:
+            parts.append(np.array(current))
+            current = []
+        current += group
+    return [*parts, np.array(current)] if current else parts

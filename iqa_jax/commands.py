@@ -41,9 +41,13 @@ Crops = Annotated[str, typer.Option(help="center, ten or grid.")]
 
 def main() -> None:
     """Runs a command; a `UserError` becomes one line and exit code 1."""
+    import warnings
+
     from absl import logging
+    from PIL import Image
 
     logging.set_verbosity(logging.ERROR)  # tensorflow-datasets and orbax warn of what is meant to be
+    warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # what is too large is refused
     with shown_plainly():
         try:
             app()

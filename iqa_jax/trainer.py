@@ -149,8 +149,6 @@ def train(
     take_step, take_steps = jit_step(train_step, placement), jit_steps(train_step, placement)
     examples = Examples([training, *([pseudo] if pseudo else [])], with_references=full_reference)
     order = Order(examples.lengths, sizes[: len(examples.lengths)], seed=config.seed)
-    feed = Feed(examples, order, placement, kept=config.data.placement, say=say)
-    at_once = config.data.steps_at_once or (_AT_ONCE if feed.kept == "device" else 1)
     state = initial_state(trained, optimizer, ema=config.ema_decay > 0)
     eval_every = config.eval_every or steps_per_epoch
     checkpoint_every = config.checkpoint_every or steps_per_epoch
@@ -189,6 +187,9 @@ def train(
                 disable=not first,
             )
         )
+        if going_on:
+            feed = Feed(examples, order, placement, kept=config.data.placement, say=say)
+            at_once = config.data.steps_at_once or (_AT_ONCE if feed.kept == "device" else 1)
         unseen: list[jax.Array] = []  # losses that nobody has looked at
         stack.enter_context(_lost_process_named(checkpoints))
         while step < last_step:

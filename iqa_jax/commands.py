@@ -284,7 +284,7 @@ def evaluate(
             )
         evaluations.append(evaluated)
         results.append(evaluation.save(evaluated, directory))
-        tables += [_metrics_table(evaluated, results[-1]), _rate(source, seconds)]
+        tables += [_metrics_table(evaluated, results[-1]), _rate(source, seconds, predictor)]
         if pages:
             from iqa_jax.report import write_report
 
@@ -317,12 +317,11 @@ def _predict_together(predictor, source, directory: Path, bar):
     return predicted
 
 
-def _rate(source, seconds: float) -> str:
-    references = len(set(source.reference))
-    return (
-        f"{len(source):,} pairs in {seconds:.1f} s, {len(source) / seconds:.1f} pairs/s; "
-        f"{references} references loaded once each"
-    )
+def _rate(source, seconds: float, predictor) -> str:
+    told = f"{len(source):,} pairs in {seconds:.1f} s, {len(source) / seconds:.1f} pairs/s"
+    if predictor.full_reference:
+        told += f"; {len(set(source.reference))} references loaded once each"
+    return told
 
 
 def _metrics_table(evaluated, result: dict) -> Table:
@@ -362,7 +361,6 @@ def submit(
     import jax
 
     from iqa_jax import submission
-    from iqa_jax.models import IQA_MODELS
     from iqa_jax.predictions import predict_resumably
 
     source = _source(dataset, split, data_dir)
@@ -381,7 +379,7 @@ def submit(
     archive = submission.write(
         directory,
         predictions,
-        full_reference=IQA_MODELS[predictor.config.name].full_reference,
+        full_reference=predictor.full_reference,
         cpu=jax.default_backend() == "cpu",
         extra_data=extra_data,
         description=description or f"iqa_jax, {predictor.name}, {crops} crops",
@@ -391,7 +389,7 @@ def submit(
         "images": len(source),
         "seconds_per_image": predictions.seconds_per_image,
     }
-    _print(result, as_json, _rate(source, predictions.seconds), f"wrote {archive}")
+    _print(result, as_json, _rate(source, predictions.seconds, predictor), f"wrote {archive}")
 
 
 @app.command()

@@ -12,7 +12,7 @@ from iqa_jax import cache
 from iqa_jax.data import PairSource
 from iqa_jax.datasets import prepare
 from iqa_jax.errors import DataError, WeightsError, writable_directory
-from iqa_jax.models import IQA_MODELS, ModelConfig
+from iqa_jax.models import ModelConfig
 from iqa_jax.predictions import predict_resumably
 from iqa_jax.scoring import Predictor
 from iqa_jax.trainer import model_config_for, open_data, say, train
@@ -65,7 +65,7 @@ def _predictor(weights: str | Path, crops: str) -> Predictor:
 def _teacher(config: ConfigDict, student: ModelConfig) -> Predictor:
     teacher = _predictor(config.teacher, config.pseudo_crops)
     told = f"config.teacher={config.teacher}"
-    if not IQA_MODELS[teacher.config.name].full_reference:
+    if not teacher.full_reference:
         raise WeightsError(
             f"{told}: {teacher.config.name} needs no reference; expected a full-reference model"
         )

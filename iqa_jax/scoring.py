@@ -155,6 +155,7 @@ class Predictor:
 
     Attributes:
       config: the model's configuration.
+      full_reference: whether the model compares with references.
       crops: the protocol.
       sha256: of the weights.
       name: what to call them.
@@ -180,9 +181,10 @@ class Predictor:
         if config.name not in IQA_MODELS:
             raise WeightsError(f"{weights}: a backbone ({config.name}), expected an IQA model's weights")
         graph, self._trained, self._frozen = split_model(model_with(config, arrays))
+        self.full_reference = IQA_MODELS[config.name].full_reference
         self._scorer = PairScorer(
             graph,
-            full_reference=IQA_MODELS[config.name].full_reference,
+            full_reference=self.full_reference,
             crop_size=config.crop_size,
             crops=crops,
         )

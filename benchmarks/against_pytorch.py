@@ -18,7 +18,7 @@ import sys
 import time
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +26,7 @@ import numpy as np
 import torch
 import typer
 from flax import nnx
+from tables import Output, put_out
 from tqdm import tqdm
 
 _ROOT = Path(__file__).resolve().parent.parent
@@ -157,14 +158,12 @@ def table(results: dict[str, dict[str, dict[str, float]]]) -> str:
 
 def main(
     rounds: Annotated[int, typer.Option(min=1, help="Times that each is measured, in turns.")] = 9,
-    output: Annotated[Optional[Path], typer.Option(help="Also write the table to this file.")] = None,  # noqa: UP045
+    output: Output = None,
 ) -> None:
     """Measure seconds per training step and per ten-crop pair, ours and PyTorch's."""
     with tqdm(total=2 * rounds * len(MODELS), unit="round") as bar:
         text = table({name: measure(name, rounds, bar) for name in MODELS})
-    print(text)
-    if output:
-        output.write_text(text)
+    put_out(text, output)
 
 
 if __name__ == "__main__":

@@ -21,11 +21,12 @@ import tempfile
 import time
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import numpy as np
 import typer
 from PIL import Image
+from tables import Output, put_out
 from tqdm import tqdm
 
 _ROOT = Path(__file__).resolve().parent.parent
@@ -188,7 +189,7 @@ def table(results: dict) -> str:
 
 def main(
     rounds: Annotated[int, typer.Option(min=1, help="Times that each is measured, in turns.")] = 9,
-    output: Annotated[Optional[Path], typer.Option(help="Also write the table to this file.")] = None,  # noqa: UP045
+    output: Output = None,
 ) -> None:
     """Measure seconds and memory of scoring, ours and PyTorch's."""
     context = multiprocessing.get_context("spawn")
@@ -220,9 +221,7 @@ def main(
                     results[task][who].append(ask(who, task, count)[1:])
                 bar.update()
     text = table(results)
-    print(text)
-    if output:
-        output.write_text(text)
+    put_out(text, output)
 
 
 if __name__ == "__main__":

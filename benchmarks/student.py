@@ -15,10 +15,11 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import numpy as np
 import typer
+from tables import Output, put_out
 
 _ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(_ROOT))
@@ -91,7 +92,7 @@ def row(name: str, source: PairSource, predictions: list[np.ndarray]) -> str:
 def main(
     seeds: Annotated[int, typer.Option(min=1, help="Seeds 0, 1, ...")] = 3,
     workdir: Annotated[Path, typer.Option(help="Where the runs are kept.")] = Path("runs/student-benchmark"),
-    output: Annotated[Optional[Path], typer.Option(help="Also write the table to this file.")] = None,  # noqa: UP045
+    output: Output = None,
 ) -> None:
     """Train teachers and students over seeds and compare them."""
     cache.keep_compiled_programs()
@@ -122,10 +123,7 @@ def main(
         "",
         f"On {os.cpu_count()} {platform.machine()} cores; the teacher reads each reference once.",
     ]
-    text = "\n".join(lines) + "\n"
-    print(text)
-    if output:
-        output.write_text(text)
+    put_out("\n".join(lines) + "\n", output)
 
 
 if __name__ == "__main__":

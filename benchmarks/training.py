@@ -18,12 +18,13 @@ import sys
 import time
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import typer
+from tables import Output, put_out
 from tqdm import tqdm
 
 _ROOT = Path(__file__).resolve().parent.parent
@@ -160,7 +161,7 @@ def peaks(dtype: str) -> tuple[float, float]:
 def main(
     rounds: Annotated[int, typer.Option(min=1, help="Times that each is measured, in turns.")] = 5,
     steps: Annotated[int, typer.Option(min=1, help="Steps of a measurement.")] = 4,
-    output: Annotated[Optional[Path], typer.Option(help="Also write the table to this file.")] = None,  # noqa: UP045
+    output: Output = None,
 ) -> None:
     """Measure training on this machine's default device, ours and PyTorch's."""
     source = PairSource(prepare("iqa_demo"), "train")
@@ -226,10 +227,7 @@ def main(
         + f". At the best of these rates the paper's recipe ({RECIPE_PAIRS:,} pairs) takes "
         f"{RECIPE_PAIRS / BATCH * best / 3600:.1f} hours here.",
     ]
-    text = "\n".join(lines) + "\n"
-    print(text)
-    if output:
-        output.write_text(text)
+    put_out("\n".join(lines) + "\n", output)
 
 
 if __name__ == "__main__":

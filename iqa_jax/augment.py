@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 
 SMALLEST = 32  # pixels on a side, below which an image is not mirrored up but refused
-# What rotation leaves uncovered: 0 after normalisation, which is mid-grey in [0, 1].
-_GREY = 0.5
+# What fills a hole, of a rotation say: mid-grey, 0 after normalisation.
+GREY = 0.5
 
 
 def example_key(seed: int | jax.Array, epoch: jax.Array, index: jax.Array) -> jax.Array:
@@ -13,7 +13,7 @@ def example_key(seed: int | jax.Array, epoch: jax.Array, index: jax.Array) -> ja
     return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), epoch), index)
 
 
-def rotate(image: jax.Array, degrees: jax.Array, fill: float = _GREY) -> jax.Array:
+def rotate(image: jax.Array, degrees: jax.Array, fill: float = GREY) -> jax.Array:
     """Rotates (H, W, C) about its centre, counter-clockwise, nearest neighbour, size unchanged.
 
     Same pixels as torchvision's `rotate(image, degrees, NEAREST, expand=False)`.

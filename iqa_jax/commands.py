@@ -262,11 +262,10 @@ def evaluate(
     for source in sources:
         start = time.perf_counter()
         with _bar(len(source), f"predicting {source.dataset}", "pair") as bar:
-            predicted = (
-                _predict_together(predictor, source, together / evaluation.file_name(source), bar)
-                if together
-                else predictor(source, bar.update)
-            )
+            if together:
+                predicted = predictor.together(source, together / evaluation.file_name(source), bar.update)
+            else:
+                predicted = predictor(source, bar.update)
         seconds = time.perf_counter() - start
         measured = None
         if baselines:
@@ -293,28 +292,6 @@ def evaluate(
         tables.append(evaluation.cross_table(evaluations, directory))
     tables.append(f"written to {directory}")
     _print(results, as_json, *tables)
-
-
-def _predict_together(predictor, source, directory: Path, bar):
-    """Predictions of all pairs, of which other processes have worked out a part."""
-    import numpy as np
-
-    from iqa_jax.together import do_together, grouped
-
-    parts = grouped(source.reference, 64)
-    bar.reset(len(parts))
-    bar.unit = "part"
-    predicted = np.empty(len(source), np.float32)
-    done = do_together(
-        directory,
-        len(parts),
-        lambda number: predictor(source.select(parts[number])).tolist(),
-        identity={"weights": predictor.sha256, "crops": predictor.crops, "pairs": source.fingerprint()},
-        progress=bar.update,
-    )
-    for part, values in zip(parts, done, strict=True):
-        predicted[part] = values
-    return predicted
 
 
 def _rate(source, seconds: float, predictor) -> str:
@@ -361,7 +338,6 @@ def submit(
     import jax
 
     from iqa_jax import submission
-    from iqa_jax.predictions import predict_resumably
 
     source = _source(dataset, split, data_dir)
     predictor = _predictor(weights, step=step, ema=ema, crops=crops)
@@ -373,8 +349,8 @@ def submit(
         "split": split,
     }
     with _bar(len(source), "scoring", "image") as bar:
-        predictions = predict_resumably(
-            source, predictor, directory / submission.PARTIAL, identity=identity, progress=bar.update
+        predictions = submission.predict_resumably(
+            source, predictor, directory, identity=identity, progress=bar.update
         )
     archive = submission.write(
         directory,

@@ -1,19 +1,17 @@
 """The student's training: pseudo-labels from a teacher, then labelled and pseudo-labelled images together."""
 
 import hashlib
-import json
 from pathlib import Path
 
 import numpy as np
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from iqa_jax import cache
+from iqa_jax import cache, processes
 from iqa_jax.data import PairSource
 from iqa_jax.datasets import prepare
-from iqa_jax.errors import DataError, WeightsError, writable_directory
+from iqa_jax.errors import DataError, WeightsError
 from iqa_jax.models import ModelConfig
-from iqa_jax.predictions import predict_resumably
 from iqa_jax.scoring import Predictor
 from iqa_jax.trainer import model_config_for, open_data, say, train
 from iqa_jax.weights import read_config
@@ -63,8 +61,11 @@ def _predictor(weights: str | Path, crops: str) -> Predictor:
 
 
 def _teacher(config: ConfigDict, student: ModelConfig) -> Predictor:
-    teacher = _predictor(config.teacher, config.pseudo_crops)
     told = f"config.teacher={config.teacher}"
+    try:
+        teacher = _predictor(config.teacher, config.pseudo_crops)
+    except WeightsError as error:
+        raise WeightsError(f"{told}: {error}") from None
     if not teacher.full_reference:
         raise WeightsError(
             f"{told}: {teacher.config.name} needs no reference; expected a full-reference model"
@@ -93,19 +94,14 @@ def _unlabelled(config: ConfigDict) -> PairSource:
 def pseudo_labels(labeller: Predictor, source: PairSource) -> np.ndarray:
     """The labeller's scores (N,) of the pairs, computed once and kept in the cache directory.
 
-    An interrupted start is gone on with.  A file's name is made of the labeller's hash, the crops and
-    the pairs.
+    An interrupted start is gone on with; the processes of a run share the work.  What is kept is named by the
+    labeller's hash, the crops and the pairs.
     """
-    identity = {
-        "weights": labeller.sha256,
-        "crops": labeller.crops,
-        "dataset": source.dataset,
-        "split": source.split,
-        "pairs": source.fingerprint(),
-    }
-    key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:32]
-    path = writable_directory(cache.cache_dir() / "pseudo_labels") / f"{key}.csv"
-    with tqdm(total=len(source), desc="pseudo-labels", unit="pair", dynamic_ncols=True) as bar:
-        found = predict_resumably(source, labeller, path, identity=identity, progress=bar.update)
-    say(f"pseudo-labels: {len(source):,} pairs by {labeller.name}, {path}")
-    return np.array([found.scores[name] for name in source.name])
+    depends_on = f"{labeller.sha256} {labeller.crops} {source.fingerprint()}"
+    key = hashlib.sha256(depends_on.encode()).hexdigest()[:32]
+    directory = cache.cache_dir() / "pseudo_labels" / key
+    quiet = not processes.is_first()
+    with tqdm(total=len(source), desc="pseudo-labels", unit="pair", dynamic_ncols=True, disable=quiet) as bar:
+        labels = labeller.together(source, directory, bar.update)
+    say(f"pseudo-labels: {len(source):,} pairs by {labeller.name}, {directory}")
+    return labels

@@ -15,6 +15,7 @@ from PIL import Image
 
 from iqa_jax import distortions
 from iqa_jax.errors import UserError
+from iqa_jax.files import write_whole
 from iqa_jax.images import read_image
 
 MANIFEST = "pairs.csv"
@@ -164,22 +165,18 @@ def _scaled(image: np.ndarray, short_side: int) -> np.ndarray:
 
 
 def _save(path: Path, image: np.ndarray) -> None:
-    """Writes a PNG; it appears complete or not at all."""
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, "PNG", compress_level=1)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_bytes(buffer.getvalue())
-    partial.replace(path)
+    write_whole(path, buffer.getvalue())
 
 
 def _write_manifest(path: Path, plan: Plan, tasks: Sequence[tuple]) -> None:
     columns = ["reference", "distorted", "distortion", "level", "parameter", *(["mos"] if plan.label else [])]
-    partial = path.with_name(f".{path.name}.partial")
-    with open(partial, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(columns)
-        for photograph, _, number, _ in tasks:
-            for kind, level, name in _names(photograph, plan, number):
-                row = [_reference_name(photograph), name, kind, level, distortions.parameter(kind, level)]
-                writer.writerow(row + ([distortions.mean_opinion(kind, level)] if plan.label else []))
-    partial.replace(path)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    for photograph, _, number, _ in tasks:
+        for kind, level, name in _names(photograph, plan, number):
+            row = [_reference_name(photograph), name, kind, level, distortions.parameter(kind, level)]
+            writer.writerow(row + ([distortions.mean_opinion(kind, level)] if plan.label else []))
+    write_whole(path, text.getvalue())

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from iqa_jax.compilation import jit
 from iqa_jax.errors import UserError, WeightsError
+from iqa_jax.files import write_whole
 from iqa_jax.metric import Metric
 from iqa_jax.models import IQA_MODELS, ModelConfig
 from iqa_jax.models.base import as_unit_float
@@ -47,13 +48,8 @@ def export(metric: Metric, path: str | os.PathLike) -> tuple[Path, Path]:
         "inputs": f"{', '.join(images)}: (B, {size}, {size}, 3) float32 in [0, 1]",
         "output": "(B,) float32, MOS",
     }
-    for target, content in (
-        (path, bytes(exported.serialize())),
-        (beside, (json.dumps(metadata, indent=2) + "\n").encode()),
-    ):
-        partial = target.with_name(f".{target.name}.partial")
-        partial.write_bytes(content)
-        partial.replace(target)
+    write_whole(path, bytes(exported.serialize()))
+    write_whole(beside, json.dumps(metadata, indent=2) + "\n")
     return path, beside
 
 

@@ -23,7 +23,7 @@ from iqa_jax.weights import model_with, read_any
 CROPS = ("grid", "ten", "center")
 # Windows go through the model in programs of these sizes, up to the batch size: few to compile, little
 # to waste.
-_PROGRAMS = (2, 4, 10)
+_GROUP_SIZES = (2, 4, 10)
 _BATCH_SIZE = 16
 # A prepared reference keeps the features of up to so many windows, 226 KB each; larger images are
 # streamed again for each distorted version.
@@ -159,7 +159,7 @@ class Metric:
             raise UserError(f"crops {crops!r}: expected one of {', '.join(CROPS)}")
         self.model, self.config, self.crops, self._record = model, model.config, crops, record
         self._size = self.config.crop_size
-        self._programs = [p for p in _PROGRAMS if p < batch_size] + [batch_size]
+        self._group_sizes = [p for p in _GROUP_SIZES if p < batch_size] + [batch_size]
         self.range = (self.config.mos_low, self.config.mos_high)
         self._features, self._scores = programs or _window_programs(model)
 
@@ -215,7 +215,7 @@ class Metric:
 
     def _window_scores(self, reference: Prepared | None, distorted: Array, offsets: list) -> np.ndarray:
         if reference is None:
-            kept = [None] * -(-len(offsets) // self._programs[-1])
+            kept = [None] * -(-len(offsets) // self._group_sizes[-1])
         elif reference.features is None:
             kept = (self._features(windows) for windows, _ in self._groups(reference.image, offsets))
         else:
@@ -245,12 +245,12 @@ class Metric:
         image, size = _mirrored_up(np.asarray(image), self._size), self._size
         if image.dtype != np.uint8:
             image = image.astype(np.float32)
-        for start in range(0, len(offsets), self._programs[-1]):
+        for start in range(0, len(offsets), self._group_sizes[-1]):
             group = [
                 image[top : top + size, left : left + size][:, :: -1 if mirrored else 1]
-                for top, left, mirrored in offsets[start : start + self._programs[-1]]
+                for top, left, mirrored in offsets[start : start + self._group_sizes[-1]]
             ]
-            program = next(p for p in self._programs if p >= len(group))
+            program = next(p for p in self._group_sizes if p >= len(group))
             yield np.stack(group + group[-1:] * (program - len(group))), len(group)
 
 

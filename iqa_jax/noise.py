@@ -9,9 +9,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from iqa_jax.augment import random_crop, rotate
-
-_GREY = 0.5
+from iqa_jax.augment import GREY, random_crop, rotate
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +37,7 @@ def flips(key: jax.Array, image: jax.Array, probability: float | jax.Array) -> j
 
 
 def cut_out(
-    key: jax.Array, image: jax.Array, *, shares: tuple[float, float] = (0.25, 0.5), fill: float = _GREY
+    key: jax.Array, image: jax.Array, *, shares: tuple[float, float] = (0.25, 0.5), fill: float = GREY
 ) -> jax.Array:
     """Fills one square of (S, S, C) (DeVries and Taylor, 2017).
 
@@ -61,7 +59,7 @@ def grid_mask(
     *,
     periods: tuple[float, float] = (0.17, 0.34),
     share: float = 0.4,
-    fill: float = _GREY,
+    fill: float = GREY,
 ) -> jax.Array:
     """Fills a grid of squares of (S, S, C) (Chen et al., 2020).
 

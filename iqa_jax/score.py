@@ -274,15 +274,16 @@ def score_command(
 def _score_together(of, metric, pairs, directory: Path, bar) -> list[Result]:
     """The results of all pairs, of which other processes have worked out a part."""
     parts = grouped([reference or target for target, reference in pairs], _PART)
-    bar.reset(len(parts))
-    bar.unit = "part"
     identity = {"metric": metric.describe(), "pairs": [[str(path) for path in pair] for pair in pairs]}
+
+    def advance(number):
+        bar.update(len(parts[number]))
 
     def work(number):
         found = of([pairs[position] for position in parts[number]], progress=lambda pairs: None)
         return [[result.score, result.error] for result in found]
 
-    done = do_together(directory, len(parts), work, identity=identity, progress=bar.update)
+    done = do_together(directory, len(parts), work, identity=identity, progress=advance)
     results: list = [None] * len(pairs)
     for part, values in zip(parts, done, strict=True):
         for position, (score, error) in zip(part, values, strict=True):

@@ -4,6 +4,7 @@ import dataclasses
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,7 @@ from iqa_jax.data import PairSource
 from iqa_jax.errors import DataError, UserError, WeightsError
 from iqa_jax.models import IQA_MODELS, split_model
 from iqa_jax.models.layers import few_at_a_time
+from iqa_jax.together import do_together, grouped
 from iqa_jax.weights import model_with, read_any
 
 # Each takes (B, H, W, 3) and the side of a crop, and gives (B, crops, side, side, 3).
@@ -25,6 +27,7 @@ CROPS: dict[str, Callable] = {
     "grid": grid_crop,
 }
 _CROPS_AT_ONCE = 32
+_PART = 64  # pairs that a process takes at a time, when several do the work
 
 
 class PairScorer:
@@ -196,6 +199,29 @@ class Predictor:
     ) -> np.ndarray:
         """Predicted MOS (N,) of the pairs; `progress` is told how many more are done."""
         return self._scorer.predict(source, self._frozen, [self._trained], progress=progress)[0]
+
+    def together(
+        self,
+        source: PairSource,
+        directory: Path,
+        progress: Callable[[int], object] = lambda pairs: None,
+    ) -> np.ndarray:
+        """The same, of which other processes work out a part; `directory` keeps what is done.
+
+        See `iqa_jax.together.do_together`.
+        """
+        parts = grouped(source.reference, _PART)
+        done = do_together(
+            directory,
+            len(parts),
+            lambda number: self(source.select(parts[number])).tolist(),
+            identity={"weights": self.sha256, "crops": self.crops, "pairs": source.fingerprint()},
+            progress=lambda number: progress(len(parts[number])),
+        )
+        predicted = np.empty(len(source), np.float32)
+        for part, values in zip(parts, done, strict=True):
+            predicted[part] = values
+        return predicted
 
 
 @dataclasses.dataclass(frozen=True)

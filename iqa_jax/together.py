@@ -10,6 +10,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from iqa_jax.errors import UserError, writable_directory
+from iqa_jax.files import write_whole
 
 _POLL = 0.2  # seconds between looks at what the others are doing
 
@@ -20,7 +21,7 @@ def do_together(
     work: Callable[[int], object],
     *,
     identity: dict,
-    progress: Callable[[int], object] = lambda parts: None,
+    progress: Callable[[int], object] = lambda part: None,
 ) -> list:
     """Results of all parts of a job, each worked out by one of the processes that were given it.
 
@@ -33,7 +34,7 @@ def do_together(
       parts: how many there are.
       work: gives the result of a part by its number, as JSON can hold it.
       identity: what the results depend on.
-      progress: is told how many more parts are done, by whomever.
+      progress: is told the number of each part that is done, by whomever.
     Returns:
       What `work` has given for part 0, 1 and so on, to each of the processes.
     Raises:
@@ -47,7 +48,7 @@ def do_together(
         before = len(results)
         for number in [(first + k) % parts for k in range(parts)]:
             if number not in results and _attempt(directory, number, work, results):
-                progress(1)
+                progress(number)
         if len(results) == before:
             time.sleep(_POLL)
     return [results[number] for number in range(parts)]
@@ -60,26 +61,20 @@ def _attempt(directory: Path, number: int, work, results: dict) -> bool:
         try:
             with FileLock(directory / f"part-{number}.lock", timeout=0):
                 if not path.exists():  # it may have been finished meanwhile
-                    _write(path, work(number))
+                    write_whole(path, json.dumps(work(number)))
         except Timeout:
             return False
     results[number] = json.loads(path.read_text())
     return True
 
 
-def _write(path: Path, content) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(json.dumps(content))
-    partial.replace(path)
-
-
 def _check_identity(directory: Path, identity: dict) -> None:
     path = directory / "job.json"
     with FileLock(directory / "job.lock"):
         if not path.exists():
-            _write(path, identity)
+            write_whole(path, json.dumps(identity))
         elif json.loads(path.read_text()) != json.loads(json.dumps(identity)):
-            raise UserError(f"{directory}: has another job; choose another --together or delete it")
+            raise UserError(f"{directory}: has another job; choose another directory or delete it")
 
 
 def grouped(keys: Sequence, largest: int) -> list[np.ndarray]:

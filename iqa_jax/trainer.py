@@ -30,6 +30,7 @@ from iqa_jax.conversion import pretrained_backbone
 from iqa_jax.data import PairSource, split_references
 from iqa_jax.datasets import prepare
 from iqa_jax.errors import ConfigError, DataError, TrainingError, WeightsError, writable_directory
+from iqa_jax.files import write_whole
 from iqa_jax.metrics import baselines, correlations, srcc
 from iqa_jax.models import IQA_MODELS, ModelConfig, build, split_model
 from iqa_jax.noise import InputNoise
@@ -130,7 +131,7 @@ def train(
     last_step = config.num_steps or config.num_epochs * steps_per_epoch
     optimizer = make_optimizer(
         config.learning_rate,
-        kind=config.get("optimizer", "adam"),
+        kind=config.optimizer,
         schedule=config.schedule,
         warmup_steps=config.warmup_steps,
         total_steps=config.num_epochs * steps_per_epoch,
@@ -328,7 +329,7 @@ def _batch_sizes(config: ConfigDict, training: PairSource, pseudo: PairSource | 
 
 def _noise(config: ConfigDict) -> dict:
     """What `make_train_step` takes of a student's configuration."""
-    if IQA_MODELS[config.model].full_reference:
+    if IQA_MODELS[config.model].full_reference or not config.pseudo_ratio:
         return {}
     noise = InputNoise(**{f.name: config.noise[f.name] for f in dataclasses.fields(InputNoise)})
     return {"noise": noise, "pseudo_weight": config.pseudo_weight}
@@ -518,9 +519,7 @@ class _Log:
     def _rewrite(self) -> None:
         if not self._writes:
             return
-        partial = self._path.with_suffix(".partial")
-        partial.write_text("".join(json.dumps(line) + "\n" for line in self.lines))
-        partial.replace(self._path)
+        write_whole(self._path, "".join(json.dumps(line) + "\n" for line in self.lines))
 
 
 def _read_lines(path: Path) -> list[dict]:

@@ -270,7 +270,7 @@ def test_part_of_another_submission_is_refused(call, prepared, tmp_path):
     data_dir, run = prepared
     (tmp_path / "predictions.partial").write_text('{"weights": "others"}\n')
     code, _, err = call("submit", "--weights", run, "--data-dir", data_dir, "--output", tmp_path)
-    assert code == 1 and "other predictions" in err
+    assert code == 1 and "part of another submission" in err
 
 
 def test_show_draws_what_the_model_sees(call, prepared, tmp_path):

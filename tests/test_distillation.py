@@ -29,6 +29,7 @@ def place(tmp_path_factory, packaged_weights):
     (folder / "cache" / "weights").symlink_to(packaged_weights / "weights")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("IQA_JAX_CACHE", str(folder / "cache"))
+        patch.setattr("iqa_jax.scoring._PART", 4)
         train(parse(arguments("conformer", folder)).config, folder / "teacher")
         yield folder
 
@@ -64,9 +65,10 @@ def finished(place):
 
 
 def test_the_teacher_labels_once_and_goes_on_after_an_interruption(place, finished, monkeypatch):
-    (labels,) = (place / "cache" / "pseudo_labels").glob("*.csv")
-    content = labels.read_text()
-    assert len(content.splitlines()) == 1 + 12
+    (labels,) = (place / "cache" / "pseudo_labels").iterdir()
+    parts = sorted(labels.glob("part-*.json"))
+    content = [part.read_text() for part in parts]
+    assert len(parts) == 3
     asked = []
     predict = PairScorer.predict
     monkeypatch.setattr(
@@ -74,11 +76,11 @@ def test_the_teacher_labels_once_and_goes_on_after_an_interruption(place, finish
         "predict",
         lambda self, source, *a, **kw: asked.append(len(source)) or predict(self, source, *a, **kw),
     )
-    labels.write_text("".join(content.splitlines(keepends=True)[:6]))
+    parts[1].unlink()
     teacher = distillation._predictor(place / "teacher", "ten")
     source = distillation._unlabelled(parse(arguments("student", place, teacher="x")).config)
     found = distillation.pseudo_labels(teacher, source)
-    assert asked == [3, 4] and len(labels.read_text().splitlines()) == 1 + 12
+    assert asked == [4] and [part.read_text() for part in parts] == content
     expected = predict(teacher._scorer, source, teacher._frozen, [teacher._trained])[0]
     np.testing.assert_allclose(found, expected, atol=1e-2)
 
@@ -127,7 +129,7 @@ def test_a_teacher_that_does_not_fit_is_named(place, finished, tmp_path):
             student(place, tmp_path / "run", **fields)
 
     refused(WeightsError, "blind_student needs no reference; expected a full-reference", teacher=finished)
-    refused(WeightsError, "no such directory", teacher=tmp_path / "nowhere")
+    refused(WeightsError, "config.teacher=.*nowhere: .*no such directory", teacher=tmp_path / "nowhere")
     refused(WeightsError, "a backbone .*, expected an IQA model", teacher=place / "teacher" / "backbone")
     with pytest.raises(ConfigError, match="config.teacher: give the run or the averaged checkpoint"):
         parse(arguments("student", place))

@@ -52,7 +52,7 @@ def test_the_part_of_a_lost_process_is_done_by_another(tmp_path):
     asked = []
     assert do_together(tmp_path, 4, asked.append, identity={"job": "squares"}) == [0, 1, 4, 9]
     assert asked == []
-    with pytest.raises(UserError, match="has another job; choose another --together"):
+    with pytest.raises(UserError, match="has another job; choose another directory"):
         do_together(tmp_path, 4, asked.append, identity={"job": "cubes"})
 
 

@@ -8,36 +8,24 @@ import jax.numpy as jnp
 from flax import nnx
 
 from iqa_jax.models.attention import Head
-from iqa_jax.models.base import IQAModel, ModelConfig
-from iqa_jax.models.conformer import ConformerBlock
-from iqa_jax.models.layers import Dropout, NoiseFor
+from iqa_jax.models.base import ModelConfig
+from iqa_jax.models.conformer import ConformerEncoder
+from iqa_jax.models.layers import NoiseFor
 
 
-class BlindStudent(IQAModel):
+class BlindStudent(ConformerEncoder):
     """Conformer encoder on the features of the distorted image, then the mean over its positions."""
 
     full_reference = False
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
         super().__init__(config, rngs=rngs)
-        kw = {"dtype": jnp.dtype(config.dtype), "rngs": rngs}
-        shape = (self.grid, self.grid, config.dim)
-        self.emb_p = nnx.Param(0.02 * jax.random.normal(rngs.params(), shape))
-        self.dropout = Dropout(config.dropout)
-        self.encoder = ConformerBlock(
-            config.dim,
-            config.heads,
-            config.dropout,
-            cross=False,
-            stochastic_depth=config.stochastic_depth,
-            **kw,
-        )
-        self.head = Head(config.dim, **kw)
+        self.head = Head(config.dim, dtype=jnp.dtype(config.dtype), rngs=rngs)
 
     def assess(self, distorted: jax.Array, *, rngs: nnx.Rngs | NoiseFor | None = None) -> jax.Array:
         """Normalised MOS (B,) from the features after `conv_proj`, (B, h, w, D)."""
-        x = self.dropout(distorted + self.emb_p[...].astype(distorted.dtype), rngs=rngs)
-        return self.head(self.encoder(x, rngs=rngs).mean((1, 2))).astype(jnp.float32)
+        encoded = self.encoder(self.positioned(distorted, rngs=rngs), rngs=rngs)
+        return self.head(encoded.mean((1, 2))).astype(jnp.float32)
 
     def __call__(self, distorted: jax.Array, *, rngs: nnx.Rngs | NoiseFor | None = None) -> jax.Array:
         """Normalised MOS (B,) of crops (B, S, S, 3), uint8 or float in [0, 1].

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from iqa_jax.models.attention import Head, MultiHeadAttention
-from iqa_jax.models.base import FullReferenceModel, ModelConfig, dense, layer_norm
+from iqa_jax.models.base import FullReferenceModel, IQAModel, ModelConfig, dense, layer_norm
 from iqa_jax.models.layers import BatchNorm, Dropout, StochasticDepth, depthwise_conv2d
 
 
@@ -93,22 +93,43 @@ class ConformerBlock(nnx.Module):
         return self.norm(x).reshape(shape)
 
 
-class IQAConformer(FullReferenceModel):
+class ConformerEncoder(IQAModel):
+    """What both of the paper's Conformers begin with: position embedding, dropout, one block."""
+
+    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+        super().__init__(config, rngs=rngs)
+        shape = (self.grid, self.grid, config.dim)
+        self.emb_p = nnx.Param(0.02 * jax.random.normal(rngs.params(), shape))
+        self.dropout = Dropout(config.dropout)
+        self.encoder = self.block(config, cross=False, rngs=rngs)
+
+    @staticmethod
+    def block(config: ModelConfig, *, cross: bool, rngs: nnx.Rngs) -> ConformerBlock:
+        """A block of the configuration's width, heads and noise."""
+        return ConformerBlock(
+            config.dim,
+            config.heads,
+            config.dropout,
+            cross=cross,
+            stochastic_depth=config.stochastic_depth,
+            dtype=jnp.dtype(config.dtype),
+            rngs=rngs,
+        )
+
+    def positioned(self, x: jax.Array, *, rngs=None) -> jax.Array:
+        """Projected features (B, h, w, D) with their positions."""
+        return self.dropout(x + self.emb_p[...].astype(x.dtype), rngs=rngs)
+
+
+class IQAConformer(ConformerEncoder, FullReferenceModel):
     """Conformer encoder on the difference of the features, cross Conformer decoder on the reference."""
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
         super().__init__(config, rngs=rngs)
-        kw = {"dtype": jnp.dtype(config.dtype), "rngs": rngs}
-        shape = (self.grid, self.grid, config.dim)
-        self.emb_p = nnx.Param(0.02 * jax.random.normal(rngs.params(), shape))
-        self.dropout = Dropout(config.dropout)
-        block = (config.dim, config.heads, config.dropout)
-        self.encoder = ConformerBlock(*block, cross=False, **kw)
-        self.decoder = ConformerBlock(*block, cross=True, **kw)
-        self.head = Head(config.dim, **kw)
+        self.decoder = self.block(config, cross=True, rngs=rngs)
+        self.head = Head(config.dim, dtype=jnp.dtype(config.dtype), rngs=rngs)
 
     def compare(self, reference, difference, *, rngs=None):
-        position = self.emb_p[...].astype(reference.dtype)
-        encoded = self.encoder(self.dropout(difference + position, rngs=rngs), rngs=rngs)
-        decoded = self.decoder(self.dropout(reference + position, rngs=rngs), encoded, rngs=rngs)
+        encoded = self.encoder(self.positioned(difference, rngs=rngs), rngs=rngs)
+        decoded = self.decoder(self.positioned(reference, rngs=rngs), encoded, rngs=rngs)
         return self.head(decoded.mean((1, 2)))

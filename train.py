@@ -13,17 +13,18 @@ def main(argv: list[str]) -> int:
     if {"-h", "--help", "--helpfull"} & set(argv):
         print(__doc__.strip())
         return 0
-    from iqa_jax.errors import shown_plainly
+    from iqa_jax.ending import shown_plainly
 
     with shown_plainly():
-        from iqa_jax import cache, config, processes
+        from iqa_jax import config, processes
+        from iqa_jax.compilation import keep_programs
         from iqa_jax.distillation import train_student
         from iqa_jax.models import IQA_MODELS
         from iqa_jax.trainer import Interrupted, train
 
         command = config.parse(argv)
         processes.join(**command.processes)
-        cache.keep_compiled_programs()
+        keep_programs()
         try:
             run = train if IQA_MODELS[command.config.model].full_reference else train_student
             run(command.config, command.workdir or f"runs/{command.name}", reason=command.reason)

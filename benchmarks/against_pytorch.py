@@ -36,11 +36,12 @@ import reference  # noqa: E402
 import torch_reference  # noqa: E402
 
 from iqa_jax.augment import ten_crop  # noqa: E402
-from iqa_jax.batches import Batch, Placement  # noqa: E402
+from iqa_jax.batches import Batch  # noqa: E402
 from iqa_jax.compilation import jit  # noqa: E402
 from iqa_jax.conversion import convert_state_dict  # noqa: E402
 from iqa_jax.models import split_model  # noqa: E402
 from iqa_jax.models.layers import few_at_a_time  # noqa: E402
+from iqa_jax.placement import Placement  # noqa: E402
 from iqa_jax.training import initial_state, jit_step, make_optimizer, make_train_step  # noqa: E402
 from iqa_jax.weights import model_with  # noqa: E402
 
@@ -67,7 +68,7 @@ def our_runs(name, crops, targets, images):
     model.train()
     optimizer = make_optimizer(1e-4)
     placement = Placement.of(jax.devices())
-    train_step = make_train_step(split_model(model)[0], optimizer, crop_size=192, seed=0, rotation=0.0)
+    train_step = make_train_step(split_model(model)[0], optimizer, seed=0, rotation=0.0)
     take_step = jit_step(train_step, placement)
     batch = Batch(
         index=np.arange(BATCH, dtype=np.int32),

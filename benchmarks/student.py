@@ -24,7 +24,7 @@ from tables import Output, put_out
 _ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(_ROOT))
 
-from iqa_jax import cache  # noqa: E402
+from iqa_jax.compilation import keep_programs  # noqa: E402
 from iqa_jax.data import PairSource  # noqa: E402
 from iqa_jax.datasets import prepare  # noqa: E402
 from iqa_jax.metrics import correlations, luma  # noqa: E402
@@ -95,7 +95,7 @@ def main(
     output: Output = None,
 ) -> None:
     """Train teachers and students over seeds and compare them."""
-    cache.keep_compiled_programs()
+    keep_programs()
     source = PairSource(prepare("iqa_demo"), "validation")
     images = [source.distorted_image(position) for position in range(len(source))]
     lines = ["| | PLCC | SRCC | SRCC of each seed |", "|---|---:|---:|---:|"]

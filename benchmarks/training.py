@@ -32,12 +32,15 @@ sys.path[:0] = [str(_ROOT), str(_ROOT / "tests")]
 
 import reference  # noqa: E402
 
-from iqa_jax.batches import Examples, Feed, Order, Placement  # noqa: E402
+from iqa_jax.augment import Cropping  # noqa: E402
+from iqa_jax.batches import Examples, Order  # noqa: E402
 from iqa_jax.compilation import jit  # noqa: E402
 from iqa_jax.conversion import convert_state_dict  # noqa: E402
 from iqa_jax.data import PairSource  # noqa: E402
 from iqa_jax.datasets import prepare  # noqa: E402
+from iqa_jax.feed import Feed  # noqa: E402
 from iqa_jax.models import split_model  # noqa: E402
+from iqa_jax.placement import Placement  # noqa: E402
 from iqa_jax.training import (  # noqa: E402
     initial_state,
     jit_step,
@@ -64,12 +67,17 @@ class Ours:
         self._placement = Placement.of(jax.devices())
         examples = Examples([source])
         order = Order(examples.lengths, [BATCH], seed=0)
-        self._feed = Feed(examples, order, self._placement, kept=kept)
-        train_step = make_train_step(graph, optimizer, crop_size=CROP, seed=0)
+        cropping = Cropping(0, CROP)
+        self._feed = Feed(examples, order, cropping, self._placement, kept=kept)
+        train_step = make_train_step(graph, optimizer, seed=0)
         self._frozen = self._placement.put_everywhere(frozen)
         self._state = self._placement.put_everywhere(initial_state(trained, optimizer, ema=False))
         make = jit_step if at_once == 1 else jit_steps
-        self._program, self._at_once, self._number = make(train_step, self._placement), at_once, 0
+        self._program, self._at_once, self._number = (
+            make(train_step, self._placement, self._feed.batch),
+            at_once,
+            0,
+        )
 
     def flops(self) -> float:
         """Of a step, as XLA counts them in the program before it is optimised.

@@ -31,7 +31,8 @@ def main(
 ) -> None:
     """Turn PyTorch weights into an orbax checkpoint with its configuration beside it."""
     from iqa_jax.conversion import convert_file, convert_model
-    from iqa_jax.errors import WeightsError, shown_plainly
+    from iqa_jax.ending import shown_plainly
+    from iqa_jax.errors import WeightsError
     from iqa_jax.weights import save_weights
 
     with shown_plainly():

@@ -1,7 +1,11 @@
 """Crops, flips and rotations as pure JAX functions, one key an example."""
 
+import dataclasses
+import functools
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 SMALLEST = 32  # pixels on a side, below which an image is not mirrored up but refused
 # What fills a hole, of a rotation say: mid-grey, 0 after normalisation.
@@ -29,28 +33,95 @@ def rotate(image: jax.Array, degrees: jax.Array, fill: float = GREY) -> jax.Arra
     return jnp.where(inside[..., None], rotated, jnp.asarray(fill, image.dtype))
 
 
-def random_crop(
-    key_y: jax.Array, key_x: jax.Array, image: jax.Array, shape: jax.Array, size: int
-) -> jax.Array:
-    """A square of `image` (H, W, C) uint8 as (size, size, C) float32 in [0, 1].
+def crop_corner(key: jax.Array, shape: jax.Array, size: int, *, keys: int = 4) -> jax.Array:
+    """Top and left, (2,) int32, of a random square of side `size` in an image of (2,) height and width.
 
     Args:
-      key_y, key_x: where it begins.
-      shape: (2,) height and width of the image proper; what lies below and right of it is filling.
+      keys: into how many `key` is split, of which this takes the first two.
     """
+    key_y, key_x = jax.random.split(key, keys)[:2]
     top = jax.random.randint(key_y, (), 0, shape[0] - size + 1)
     left = jax.random.randint(key_x, (), 0, shape[1] - size + 1)
-    crop = jax.lax.dynamic_slice(image, (top, left, 0), (size, size, image.shape[-1]))
-    return crop.astype(jnp.float32) / 255.0
+    return jnp.stack([top, left])
+
+
+@dataclasses.dataclass(frozen=True)
+class Cropping:
+    """Which crop of an image an example has.
+
+    Attributes:
+      seed: of the run.
+      size: side of the crops.
+      noise: whether the crops of pseudo-labelled images are drawn as `iqa_jax.noise` does.
+    """
+
+    seed: int
+    size: int
+    noise: bool = False
+
+    def corners(self, epoch: jax.Array, index: jax.Array, shape: jax.Array, pseudo: jax.Array) -> jax.Array:
+        """Top and left of each crop, (B, 2) int32.
+
+        Args:
+          epoch, index, pseudo: (B,), see `iqa_jax.batches.Batch`.
+          shape: (B, 2) height and width of the images.
+        """
+        keys = jax.vmap(example_key, (None, 0, 0))(self.seed, epoch, index)
+        corners = jax.vmap(lambda key, shape: crop_corner(key, shape, self.size))(keys, shape)
+        if not self.noise:
+            return corners
+        noisy = jax.vmap(lambda key, shape: crop_corner(key, shape, self.size, keys=NOISE_KEYS))(keys, shape)
+        return jnp.where(pseudo[:, None], noisy, corners)
+
+    def corners_on_host(self, *columns: np.ndarray) -> np.ndarray:
+        """The same for NumPy arrays, computed beside whatever the devices are doing."""
+        with jax.default_device(_host()):
+            return np.asarray(_jitted_corners(self)(*columns))
+
+
+NOISE_KEYS = 8  # that `iqa_jax.noise` splits an example's key into
+
+
+@functools.cache
+def _jitted_corners(cropping: Cropping):
+    return jax.jit(cropping.corners)
+
+
+@functools.cache
+def _host() -> jax.Device | None:
+    try:
+        return jax.local_devices(backend="cpu")[0]
+    except RuntimeError:  # JAX_PLATFORMS leaves CPUs out
+        return None
+
+
+def cut_crop(image: jax.Array, corner: jax.Array, size: int) -> jax.Array:
+    """The square of side `size` of (H, W, C) whose top and left are `corner`."""
+    return jax.lax.dynamic_slice(image, (corner[0], corner[1], 0), (size, size, image.shape[-1]))
+
+
+def flip_and_rotate(key: jax.Array, crop: jax.Array, *, rotation: float = 180.0) -> jax.Array:
+    """The original's training transform of a crop that is cut.
+
+    A horizontal flip with probability 1/2, then a rotation by a uniform angle, corners filled with
+    mid-grey.
+
+    Args:
+      key: of this example.
+      crop: (S, S, C) float in [0, 1]; of a pair, both images one behind the other in C.
+      rotation: largest angle either way, in degrees; 0 for none.
+    """
+    _, _, key_flip, key_angle = jax.random.split(key, 4)
+    crop = jnp.where(jax.random.bernoulli(key_flip), crop[:, ::-1], crop)
+    if rotation:
+        crop = rotate(crop, jax.random.uniform(key_angle, minval=-rotation, maxval=rotation))
+    return crop
 
 
 def augment(
     key: jax.Array, image: jax.Array, shape: jax.Array, *, crop_size: int, rotation: float = 180.0
 ) -> jax.Array:
-    """The original's training transform.
-
-    A random crop, a horizontal flip with probability 1/2, then a rotation of the crop by a uniform
-    angle, corners filled with mid-grey.
+    """The original's training transform: a random crop, then `flip_and_rotate`.
 
     Args:
       key: of this example.
@@ -61,12 +132,8 @@ def augment(
     Returns:
       (crop_size, crop_size, C) float32 in [0, 1].
     """
-    key_y, key_x, key_flip, key_angle = jax.random.split(key, 4)
-    crop = random_crop(key_y, key_x, image, shape, crop_size)
-    crop = jnp.where(jax.random.bernoulli(key_flip), crop[:, ::-1], crop)
-    if rotation:
-        crop = rotate(crop, jax.random.uniform(key_angle, minval=-rotation, maxval=rotation))
-    return crop
+    crop = cut_crop(image, crop_corner(key, shape, crop_size), crop_size)
+    return flip_and_rotate(key, crop.astype(jnp.float32) / 255.0, rotation=rotation)
 
 
 def augment_pair(

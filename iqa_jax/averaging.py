@@ -1,5 +1,6 @@
 """Averages of a run's checkpoints, with BatchNorm statistics estimated anew."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -8,11 +9,15 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from iqa_jax.batches import Placement, training_batches
-from iqa_jax.checkpoints import Checkpoints
+from iqa_jax.augment import Cropping
+from iqa_jax.batches import Examples, Order
+from iqa_jax.checkpoints import Saved
 from iqa_jax.compilation import jit
 from iqa_jax.errors import UserError, WeightsError
+from iqa_jax.feed import Feed
+from iqa_jax.files import local_path
 from iqa_jax.models import IQA_MODELS, ModelConfig, split_model
+from iqa_jax.placement import Placement
 from iqa_jax.trainer import open_data
 from iqa_jax.training import make_statistics_step
 from iqa_jax.weights import flat_weights, model_with, read_config, read_weights, save_weights
@@ -66,7 +71,7 @@ def average_run(
     Raises:
       WeightsError: not a run, or an epoch whose checkpoint was not kept; lists those there.
     """
-    workdir = Path(workdir).expanduser()
+    workdir = local_path(workdir)
     record = read_config(workdir)
     if "steps_per_epoch" not in record:
         raise WeightsError(f"{workdir}: not a training run; expected the --workdir of train.py")
@@ -80,9 +85,9 @@ def average_run(
     backbone = {f"backbone.{name}": array for name, array in backbone.items()}
     steps = record["steps_per_epoch"] if steps is None else steps
     if steps:
-        weights = _with_new_statistics(model_config, weights | backbone, config, steps, progress)
+        weights |= _with_new_statistics(model_config, backbone | weights, config, steps, progress)
     name = f"averaged-{kind}-{_compact(epochs)}"
-    output = Path(output).expanduser() if output else workdir / name
+    output = local_path(output) if output else workdir / name
     source = {
         "file": name,
         "run": workdir.resolve().name,
@@ -92,28 +97,31 @@ def average_run(
         "statistics_steps": steps,
         "dataset": config.dataset,
         "backbone": backbone_record["source"],
+        "data": record.get("data"),
     }
-    save_weights(output, model_config, {n: np.asarray(w) for n, w in (weights | backbone).items()}, source)
+    # A backbone that was trained too is among the averaged weights.
+    whole = {name: np.asarray(array) for name, array in (backbone | weights).items()}
+    save_weights(output, model_config, whole, source)
     return output
 
 
 def _epoch_weights(workdir: Path, epochs: Sequence[int], steps_per_epoch: int) -> list[dict[str, np.ndarray]]:
-    with Checkpoints(workdir, read_only=True) as checkpoints:
-        there = [step // steps_per_epoch for step in checkpoints.steps if step % steps_per_epoch == 0]
-        missing = [epoch for epoch in epochs if epoch not in there]
-        if missing or not epochs:
-            raise WeightsError(
-                f"{workdir}: no checkpoint of epoch {', '.join(map(str, missing)) or '(none given)'}; "
-                f"there are epochs {_compact(there) or 'none'} (train with config.keep_epochs)"
-            )
-        return [
-            {
-                name.removeprefix("weights."): array
-                for name, array in checkpoints.read(epoch * steps_per_epoch).items()
-                if name.startswith("weights.")
-            }
-            for epoch in epochs
-        ]
+    saved = Saved(workdir)
+    there = [step // steps_per_epoch for step in saved.steps if step % steps_per_epoch == 0]
+    missing = [epoch for epoch in epochs if epoch not in there]
+    if missing or not epochs:
+        raise WeightsError(
+            f"{workdir}: no checkpoint of epoch {', '.join(map(str, missing)) or '(none given)'}; "
+            f"there are epochs {_compact(there) or 'none'} (train with config.keep_epochs)"
+        )
+    return [
+        {
+            name.removeprefix("weights."): array
+            for name, array in saved.read(epoch * steps_per_epoch).items()
+            if name.startswith("weights.")
+        }
+        for epoch in epochs
+    ]
 
 
 def _compact(numbers: Sequence[int]) -> str:
@@ -138,19 +146,21 @@ def _with_new_statistics(
     model = model_with(model_config, weights)
     model.train()
     graph, trained, frozen = split_model(model)
-    placement = Placement.of(jax.devices())
-    step = jit(
-        make_statistics_step(graph, crop_size=config.crop_size, seed=config.seed, rotation=config.rotation)
+    # The statistics are those of whole batches, however many devices these are split between.
+    devices = jax.devices()[: math.gcd(config.batch_size, jax.device_count())]
+    placement = Placement.of(devices)
+    examples = Examples([training], with_references=IQA_MODELS[model_config.name].full_reference)
+    order = Order(examples.lengths, [config.batch_size], seed=config.seed)
+    cropping = Cropping(config.seed, config.crop_size)
+    feed = Feed(examples, order, cropping, placement, kept=config.data.placement)
+    statistics_step = make_statistics_step(graph, seed=config.seed, rotation=config.rotation)
+    take_step = jit(
+        lambda trained, frozen, store, inputs, number: statistics_step(
+            trained, frozen, feed.batch(store, inputs), number
+        )
     )
-    trained, frozen = jax.device_put((trained, frozen), placement.everywhere)
-    batches = training_batches(
-        training,
-        batch_size=config.batch_size,
-        seed=config.seed,
-        with_references=IQA_MODELS[model_config.name].full_reference,
-    )
+    trained, frozen = placement.put_everywhere((trained, frozen))
     for number in range(steps):
-        batch = jax.device_put(next(batches), placement.split)
-        trained = step(trained, frozen, batch, jnp.int32(number))
+        trained = take_step(trained, frozen, feed.store, feed.take(number), jnp.int32(number))
         progress(number + 1, steps)
     return flat_weights(trained)

@@ -6,7 +6,6 @@ anything else belongs to the training state.  The processes of one run save toge
 
 import contextlib
 import json
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
 from iqa_jax.errors import TrainingError, WeightsError
+from iqa_jax.files import failure_reason
 from iqa_jax.processes import first_before_others, is_first
 from iqa_jax.weights import by_itself, damage, file_sums, read_weights
 
@@ -23,12 +23,62 @@ _SUMS = "sha256.json"  # in each checkpoint: the checksum of every file that hol
 _WORST = -2.0  # in place of an SRCC that is undefined or was not measured
 
 
+class Saved:
+    """The finished checkpoints of the run in `workdir`, to be read; nothing there is changed."""
+
+    def __init__(self, workdir: Path):
+        self.folder = Path(workdir).absolute() / FOLDER
+
+    @property
+    def steps(self) -> list[int]:
+        return sorted(int(path.name) for path in self.folder.glob("[0-9]*") if path.name.isdigit())
+
+    def best_step(self) -> int | None:
+        """The step with the highest validation SRCC; the latest where none was evaluated."""
+        steps = self.steps
+        return max(steps, key=lambda step: (self.srcc(step), step)) if steps else None
+
+    def srcc(self, step: int) -> float:
+        """Of the validation; a bad one where it is not known."""
+        try:
+            return float(_read_metrics(self.folder / str(step))["srcc"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return _WORST
+
+    def read(self, step: int) -> dict[str, np.ndarray]:
+        """Everything that was saved at `step`.
+
+        Raises:
+          WeightsError: there is no such step, or what is there is not what was written.
+        """
+        if step not in self.steps:
+            there = ", ".join(map(str, self.steps)) or "none"
+            raise WeightsError(f"{self.folder}: no checkpoint of step {step}; there are: {there}")
+        problem = self.problem(step)
+        if problem:
+            raise WeightsError(f"{self.folder / str(step)}: damaged ({problem}); choose another step")
+        arrays = self.folder / str(step) / "arrays"
+        with ocp.StandardCheckpointer(multiprocessing_options=by_itself()) as checkpointer:
+            shapes = checkpointer.metadata(arrays).item_metadata
+            target = {name: np.empty(leaf.shape, leaf.dtype) for name, leaf in shapes.items()}
+            return checkpointer.restore(arrays, target)
+
+    def problem(self, step: int) -> str | None:
+        """What is wrong with the files of a step, None if they are what was written."""
+        checkpoint = self.folder / str(step)
+        try:
+            expected = json.loads((checkpoint / _SUMS).read_text())
+        except (OSError, ValueError) as error:
+            return f"{_SUMS}: {error}"
+        return damage(checkpoint / "arrays", expected)
+
+
 class Checkpoints:
-    """The checkpoints of the run in `workdir`.
+    """The checkpoints that the run in `workdir` writes.
 
     Kept are the latest `keep`, the best by validation SRCC and, for weight averaging, all at
     multiples of `every` steps.  A damaged one is named through `say` and put aside in the run's
-    `damaged/`; with `read_only` it is an error.
+    `damaged/`.
     """
 
     def __init__(
@@ -37,48 +87,42 @@ class Checkpoints:
         *,
         keep: int = 2,
         every: int | None = None,
-        read_only: bool = False,
         say: Callable[[str], None] = print,
     ):
         policy = [policies.LatestN(keep), policies.BestN(get_metric_fn=_srcc, n=1)]
         if every:
             policy.append(policies.EveryNSteps(every))
-        self.folder = Path(workdir).absolute() / FOLDER
-        self._read_only, self._say = read_only, say
-        alone = {"multiprocessing_options": by_itself()} if read_only else {}
-        with contextlib.nullcontext() if read_only else first_before_others("checkpoints"):
+        self._saved, self._say = Saved(workdir), say
+        self.folder = self._saved.folder
+        with first_before_others("checkpoints"):
             self._check_metrics()
         self._manager = ocp.CheckpointManager(
             self.folder,
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=policies.AnyPreservationPolicy(policy),
                 best_fn=_srcc,
-                create=not read_only,
-                cleanup_tmp_directories=not read_only,
+                create=True,
                 async_options=ocp.AsyncOptions(post_finalization_callback=self._seal),
-                **alone,
             ),
-            item_handlers={"arrays": ocp.StandardCheckpointHandler(**alone)},
+            item_handlers={"arrays": ocp.StandardCheckpointHandler()},
         )
 
     def _check_metrics(self) -> None:
         """The manager reads every checkpoint's metrics as it starts, and would stop at a broken one."""
-        for path in sorted(self.folder.glob("[0-9]*")):
-            if path.name.isdigit():
-                try:
-                    json.loads((path / "metrics" / "metrics").read_text())
-                except (OSError, ValueError) as error:
-                    self._damaged(path, str(error))
+        for step in self._saved.steps:
+            try:
+                _srcc(_read_metrics(self.folder / str(step)))
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                self._put_aside(step, f"metrics: {error}")
 
-    def _damaged(self, checkpoint: Path, what: str) -> None:
-        message = f"{checkpoint}: damaged ({what})"
-        if self._read_only:
-            raise WeightsError(f"{message}; choose another step")
+    def _put_aside(self, step: int, problem: str) -> None:
         aside = self.folder.parent / "damaged"
         aside.mkdir(exist_ok=True)
-        shutil.rmtree(aside / checkpoint.name, ignore_errors=True)
-        checkpoint.rename(aside / checkpoint.name)
-        self._say(f"{message}; passed over and put into {aside}")
+        place, number = aside / str(step), 2
+        while place.exists():
+            place, number = aside / f"{step}-{number}", number + 1
+        (self.folder / str(step)).rename(place)
+        self._say(f"{self.folder / str(step)}: damaged ({problem}); passed over and put into {place}")
 
     def __enter__(self):
         return self
@@ -130,53 +174,26 @@ class Checkpoints:
         try:
             yield
         except Exception as error:  # orbax and its storage raise many kinds
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0][-150:]
             raise TrainingError(
-                f"{self.folder}: a checkpoint could not be written ({reason}); earlier ones are whole. "
-                "Free some space or mend the disk, then run the same command again"
+                f"{self.folder}: a checkpoint could not be written ({failure_reason(error)}); earlier "
+                "ones are whole. Free some space or mend the disk, then run the same command again"
             ) from None
-
-    def read(self, step: int) -> dict[str, np.ndarray]:
-        """Everything that was saved at `step`.
-
-        Raises:
-          WeightsError: there is no such step, or what is there is not what was written.
-        """
-        if step not in self._manager.all_steps():
-            there = ", ".join(map(str, self.steps)) or "none"
-            raise WeightsError(f"{self.folder}: no checkpoint of step {step}; there are: {there}")
-        folder = self.folder / str(step)
-        problem = _problem(folder)
-        if problem:
-            raise WeightsError(f"{folder}: damaged ({problem}); choose another step")
-        return self._restored(step)
-
-    def _restored(self, step: int) -> dict[str, np.ndarray]:
-        shapes = self._manager.item_metadata(step)["arrays"]
-        target = {name: np.empty(leaf.shape, leaf.dtype) for name, leaf in shapes.items()}
-        arguments = ocp.args.Composite(arrays=ocp.args.StandardRestore(target))
-        return self._manager.restore(step, args=arguments)["arrays"]
 
     def read_latest(self) -> tuple[int, dict[str, np.ndarray]] | None:
         """Step and content of the newest checkpoint that is whole; None if there is none."""
         with first_before_others("damaged checkpoints"):
             for step in reversed(self.steps):
-                problem = _problem(self.folder / str(step))
+                problem = self._saved.problem(step)
                 if not problem:
                     break
-                self._damaged(self.folder / str(step), problem)
+                self._put_aside(step, problem)
                 self._manager.reload()
         self._manager.reload()  # what the first process has put aside is gone for the others too
-        return (self.steps[-1], self._restored(self.steps[-1])) if self.steps else None
+        return (self.steps[-1], self._saved.read(self.steps[-1])) if self.steps else None
 
 
-def _problem(checkpoint: Path) -> str | None:
-    """What is wrong with a checkpoint's files, None if they are what was written."""
-    try:
-        expected = json.loads((checkpoint / _SUMS).read_text())
-    except (OSError, ValueError) as error:
-        return str(error)
-    return damage(checkpoint / "arrays", expected)
+def _read_metrics(checkpoint: Path) -> dict:
+    return json.loads((checkpoint / "metrics" / "metrics").read_text())
 
 
 def _srcc(metrics: dict) -> float:
@@ -191,17 +208,16 @@ def read_run_weights(workdir: Path, *, step: int | str = "best", ema: bool = Fal
     Raises:
       WeightsError: no such checkpoint, or it is damaged.
     """
-    workdir = Path(workdir)
-    with Checkpoints(workdir, read_only=True) as checkpoints:
-        if not checkpoints.steps:
-            raise WeightsError(f"{checkpoints.folder}: no checkpoint yet")
-        chosen = {"best": checkpoints.best_step(), "latest": checkpoints.steps[-1]}.get(step, step)
-        if not isinstance(chosen, int):
-            raise WeightsError(f"step {step!r}: expected 'best', 'latest' or a number")
-        arrays = checkpoints.read(chosen)
+    saved = Saved(workdir)
+    if not saved.steps:
+        raise WeightsError(f"{saved.folder}: no checkpoint yet")
+    chosen = {"best": saved.best_step(), "latest": saved.steps[-1]}.get(step, step)
+    if not isinstance(chosen, int):
+        raise WeightsError(f"step {step!r}: expected 'best', 'latest' or a number")
+    arrays = saved.read(chosen)
     wanted = "ema." if ema else "weights."
     trained = {name.removeprefix(wanted): a for name, a in arrays.items() if name.startswith(wanted)}
     if not trained:
         raise WeightsError(f"{workdir}: the run kept no EMA weights (config.ema_decay was 0)")
-    _, backbone, _ = read_weights(workdir / "backbone")
+    _, backbone, _ = read_weights(Path(workdir) / "backbone")
     return {**{f"backbone.{name}": array for name, array in backbone.items()}, **trained}

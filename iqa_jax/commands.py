@@ -12,18 +12,27 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from iqa_jax.errors import DataError, UserError, WeightsError, shown_plainly, writable_directory
+from iqa_jax.ending import shown_plainly
+from iqa_jax.errors import DataError, UserError
+from iqa_jax.files import output_file, writable_directory, write_whole
+
+
+class _Commands(typer.core.TyperGroup):
+    """Ends a command with one plain line where it fails, before typer sees what happened."""
+
+    def invoke(self, ctx):
+        with shown_plainly():
+            return super().invoke(ctx)
+
 
 app = typer.Typer(
+    cls=_Commands,
     help="Learned, perceptual image quality assessment.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-
-# What is evaluated where no split is named: what the default recipes do not train on.
-_HELD_OUT = {"pipal": "train[80%:]", "iqa_demo": "validation"}
 
 Weights = Annotated[Path, typer.Option(help="A run, a converted directory or an averaged checkpoint.")]
 DataDir = Annotated[str, typer.Option(help="Where prepared data lie; the cache directory if not given.")]
@@ -40,7 +49,7 @@ Crops = Annotated[str, typer.Option(help="center, ten or grid.")]
 
 
 def main() -> None:
-    """Runs a command; a `UserError` becomes one line and exit code 1."""
+    """Runs a command."""
     import warnings
 
     from absl import logging
@@ -48,13 +57,7 @@ def main() -> None:
 
     logging.set_verbosity(logging.ERROR)  # tensorflow-datasets and orbax warn of what is meant to be
     warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # what is too large is refused
-    with shown_plainly():
-        try:
-            app()
-        except SystemExit as end:
-            if end.code == 130:  # typer's for Ctrl-C, of which it says nothing
-                raise KeyboardInterrupt from None
-            raise
+    app()
 
 
 @contextlib.contextmanager
@@ -90,10 +93,10 @@ def _cell(value) -> str:
 
 
 def _predictor(weights: Path, *, step: str, ema: bool, crops: str):
-    from iqa_jax import cache
+    from iqa_jax.compilation import keep_programs
     from iqa_jax.scoring import Predictor
 
-    cache.keep_compiled_programs()
+    keep_programs()
     return Predictor(weights, step=_step(step), ema=ema, crops=crops)
 
 
@@ -102,12 +105,11 @@ def _step(text: str) -> int | str:
     return int(text) if text.isdigit() else text
 
 
-def _source(name: str, split: str | None, data_dir: str):
+def _source(name: str, split: str, data_dir: str):
     from iqa_jax.data import PairSource
     from iqa_jax.datasets import prepare
 
-    builder = prepare(name, data_dir=data_dir or None)
-    return PairSource(builder, split or _HELD_OUT.get(name, "train"))
+    return PairSource(prepare(name, data_dir=data_dir or None), split)
 
 
 @app.command()
@@ -128,13 +130,13 @@ def average(
 
     Example: python -m iqa_jax average --workdir runs/conformer --epochs 21-30
     """
-    from iqa_jax import cache
     from iqa_jax.averaging import average_run
+    from iqa_jax.compilation import keep_programs
 
     chosen = _numbers("--epochs", epochs) if epochs else _numbers("--list", listed)
     if bool(epochs) == bool(listed):
         raise UserError("give either --epochs FIRST-LAST or --list A,B,C")
-    cache.keep_compiled_programs()
+    keep_programs()
     with _bar(0, "BatchNorm statistics", "step") as bar:
 
         def progress(step, of):
@@ -223,7 +225,7 @@ def splits(
     files = []
     for part in divided:
         path = directory / f"{name.replace('/', '-')}-{part['seed']}.json"
-        path.write_text(json.dumps({"dataset": name, **part}, indent=2) + "\n")
+        write_whole(path, json.dumps({"dataset": name, "split": split, **part}, indent=2) + "\n")
         files.append(str(path))
     count = f"{len(divided[0]['train'])} references to train on, {len(divided[0]['validation'])} to validate"
     _print(files, as_json, f"wrote {files[0]} to {Path(files[-1]).name}: {count}")
@@ -233,7 +235,12 @@ def splits(
 def evaluate(
     weights: Weights,
     dataset: Annotated[list[str], typer.Option(help="Data set; several make one table.")],
-    split: Annotated[str, typer.Option(help="What to evaluate; the held-out part by default.")] = "",
+    split: Annotated[
+        str, typer.Option(help="What to evaluate; what the weights were validated on by default.")
+    ] = "",
+    splits: Annotated[
+        Path | None, typer.Option(help="A file of `splits`, to evaluate on its validation part.")
+    ] = None,
     crops: Crops = "ten",
     baselines: Annotated[bool, typer.Option("--baselines", help="PSNR and SSIM too.")] = False,
     report: Annotated[Path | None, typer.Option(help="Directory for pictures and an HTML page.")] = None,
@@ -251,15 +258,14 @@ def evaluate(
     """
     from iqa_jax import evaluation
     from iqa_jax.metrics import baselines as measure_baselines
+    from iqa_jax.splits import trained_on
 
-    sources = [_source(name, split, data_dir) for name in dataset]
-    for source in sources:
-        evaluation.check_labels(source)
     predictor = _predictor(weights, step=step, ema=ema, crops=crops)
+    sources = _sources_to_evaluate(dataset, predictor.record, split, splits, data_dir)
     directory = writable_directory(output)
     pages = writable_directory(report) if report else None
     evaluations, results, tables = [], [], []
-    for source in sources:
+    for source, why in sources:
         start = time.perf_counter()
         with _bar(len(source), f"predicting {source.dataset}", "pair") as bar:
             if together:
@@ -277,13 +283,17 @@ def evaluate(
                 predicted,
                 weights=predictor.name,
                 crops=crops,
+                trained_on=trained_on(predictor.record, source),
+                same_scale=predictor.on_scale_of(source),
                 baselines=measured,
                 resamples=resamples,
                 progress=bar.update,
             )
         evaluations.append(evaluated)
         results.append(evaluation.save(evaluated, directory))
-        tables += [_metrics_table(evaluated, results[-1]), _rate(source, seconds, predictor)]
+        tables += [_metrics_table(evaluated, results[-1]), f"split: {source.split}, {why}"]
+        tables += [line for line in (evaluated.warning, evaluated.remark) if line]
+        tables.append(_rate(source, seconds, predictor))
         if pages:
             from iqa_jax.report import write_report
 
@@ -292,6 +302,28 @@ def evaluate(
         tables.append(evaluation.cross_table(evaluations, directory))
     tables.append(f"written to {directory}")
     _print(results, as_json, *tables)
+
+
+def _sources_to_evaluate(names: list[str], record: dict, split: str, splits: Path | None, data_dir: str):
+    """The pairs of each data set, with why these; checked before anything is predicted."""
+    from iqa_jax import evaluation
+    from iqa_jax.datasets import prepare
+    from iqa_jax.splits import part_to_evaluate
+
+    if split and splits:
+        raise UserError("--split and --splits: give one of them")
+    found = {}
+    for name in names:
+        builder = prepare(name, data_dir=data_dir or None)
+        source, why = part_to_evaluate(builder, record, split=split, splits=splits or "")
+        evaluation.check_labels(source)
+        file = evaluation.file_name(source)
+        if file in found:
+            raise UserError(
+                f"--dataset {name}: its files would be called {file}, as another's; give it alone"
+            )
+        found[file] = source, why
+    return list(found.values())
 
 
 def _rate(source, seconds: float, predictor) -> str:
@@ -389,7 +421,7 @@ def show(
     source = _source(dataset, split, data_dir)
     if source.size.min() < crop_size:
         raise DataError(f"{dataset}: an image of {source.size.min()} pixels, --crop-size is {crop_size}")
-    writable_directory(output.expanduser().absolute().parent)
+    output = output_file(output)
     save_samples(output, source, count=count, seed=seed, crop_size=crop_size, rotation=rotation)
     _print({"output": str(output)}, as_json, f"wrote {output}")
 
@@ -416,10 +448,10 @@ def score(
     Example: python -m iqa_jax score --weights runs/conformer -t restored/ -r originals/ --csv scores.csv
     """
     import iqa_jax
-    from iqa_jax import cache
+    from iqa_jax.compilation import keep_programs
     from iqa_jax.score import score_command
 
-    cache.keep_compiled_programs()
+    keep_programs()
     metric = iqa_jax.load(weights, crops=crops, batch_size=batch_size, step=_step(step), ema=ema)
     code = score_command(
         metric,
@@ -498,11 +530,8 @@ def export(
     """
     import iqa_jax
     from iqa_jax.export import export as write
-    from iqa_jax.metric import Metric
 
+    output = output_file(output)
     metric = iqa_jax.load(weights, step=_step(step), ema=ema)
-    if not isinstance(metric, Metric):
-        raise WeightsError(f"{weights}: a backbone, expected an IQA model's weights")
-    writable_directory(output.expanduser().absolute().parent)
     files = [str(path) for path in write(metric, output)]
     _print({"output": files}, as_json, f"wrote {files[0]} and {files[1]}")

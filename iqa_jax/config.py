@@ -1,16 +1,18 @@
 """The training configuration: reading it from the command line, and checking it."""
 
+import contextlib
 import dataclasses
 import difflib
+import math
 import re
 import sys
 from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from iqa_jax.batches import PLACEMENTS
 from iqa_jax.datasets import DATASETS, default_data_dir, find_folder
 from iqa_jax.errors import ConfigError
+from iqa_jax.feed import PLACEMENTS
 from iqa_jax.models import BACKBONES, IQA_MODELS
 from iqa_jax.scoring import CROPS
 
@@ -60,6 +62,8 @@ def parse(argv: list[str]) -> Command:
     if config.dataset == "auto":
         data_dir = config.data_dir or str(default_data_dir())
         found = find_folder("pipal", data_dir)
+        if found and not DATASETS["pipal"].has_training_images(found):
+            found = None  # the challenge's test pairs alone
         recipe = "pipal" if found else "demo"
         if found:
             reason = f"PIPAL was found in {found}; for the built-in set: --config {path}:demo"
@@ -91,6 +95,7 @@ def _parse_flags(argv: list[str]) -> tuple[ConfigDict, str, dict, dict]:
     flags.DEFINE_integer("num_processes", None, "How many there are.", flag_values=values)
     flags.DEFINE_integer("process_id", None, "Which one this is, from 0.", flag_values=values)
     argv = [_ABOUT_PROCESSES.sub(lambda name: name[0].replace("-", "_"), a) for a in argv]
+    _check_file(argv)
     before = sys.argv
     sys.argv = ["train.py", *argv]  # where config_flags looks for overrides
     try:
@@ -101,7 +106,7 @@ def _parse_flags(argv: list[str]) -> tuple[ConfigDict, str, dict, dict]:
             config_flags.get_config_filename(values["config"]),
             config_flags.get_override_values(values["config"]),
         )
-    except (flags.Error, AttributeError, OSError, TypeError, ValueError) as error:
+    except Exception as error:  # absl's and ml_collections', and whatever the file raises
         raise ConfigError(_plainly(error, argv)) from None
     finally:
         sys.argv = before
@@ -111,43 +116,110 @@ def _parse_flags(argv: list[str]) -> tuple[ConfigDict, str, dict, dict]:
     return config, file, overrides, {name: values[name].value for name in others}
 
 
+def _file_of(argv: list[str]) -> str | None:
+    """What stands after --config, in either spelling."""
+    for number, argument in enumerate(argv):
+        name, equals, value = argument.partition("=")
+        if name in ("--config", "-config"):
+            return value if equals else next(iter(argv[number + 1 :]), None)
+    return None
+
+
+def _check_file(argv: list[str]) -> None:
+    """Raises ConfigError unless a Python file is given as the configuration."""
+    given = _file_of(argv)
+    if not given:
+        raise ConfigError("give a configuration: --config configs/conformer.py")
+    path = Path(given.partition(":")[0])
+    if not path.is_file():
+        what = "a directory" if path.is_dir() else "no such configuration file"
+        raise ConfigError(f"{given}: {what}; expected configs/conformer.py, say")
+    if path.suffix != ".py":
+        raise ConfigError(
+            f"{given}: not a Python file; expected a configuration such as configs/conformer.py"
+        )
+
+
 def _plainly(error: Exception, argv: list[str]) -> str:
-    """One line for what absl and ml_collections raise."""
-    file = next((a.removeprefix("--config=") for a in argv if ".py" in a), None)
-    if file is None:
-        return "give a configuration: --config configs/conformer.py"
-    if not Path(file.partition(":")[0]).is_file():
-        return f"{file}: no such configuration file; expected configs/conformer.py, say"
-    if isinstance(error, AttributeError):
-        asked = re.findall(r"\w+", str(error))[0]
-        known = _names(_parse_flags([f"--config={file}"])[0])
-        near = difflib.get_close_matches(asked, known, n=1, cutoff=0.0)[0]
-        return f"config has no field {asked!r}; the nearest is config.{near}"
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return " ".join(dict.fromkeys((lines[0], lines[-1])))
+    """One line for what absl, ml_collections or the configuration file raise."""
+    given = _file_of(argv)
+    if overrides := _overrides(argv):
+        config, *_ = _parse_flags([f"--config={given}"])  # raises if it is the file's fault
+        problems = (_problem_of(override, config) for override in overrides)
+        if problem := next(filter(None, problems), None):
+            return problem
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    text = " ".join(dict.fromkeys((lines[0], lines[-1])))
+    if type(error).__module__.startswith(("absl", "ml_collections")) or isinstance(error, ValueError):
+        return text
+    return f"{given}: cannot be read as a configuration ({type(error).__name__}: {text})"
 
 
-def _names(config: ConfigDict) -> list[str]:
-    """All fields, those of a group as GROUP.FIELD."""
-    names = []
+def _overrides(argv: list[str]) -> list[str]:
+    """Each --config.FIELD with its value, as FIELD=VALUE."""
+    found = []
+    for number, argument in enumerate(argv):
+        if match := re.match(r"--?config\.(.*)", argument):
+            following = next(iter(argv[number + 1 :]), "--")
+            apart = "=" not in argument and not following.startswith("-")
+            found.append(f"{match[1]}={following}" if apart else match[1])
+    return found
+
+
+_EXPECTED = {bool: "true or false", int: "a whole number", float: "a number"}
+
+
+def _problem_of(override: str, config: ConfigDict) -> str | None:
+    """What is wrong with FIELD=VALUE; None if nothing is."""
+    name, equals, value = override.partition("=")
+    names = [field for field, _ in _leaves(config)]
+    if name not in names:
+        near = difflib.get_close_matches(name, names, n=1)
+        hint = (
+            f"; the nearest is config.{near[0]}" if near else ", nor one like it; the file lists its fields"
+        )
+        return f"config has no field {name!r}{hint}"
+    group, _, inner = name.rpartition(".")
+    kind = type((config[group] if group else config)[inner])
+    if kind is bool and (not equals or value.lower() in ("true", "false", "1", "0", "t", "f")):
+        return None
+    if kind in _EXPECTED:
+        with contextlib.suppress(ValueError):
+            if kind is not bool:
+                kind(value)
+                return None
+    elif equals:
+        return None
+    return f"config.{name}={value}: expected {_EXPECTED.get(kind, 'a value')}"
+
+
+def _leaves(config: ConfigDict) -> list[tuple[str, object]]:
+    """All fields with their values, those of a group as GROUP.FIELD."""
+    leaves = []
     for name, value in config.items():
-        names += [f"{name}.{inner}" for inner in value] if isinstance(value, ConfigDict) else [name]
-    return names
+        inner = value.items() if isinstance(value, ConfigDict) else None
+        leaves += [(name, value)] if inner is None else [(f"{name}.{n}", v) for n, v in inner]
+    return leaves
 
 
 def check(config: ConfigDict) -> None:
     """Raises ConfigError for a value that makes no sense; names the field and what is expected."""
     for field, choices in _CHOICES.items():
-        if config[field].partition("/")[0] not in choices:  # "pairs/NAME" is a data set
+        value = config[field].partition("/")[0] if field == "dataset" else config[field]  # "pairs/NAME"
+        if value not in choices:
             near = difflib.get_close_matches(config[field], choices, n=1, cutoff=0.0)[0]
             raise ConfigError(
                 f"config.{field}={config[field]}: expected one of {', '.join(choices)}; did you mean {near}?"
             )
+    for field, value in _leaves(config):
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ConfigError(f"config.{field}={value}: expected a finite number")
     for fields, bound in ((_AT_LEAST_ONE, 1), (_NOT_NEGATIVE, 0)):
         for field in fields:
             if config[field] < bound:
                 raise ConfigError(f"config.{field}={config[field]}: expected {bound} or more")
     for field, fits, expected in (
+        ("seed", config.seed < 2**31, "a number below 2147483648"),
         ("learning_rate", config.learning_rate > 0, "a number above 0"),
         ("dropout", 0 <= config.get("dropout", 0.0) < 1, "a probability below 1"),
         ("ema_decay", 0 <= config.ema_decay < 1, "0 (none) or a number below 1"),

@@ -1,20 +1,22 @@
 """Prepared data sets as pairs of images."""
 
+import collections
 import copy
 import dataclasses
-import functools
 import hashlib
-import io
 import json
-from collections.abc import Sequence
-from pathlib import Path
+import threading
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import tensorflow_datasets as tfds
-from PIL import Image
 
 from iqa_jax.datasets import REFERENCES, PairBuilder, Score
+from iqa_jax.datasets.base import as_bytes
 from iqa_jax.errors import DataError
+from iqa_jax.images import decode_image
+
+_KEPT_BYTES = 64 * 2**20  # of decoded references
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +41,7 @@ class PairSource(Sequence[Pair]):
     The columns of the table are arrays of equal length and cost no reading of images.
 
     Attributes:
-      dataset, split: where the pairs come from.
+      dataset, split: where the pairs come from, as they are asked for: "pairs/mine", "train[:80%]".
       score: what the labels mean.
       index: (N,) positions in the whole split.
       name, reference: (N,) file names.
@@ -51,17 +53,26 @@ class PairSource(Sequence[Pair]):
 
     pseudo = False
 
-    def __init__(self, builder: PairBuilder, split: str, references: Sequence[str] | None = None):
+    def __init__(
+        self,
+        builder: PairBuilder,
+        split: str,
+        references: Sequence[str] | None = None,
+        *,
+        part: str = "",
+    ):
         """Opens `split`.
 
         Args:
           builder: prepared (`iqa_jax.datasets.prepare`).
           split: a split's name or a slice of one, as in tensorflow-datasets: `train[:80%]`.
           references: keep only the pairs of these references.
+          part: what to call them, after the split's name.
         Raises:
           DataError: a split or a reference that the data set does not have.
         """
-        self.dataset, self.split = builder.name, split
+        self.dataset = builder.asked_name
+        self.split = f"{split} ({part})" if part else split
         self.score = Score(**builder.info.metadata["score"])
         base, start, stop = _slice(builder, split)
         table = builder.info.metadata["tables"][base]
@@ -69,7 +80,7 @@ class PairSource(Sequence[Pair]):
         if references is not None:
             unknown = sorted(set(references) - set(table["reference"]))
             if unknown:
-                raise DataError(f"{builder.name}: no pair of the reference {unknown[0]} in split {split}")
+                raise DataError(f"{self.dataset}: no pair of the reference {unknown[0]} in split {split}")
             index = index[np.isin(np.asarray(table["reference"])[index], list(references))]
         self.index = index
         self.name, self.reference, self.distortion = (
@@ -82,8 +93,10 @@ class PairSource(Sequence[Pair]):
         raw = {"image": tfds.decode.SkipDecoding()}
         self._images = builder.as_data_source(base, decoders=raw)
         self._reference_images = builder.as_data_source(REFERENCES, decoders=raw)
-        names = builder.info.metadata["tables"][REFERENCES]["name"]
-        self._reference_position = {name: position for position, name in enumerate(names)}
+        known = builder.info.metadata["tables"][REFERENCES]
+        self._reference_position = {name: position for position, name in enumerate(known["name"])}
+        self._digest = dict(zip(known["name"], known["digest"], strict=True))
+        self._recent_references = _Recent(self._read_reference, _KEPT_BYTES)
 
     def select(self, positions: np.ndarray) -> "PairSource":
         """The pairs at these positions alone."""
@@ -91,6 +104,10 @@ class PairSource(Sequence[Pair]):
         for column in ("index", "name", "reference", "distortion", "level", "size", "mos"):
             setattr(part, column, getattr(self, column)[positions])
         return part
+
+    def digests(self) -> dict[str, str]:
+        """What tells each reference's picture from others, by its name; files of one picture have one."""
+        return {name: self._digest[name] for name in sorted(set(self.reference))}
 
     def fingerprint(self) -> str:
         """SHA-256 of the pairs' names and sizes and of the files of up to 64 distorted images."""
@@ -123,23 +140,41 @@ class PairSource(Sequence[Pair]):
 
     def reference_image(self, name: str) -> np.ndarray:
         """(H, W, 3) uint8; the last few are kept decoded."""
-        return self._decoded_reference(name)
+        return self._recent_references(name)
 
-    @functools.cached_property
-    def _decoded_reference(self):
-        @functools.lru_cache(maxsize=32)
-        def decoded(name):
-            return _decoded(self._reference_images[self._reference_position[name]], name)
+    def _read_reference(self, name: str) -> np.ndarray:
+        return _decoded(self._reference_images[self._reference_position[name]], name)
 
-        return decoded
+
+class _Recent:
+    """A function from names to arrays that keeps the latest results, up to some bytes in all."""
+
+    def __init__(self, function: Callable[[str], np.ndarray], limit: int):
+        self._function, self._limit = function, limit
+        self._kept: collections.OrderedDict[str, np.ndarray] = collections.OrderedDict()
+        self._lock = threading.Lock()
+
+    def __call__(self, name: str) -> np.ndarray:
+        with self._lock:
+            if name in self._kept:
+                self._kept.move_to_end(name)
+                return self._kept[name]
+        array = self._function(name)
+        with self._lock:
+            self._kept[name] = array
+            while sum(kept.nbytes for kept in self._kept.values()) > self._limit and len(self._kept) > 1:
+                self._kept.popitem(last=False)
+        return array
 
 
 def _decoded(record: dict, name: str) -> np.ndarray:
-    found = record["name"].decode()
-    if found != name:
+    if record["name"] != as_bytes(name):
+        found = record["name"].decode(errors="replace")
         raise DataError(f"prepared data are damaged: {found} stands where {name} should; prepare them again")
-    with Image.open(io.BytesIO(record["image"])) as image:
-        pixels = np.array(image.convert("RGB"))
+    try:
+        pixels = decode_image(record["image"], say=lambda text: None)  # was said when they were prepared
+    except DataError as error:
+        raise DataError(f"prepared data are damaged: {name}: {error}; prepare them again") from None
     pixels.setflags(write=False)
     return pixels
 
@@ -152,24 +187,10 @@ def _slice(builder: PairBuilder, split: str) -> tuple[str, int, int]:
         whole = splits[part.splitname].num_examples
     except (KeyError, ValueError, AssertionError):
         raise DataError(
-            f"{builder.name} has no split {split!r}: expected one of {', '.join(splits)}, "
+            f"{builder.asked_name} has no split {split!r}: expected one of {', '.join(splits)}, "
             "or a slice such as train[:80%]"
         ) from None
     start, stop, _ = slice(part.from_, part.to).indices(whole)
     if start >= stop:
-        raise DataError(f"{builder.name}: split {split!r} is empty")
+        raise DataError(f"{builder.asked_name}: split {split!r} is empty")
     return part.splitname, start, stop
-
-
-def split_references(path: str | Path, part: str) -> list[str]:
-    """The references of one part, "train" or "validation", of a file written by `splits`.
-
-    Raises:
-      DataError: not such a file.
-    """
-    try:
-        return list(json.loads(Path(path).read_text())[part])
-    except OSError as error:
-        raise DataError(f"{path}: {error.strerror}; expected a file of splits") from None
-    except (ValueError, KeyError, TypeError):
-        raise DataError(f'{path}: expected JSON with lists of references, "train" and "validation"') from None

@@ -7,10 +7,11 @@ import numpy as np
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from iqa_jax import cache, processes
+from iqa_jax import processes
 from iqa_jax.data import PairSource
 from iqa_jax.datasets import prepare
 from iqa_jax.errors import DataError, WeightsError
+from iqa_jax.files import writable_cache
 from iqa_jax.models import ModelConfig
 from iqa_jax.scoring import Predictor
 from iqa_jax.trainer import model_config_for, open_data, say, train
@@ -99,7 +100,7 @@ def pseudo_labels(labeller: Predictor, source: PairSource) -> np.ndarray:
     """
     depends_on = f"{labeller.sha256} {labeller.crops} {source.fingerprint()}"
     key = hashlib.sha256(depends_on.encode()).hexdigest()[:32]
-    directory = cache.cache_dir() / "pseudo_labels" / key
+    directory = writable_cache("pseudo_labels", key)
     quiet = not processes.is_first()
     with tqdm(total=len(source), desc="pseudo-labels", unit="pair", dynamic_ncols=True, disable=quiet) as bar:
         labels = labeller.together(source, directory, bar.update)

@@ -2,15 +2,17 @@
 
 import csv
 import dataclasses
+import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from iqa_jax.data import PairSource
 from iqa_jax.errors import DataError
-from iqa_jax.metrics import correlations
+from iqa_jax.files import write_whole
+from iqa_jax.metrics import correlations, without_rmse
 from iqa_jax.protocol import Fit, bootstrap_intervals, fit_logistic
 
 
@@ -21,16 +23,19 @@ class Evaluation:
     Attributes:
       source: the pairs; `source.mos` is higher for better images whatever the data set's direction.
       predicted: (N,) predicted MOS, in the units that the model was trained in.
+      trained_on: (N,) bool, the pairs whose reference the model was trained on, as far as is known.
       weights: what to call the weights.
       crops: the crop protocol.
       baselines: {"psnr": (N,), "ssim": (N,)}, or empty.
-      metrics: {"plcc", "srcc", "krcc", "rmse", "main_score"} of `predicted`.
+      metrics: {"plcc", "srcc", "krcc", "rmse", "main_score"} of `predicted`; RMSE is NaN where the model
+        was trained on another scale.
       intervals: 95 % bootstrap interval over reference contents of each of them and of the mapped ones.
       fits: {"logistic4", "logistic5"}: VQEG's mappings of predictions to MOS.
     """
 
     source: PairSource
     predicted: np.ndarray
+    trained_on: np.ndarray
     weights: str
     crops: str
     baselines: dict[str, np.ndarray]
@@ -57,17 +62,36 @@ class Evaluation:
         """Metrics of each distortion type (`column="distortion"`) or reference, with `pairs`."""
         labels = getattr(self.source, column)
         groups = {label: np.flatnonzero(labels == label) for label in sorted(set(labels) - {""})}
-        return {
-            label: {"pairs": len(at), **correlations(self.predicted[at], self.source.mos[at])}
-            for label, at in groups.items()
-        }
+        found = {}
+        for label, at in groups.items():
+            metrics = correlations(self.predicted[at], self.source.mos[at])
+            if np.isnan(self.metrics["rmse"]):
+                metrics = without_rmse(metrics)
+            found[label] = {"pairs": len(at), **metrics}
+        return found
 
     def baseline_metrics(self) -> dict[str, dict[str, float]]:
         """Metrics of PSNR and SSIM on the same pairs; infinite PSNRs count as 100 dB."""
         return {
-            name: correlations(np.minimum(values, 100.0), self.source.mos)
+            name: without_rmse(correlations(np.minimum(values, 100.0), self.source.mos))
             for name, values in self.baselines.items()
         }
+
+    @property
+    def remark(self) -> str:
+        """Why there is no RMSE, where there is none."""
+        if not np.isnan(self.metrics["rmse"]):
+            return ""
+        return "no RMSE: the model was trained on another scale than that of these labels"
+
+    @property
+    def warning(self) -> str:
+        """What has to stand beside the numbers if the model was trained on some of the pairs; else ""."""
+        count = int(self.trained_on.sum())
+        if not count:
+            return ""
+        share = "all" if count == len(self.source) else f"{count:,} of {len(self.source):,}"
+        return f"trained on: {share} pairs are of references that the model was trained on"
 
 
 def file_name(source: PairSource) -> str:
@@ -82,6 +106,8 @@ def evaluate(
     *,
     weights: str,
     crops: str,
+    trained_on: np.ndarray | None = None,
+    same_scale: bool = True,
     baselines: dict[str, np.ndarray] | None = None,
     resamples: int = 1000,
     progress: Callable[[int], object] = lambda resamples: None,
@@ -90,6 +116,8 @@ def evaluate(
 
     Args:
       predicted: (N,) for the pairs of `source`.
+      trained_on: see `Evaluation`; none if not given.
+      same_scale: whether the model was trained on the scale of these labels.
       resamples: of the bootstrap.
       progress: is told how many more resamples are done.
     Raises:
@@ -98,8 +126,12 @@ def evaluate(
     check_labels(source)
     fits = {f"logistic{n}": fit_logistic(predicted, source.mos, parameters=n) for n in (4, 5)}
 
-    def measured(at):
+    def metrics_of(at):
         values = correlations(predicted[at], source.mos[at])
+        return values if same_scale else without_rmse(values)
+
+    def measured(at):
+        values = metrics_of(at)
         for name, fit in fits.items():
             if fit.succeeded:
                 after = correlations(fit.mapped[at], source.mos[at])
@@ -110,10 +142,11 @@ def evaluate(
     return Evaluation(
         source=source,
         predicted=np.asarray(predicted),
+        trained_on=np.zeros(len(source), bool) if trained_on is None else trained_on,
         weights=weights,
         crops=crops,
         baselines=baselines or {},
-        metrics=correlations(predicted, source.mos),
+        metrics=metrics_of(np.arange(len(source))),
         intervals=intervals,
         fits=fits,
     )
@@ -140,10 +173,8 @@ def save(evaluation: Evaluation, directory: Path) -> dict:
         "predicted": [f"{v:.6f}" for v in evaluation.predicted],
         **{name: [f"{v:.6f}" for v in values] for name, values in evaluation.baselines.items()},
     }
-    with open(directory / f"predictions-{evaluation.name}.csv", "w", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(columns)
-        writer.writerows(zip(*columns.values(), strict=True))
+    rows = [list(columns), *zip(*columns.values(), strict=True)]
+    write_whole(directory / f"predictions-{evaluation.name}.csv", _csv(rows))
     content = {
         "dataset": source.dataset,
         "split": source.split,
@@ -151,6 +182,7 @@ def save(evaluation: Evaluation, directory: Path) -> dict:
         "crops": evaluation.crops,
         "pairs": len(source),
         "references": len(set(source.reference)),
+        "trained_on": int(evaluation.trained_on.sum()),
         "label": f"{source.score.kind}, {'higher' if source.score.higher_is_better else 'lower'} is better",
         "metrics": evaluation.metrics,
         "intervals_95": evaluation.intervals,
@@ -161,8 +193,14 @@ def save(evaluation: Evaluation, directory: Path) -> dict:
         "baselines": evaluation.baseline_metrics(),
     }
     content = _without_nan(content)
-    (directory / f"metrics-{evaluation.name}.json").write_text(json.dumps(content, indent=2) + "\n")
+    write_whole(directory / f"metrics-{evaluation.name}.json", json.dumps(content, indent=2) + "\n")
     return content
+
+
+def _csv(rows: Iterable[Sequence]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
 
 
 def _without_nan(value):
@@ -184,12 +222,17 @@ def cross_table(evaluations: list[Evaluation], directory: Path) -> str:
         methods = {"model": evaluation.metrics, **evaluation.baseline_metrics()}
         for method, metrics in methods.items():
             source = evaluation.source
-            values = [f"{metrics[column]:.4f}" for column in _CROSS_COLUMNS]
-            rows.append([source.dataset, source.split, method, str(len(source)), *values])
-    header = ["dataset", "split", "method", "pairs", *_CROSS_COLUMNS]
-    with open(directory / "cross.csv", "w", newline="") as file:
-        csv.writer(file, lineterminator="\n").writerows([header, *rows])
+            values = [_cell(metrics[column]) for column in _CROSS_COLUMNS]
+            seen = str(int(evaluation.trained_on.sum()))
+            rows.append([source.dataset, source.split, method, str(len(source)), seen, *values])
+    header = ["dataset", "split", "method", "pairs", "trained on", *_CROSS_COLUMNS]
+    write_whole(directory / "cross.csv", _csv([header, *rows]))
     lines = [header, ["---"] * 3 + ["---:"] * (len(header) - 3), *rows]
     text = "".join(f"| {' | '.join(line)} |\n" for line in lines)
-    (directory / "cross.md").write_text(text)
+    write_whole(directory / "cross.md", text)
     return text
+
+
+def _cell(value: float) -> str:
+    """A number that is undefined, or means nothing, is left out."""
+    return "" if np.isnan(value) else f"{value:.4f}"

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from iqa_jax.compilation import jit
 from iqa_jax.errors import UserError, WeightsError
-from iqa_jax.files import write_whole
+from iqa_jax.files import local_path, output_file, write_whole
 from iqa_jax.metric import Metric
 from iqa_jax.models import IQA_MODELS, ModelConfig
 from iqa_jax.models.base import as_unit_float
@@ -30,7 +30,11 @@ def export(metric: Metric, path: str | os.PathLike) -> tuple[Path, Path]:
       path: of the program; the metadata get ".json" after it.
     Returns:
       Both paths.
+    Raises:
+      UserError: the metric is an exported one.
     """
+    if isinstance(metric.model, ExportedModel):
+        raise UserError("an exported metric is exported already; copy its two files")
     size = metric.config.crop_size
     (batch,) = jax.export.symbolic_shape("batch")
     crops = jax.ShapeDtypeStruct((batch, size, size, 3), jnp.float32)
@@ -40,7 +44,7 @@ def export(metric: Metric, path: str | os.PathLike) -> tuple[Path, Path]:
 
     images = ["reference", "distorted"] if metric.full_reference else ["distorted"]
     exported = jax.export.export(jax.jit(score), platforms=PLATFORMS)(*[crops] * len(images))
-    path = Path(path).expanduser()
+    path = output_file(path)
     beside = path.with_name(path.name + ".json")
     metadata = metric.describe() | {
         "model": dataclasses.asdict(metric.config),
@@ -60,10 +64,15 @@ class ExportedModel:
       config, full_reference: the network's.
     """
 
-    def __init__(self, config: ModelConfig, exported: jax.export.Exported):
-        self.config = config
+    def __init__(self, config: ModelConfig, program: bytes):
+        """Takes a serialized program; raises what JAX does if it is not one."""
+        exported = jax.export.deserialize(bytearray(program))
+        self.config, self._program = config, program
         self.full_reference = IQA_MODELS[config.name].full_reference
         self._call = jit(exported.call)
+
+    def __reduce__(self):
+        return ExportedModel, (self.config, self._program)
 
     def window_programs(self) -> tuple[Callable, Callable]:
         """What `iqa_jax.metric.Metric` takes; the "features" of a reference are its windows."""
@@ -88,11 +97,10 @@ def read_exported(path: str | os.PathLike) -> tuple[ExportedModel, dict]:
     Raises:
       WeightsError: either is missing, damaged or not one of ours.
     """
-    path = Path(path).expanduser()
+    path = local_path(path)
     try:
         metadata = json.loads(path.with_name(path.name + ".json").read_text())
-        exported = jax.export.deserialize(bytearray(path.read_bytes()))
-        model = ExportedModel(ModelConfig(**metadata["model"]), exported)
+        model = ExportedModel(ModelConfig(**metadata["model"]), path.read_bytes())
         return model, {"sha256": metadata["sha256"], "source": metadata["weights"]}
     except Exception as error:  # flatbuffers raises many kinds for a file that is none
         raise WeightsError(

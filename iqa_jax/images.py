@@ -4,6 +4,7 @@ import io
 import os
 import warnings
 from collections.abc import Callable
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
@@ -32,16 +33,27 @@ def read_image(path: str | os.PathLike, *, say: Callable[[str], None] = warnings
     try:
         # Given the path, Pillow would map uncompressed TIFF into memory, wrongly if it is to be rotated.
         with open(path, "rb") as file:
-            if not file.read(1):
-                raise DataError("empty file")
-            file.seek(0)
-            image = Image.open(file, formats=_FORMATS)
-            if 0 in image.size:
-                raise DataError("an image without pixels")
-            image.load()
-            image = _eight_bits(image)
-            ImageOps.exif_transpose(image, in_place=True)
-            return np.asarray(_srgb(image, say))
+            return decode_image(file, say=say)
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror or error}") from None
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from None
+
+
+def decode_image(encoded: bytes | BinaryIO, *, say: Callable[[str], None] = warnings.warn) -> np.ndarray:
+    """The same from the content of an image file; what it raises names no file."""
+    try:
+        file = io.BytesIO(encoded) if isinstance(encoded, bytes) else encoded
+        if not file.read(1):
+            raise DataError("empty file")
+        file.seek(0)
+        image = Image.open(file, formats=_FORMATS)
+        if 0 in image.size:
+            raise DataError("an image without pixels")
+        image.load()
+        image = _eight_bits(image)
+        ImageOps.exif_transpose(image, in_place=True)
+        return np.asarray(_srgb(image, say))
     except UnidentifiedImageError:
         reason = "not an image, or damaged; expected PNG, JPEG, BMP, TIFF or WebP"
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -50,7 +62,7 @@ def read_image(path: str | os.PathLike, *, say: Callable[[str], None] = warnings
         reason = error.strerror or error
     except Exception as error:  # Pillow raises almost anything for damaged files
         reason = error
-    raise DataError(f"{path}: {' '.join(str(reason).split()) or type(reason).__name__}")
+    raise DataError(" ".join(str(reason).split()) or type(reason).__name__)
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:

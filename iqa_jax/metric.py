@@ -4,7 +4,6 @@ import dataclasses
 import os
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -14,11 +13,12 @@ from flax import nnx
 from iqa_jax import __version__
 from iqa_jax.augment import SMALLEST, grid_crop, grid_offsets
 from iqa_jax.compilation import jit
-from iqa_jax.errors import UserError
+from iqa_jax.errors import UserError, WeightsError
+from iqa_jax.files import local_path
 from iqa_jax.models import IQA_MODELS, IQAModel, split_model
 from iqa_jax.models.base import as_unit_float
 from iqa_jax.models.layers import few_at_a_time
-from iqa_jax.weights import model_with, read_any
+from iqa_jax.weights import STORED, flat_weights, model_with, read_any
 
 CROPS = ("grid", "ten", "center")
 # Windows go through the model in programs of these sizes, up to the batch size: few to compile, little
@@ -28,6 +28,7 @@ _BATCH_SIZE = 16
 # A prepared reference keeps the features of up to so many windows, 226 KB each; larger images are
 # streamed again for each distorted version.
 _KEPT_WINDOWS = 256
+_ROUNDING = 1e-3  # so far outside [0, 1] a value is clipped; further out it is an error
 
 Array = np.ndarray | jax.Array
 
@@ -69,7 +70,7 @@ def load(
     batch_size: int = _BATCH_SIZE,
     step: int | str = "best",
     ema: bool = False,
-) -> "Metric | nnx.Module":
+) -> "Metric":
     """The metric of a run, a converted directory, an averaged checkpoint or an exported file.
 
     Args:
@@ -78,26 +79,35 @@ def load(
       step: of a run: "best" (by validation SRCC), "latest" or a step number.
       ema: of a run: its exponential moving average instead of the raw weights.
     Returns:
-      A `FullReferenceMetric` or a `BlindMetric`; of a backbone's weights, the backbone in evaluation
-      mode.
+      A `FullReferenceMetric` or a `BlindMetric`.
     Raises:
-      WeightsError: nothing there to load, or it is damaged.
+      WeightsError: nothing there to load, it is damaged, or it is a backbone's.
     """
     options = {"crops": crops, "batch_size": batch_size}
-    if Path(path).expanduser().is_file():
+    if local_path(path).is_file():
         from iqa_jax.export import read_exported
 
         exported, record = read_exported(path)
         return metric_of(exported, record, programs=exported.window_programs(), **options)
     config, weights, record = read_any(path, step=step, ema=ema)
-    model = model_with(config, weights)
-    return metric_of(model, record, **options) if config.name in IQA_MODELS else model
+    if config.name not in IQA_MODELS:
+        raise WeightsError(
+            f"{path}: a backbone's weights ({config.name}), expected an IQA model's; the network itself is "
+            "what iqa_jax.weights.load_backbone gives"
+        )
+    return metric_of(model_with(config, weights), record, **options)
 
 
 def metric_of(model: IQAModel, record: dict, **options) -> "Metric":
     """The metric for a model of either kind; see `Metric`."""
     kind = FullReferenceMetric if model.full_reference else BlindMetric
     return kind(model, record, **options)
+
+
+def _unpickled(model, record: dict, options: dict) -> "Metric":
+    if isinstance(model, tuple):
+        return metric_of(model_with(*model), record, **options)
+    return metric_of(model, record, programs=model.window_programs(), **options)
 
 
 def _window_programs(model: IQAModel) -> tuple[Callable, Callable]:
@@ -162,6 +172,16 @@ class Metric:
         self._group_sizes = [p for p in _GROUP_SIZES if p < batch_size] + [batch_size]
         self.range = (self.config.mos_low, self.config.mos_high)
         self._features, self._scores = programs or _window_programs(model)
+        self._options = {"crops": crops, "batch_size": batch_size}
+
+    def __reduce__(self):
+        """For pickle: the model as arrays, without its programs."""
+        if isinstance(self.model, nnx.Module):
+            weights = flat_weights(nnx.state(self.model, STORED))
+            model = (self.config, {name: np.asarray(array) for name, array in weights.items()})
+        else:
+            model = self.model
+        return _unpickled, (model, self._record, self._options)
 
     def describe(self) -> dict:
         """What a paper must quote: model, weights' origin and hash, crop protocol, version, scale."""
@@ -244,7 +264,7 @@ class Metric:
         """Windows of an image in groups that a program takes, with how many of them count."""
         image, size = _mirrored_up(np.asarray(image), self._size), self._size
         if image.dtype != np.uint8:
-            image = image.astype(np.float32)
+            image = np.clip(image.astype(np.float32), 0, 1)  # rounding errors; more was refused
         for start in range(0, len(offsets), self._group_sizes[-1]):
             group = [
                 image[top : top + size, left : left + size][:, :: -1 if mirrored else 1]
@@ -305,10 +325,14 @@ class FullReferenceMetric(Metric):
         `jax.vmap` and `jax.grad`.  All windows of the grid go through the model at once.
 
         Args:
-          reference, distorted: (H, W, 3) or (B, H, W, 3), float in [0, 1]; values are not checked.
+          reference, distorted: (H, W, 3) or (B, H, W, 3), float in [0, 1]; the range is checked where
+            the values are known.
         Returns:
           () or (B,).
+        Raises:
+          UserError: another shape, size, dtype or range.
         """
+        _check_pair(reference, distorted, traced=True)
         return self._loss(reference, distorted)
 
     def map(self, reference: Array, distorted: Array) -> QualityMap:
@@ -344,10 +368,14 @@ class BlindMetric(Metric):
         through the model at once.
 
         Args:
-          distorted: (H, W, 3) or (B, H, W, 3), float in [0, 1]; values are not checked.
+          distorted: (H, W, 3) or (B, H, W, 3), float in [0, 1]; the range is checked where the values
+            are known.
         Returns:
           () or (B,).
+        Raises:
+          UserError: another shape, size, dtype or range.
         """
+        check_images(distorted, "distorted", traced=True)
         return self._loss(distorted)
 
     def map(self, distorted: Array) -> QualityMap:
@@ -375,10 +403,21 @@ def _mirrored_up(image: np.ndarray, size: int) -> np.ndarray:
     return np.pad(image, missing, mode="symmetric")
 
 
-def check_images(images: Array, name: str) -> None:
-    """Raises UserError unless `images` are what `Metric` takes; `name` is what to call them."""
+def check_images(images: Array, name: str, *, traced: bool = False) -> None:
+    """Raises UserError unless `images` are what `Metric` takes.
+
+    Args:
+      name: what to call them.
+      traced: whether `jax.jit` and the like may be at work; values are then checked where they are known.
+    """
     wanted = "expected a NumPy or JAX array (H, W, 3) or (B, H, W, 3), uint8 or float in [0, 1]"
-    if not isinstance(images, np.ndarray | jax.Array):
+    if isinstance(images, jax.core.Tracer):
+        if not traced:
+            raise UserError(
+                f"{name}: traced by jax.jit, jax.vmap or jax.grad; a metric scores arrays whose values are "
+                "known: inside a transformed function, use metric.loss"
+            )
+    elif not isinstance(images, np.ndarray | jax.Array):
         raise UserError(f"{name}: a {type(images).__name__}; {wanted}")
     if images.ndim not in (3, 4) or images.shape[-1] != 3:
         raise UserError(f"{name}: shape {images.shape}; {wanted}")
@@ -386,17 +425,17 @@ def check_images(images: Array, name: str) -> None:
         raise UserError(f"{name}: {images.dtype}; {wanted}")
     if min(images.shape) < 1 or min(images.shape[-3:-1]) < SMALLEST:
         raise UserError(f"{name}: shape {images.shape}; expected {SMALLEST} pixels or more on each side")
-    if images.dtype != np.uint8:
+    if images.dtype != np.uint8 and not isinstance(images, jax.core.Tracer):
         low, high = float(images.min()), float(images.max())
         if not (np.isfinite(low) and np.isfinite(high)):
             raise UserError(f"{name}: holds NaN or infinite values; {wanted}")
-        if low < 0 or high > 1:
-            hint = "; divide by 255?" if 1 < high <= 255 and low >= 0 else ""
-            raise UserError(f"{name}: values from {low:.4g} to {high:.4g}; expected [0, 1]{hint}")
+        if low < -_ROUNDING or high > 1 + _ROUNDING:
+            hint = "; divide by 255?" if 1.5 < high <= 255 and low >= 0 else "; clip them?"
+            raise UserError(f"{name}: values from {low} to {high}; expected [0, 1]{hint}")
 
 
-def _check_pair(reference: Array, distorted: Array) -> None:
-    check_images(reference, "reference")
-    check_images(distorted, "distorted")
+def _check_pair(reference: Array, distorted: Array, *, traced: bool = False) -> None:
+    check_images(reference, "reference", traced=traced)
+    check_images(distorted, "distorted", traced=traced)
     if reference.shape != distorted.shape:
         raise UserError(f"reference {reference.shape} and distorted {distorted.shape} differ in shape")

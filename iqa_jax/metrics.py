@@ -31,6 +31,11 @@ def correlations(predicted: np.ndarray, mos: np.ndarray) -> dict[str, float]:
     return {"plcc": plcc, "srcc": srcc, "krcc": krcc, "rmse": rmse, "main_score": plcc + srcc}
 
 
+def without_rmse(metrics: dict[str, float]) -> dict[str, float]:
+    """The same where predictions and MOS are on different scales, whose difference means nothing: no RMSE."""
+    return {name: float("nan") if name == "rmse" else value for name, value in metrics.items()}
+
+
 def srcc(predicted: np.ndarray, mos: np.ndarray) -> float:
     """Spearman's rank correlation of (N,) and (N,); infinite values rank first or last."""
     from scipy import stats

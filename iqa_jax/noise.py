@@ -9,12 +9,12 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from iqa_jax.augment import GREY, random_crop, rotate
+from iqa_jax.augment import GREY, NOISE_KEYS, rotate
 
 
 @dataclasses.dataclass(frozen=True)
 class InputNoise:
-    """What `noisy_crop` does; 0 switches each off.
+    """What `add_noise` does; 0 switches each off.
 
     Attributes:
       flip: probability of a horizontal flip, and of a vertical one.
@@ -75,18 +75,13 @@ def grid_mask(
     return jnp.where((rows[:, None] & columns)[..., None], jnp.asarray(fill, image.dtype), image)
 
 
-def noisy_crop(
-    key: jax.Array, image: jax.Array, shape: jax.Array, *, crop_size: int, noise: InputNoise
-) -> jax.Array:
-    """A flipped, rotated, partly cut out crop of `image`.
+def add_noise(key: jax.Array, crop: jax.Array, noise: InputNoise) -> jax.Array:
+    """A flipped, rotated, partly cut out version of a crop (S, S, C), float in [0, 1].
 
     Args:
-      key, image, shape, crop_size: see `iqa_jax.augment.augment`.
-    Returns:
-      (crop_size, crop_size, C) float32 in [0, 1].
+      key: of this example; its first two parts are those of `iqa_jax.augment.crop_corner`.
     """
-    keys = jax.random.split(key, 8)
-    crop = random_crop(keys[0], keys[1], image, shape, crop_size)
+    keys = jax.random.split(key, NOISE_KEYS)
     if noise.flip:
         crop = flips(keys[2], crop, noise.flip)
     if noise.rotation:

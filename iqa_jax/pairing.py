@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from iqa_jax.errors import DataError
+from iqa_jax.files import local_path
 from iqa_jax.images import EXTENSIONS
 
 _LISTED = 20  # problems that an error message shows
@@ -22,7 +23,7 @@ def find_pairs(target_patterns: Sequence[str], reference: str) -> list[tuple[Pat
     Raises:
       DataError: nothing there, or a target without a reference.
     """
-    path = Path(reference).expanduser()
+    path = local_path(reference)
     if path.suffix.lower() == ".csv":
         pairs = pairs_from_csv(path)
         return _of_targets(pairs, expand(target_patterns), path) if target_patterns else pairs
@@ -35,28 +36,34 @@ def find_pairs(target_patterns: Sequence[str], reference: str) -> list[tuple[Pat
 def pair_files(targets: Sequence[Path], references: Sequence[Path]) -> list[tuple[Path, Path]]:
     """Finds each target's reference by name.
 
-    That is the one of the same stem, else the one that shares the longest beginning up to a separator
-    (`_`, `-`, `.` or a space): `A0001_00_03` goes with `A0001`.
+    That is the one of the same stem, else the one whose whole stem begins the target's, up to a separator
+    (`_`, `-`, `.` or a space): `A0001_00_03` goes with `A0001`, not with `A0002` nor with `A000`.  Of several
+    the longest fits.  No file is its own reference.
 
     Raises:
       DataError: lists the targets that have no reference or several equally good ones.
     """
-    by_stem, by_beginning = {}, {}
+    by_stem: dict[str, list[Path]] = {}
     for reference in references:
         by_stem.setdefault(reference.stem, []).append(reference)
-        for beginning in _beginnings(reference.stem):
-            by_beginning.setdefault(beginning, []).append(reference)
     pairs, problems = [], []
     for target in targets:
-        matches = (by_stem.get(b) or by_beginning.get(b) for b in _beginnings(target.stem))
-        found = next(filter(None, matches), [])
+        found: list[Path] = []
+        for beginning in _beginnings(target.stem):
+            found = [r for r in by_stem.get(beginning, ()) if not _same_file(r, target)]
+            if found:
+                break
         if len(found) == 1:
             pairs.append((target, found[0]))
         else:
             names = ", ".join(reference.name for reference in found[:3]) + ", …" * (len(found) > 3)
             problems.append(f"{target}: " + (f"{names} fit equally" if found else "no reference fits"))
-    _raise_for("targets cannot be paired by name; rename them or give a CSV file of pairs", problems)
+    _raise_for("cannot be paired by name; leave out, rename, or give a CSV file of pairs", problems)
     return pairs
+
+
+def _same_file(a: Path, b: Path) -> bool:
+    return a == b or a.resolve() == b.resolve()
 
 
 def _beginnings(stem: str) -> Iterator[str]:
@@ -100,7 +107,7 @@ def _of_targets(pairs: list[tuple[Path, Path]], targets: list[Path], path: Path)
     wanted = {target.resolve(): target for target in targets}
     found = [pair for pair in pairs if pair[0].resolve() in wanted]
     listed = {target.resolve() for target, _ in found}
-    _raise_for(f"targets are not in {path}", [str(t) for key, t in wanted.items() if key not in listed])
+    _raise_for(f"not in {path}", [str(t) for key, t in wanted.items() if key not in listed])
     return found
 
 
@@ -115,7 +122,7 @@ def expand(patterns: Iterable[str]) -> list[Path]:
     """
     files = set()
     for pattern in patterns:
-        path = Path(pattern).expanduser()
+        path = local_path(pattern)
         if path.is_file():
             files.add(path)
             continue
@@ -140,4 +147,5 @@ def _raise_for(what: str, problems: list[str]) -> None:
     """Raises DataError with the problems listed, if there are any."""
     if problems:
         more = [f"… and {len(problems) - _LISTED} more"] if len(problems) > _LISTED else []
-        raise DataError("\n  ".join([f"{len(problems)} {what}:", *problems[:_LISTED], *more]))
+        count = "1 target" if len(problems) == 1 else f"{len(problems)} targets"
+        raise DataError("\n  ".join([f"{count} {what}:", *problems[:_LISTED], *more]))

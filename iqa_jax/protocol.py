@@ -1,6 +1,7 @@
 """The statistics of IQA reports: VQEG's logistic mappings and bootstrap intervals."""
 
 import dataclasses
+import warnings
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -50,7 +51,7 @@ def fit_logistic(predicted: np.ndarray, mos: np.ndarray, *, parameters: int) -> 
     free.  Levenberg-Marquardt without bounds, trust region with them (scipy's `curve_fit`), at most
     10,000 evaluations.  A fit that fails is reported as failed and replaced by nothing.
     """
-    from scipy.optimize import curve_fit
+    from scipy.optimize import OptimizeWarning, curve_fit
 
     predicted, mos = np.asarray(predicted, np.float64), np.asarray(mos, np.float64)
     nothing = np.full(len(mos), np.nan)
@@ -67,7 +68,9 @@ def fit_logistic(predicted: np.ndarray, mos: np.ndarray, *, parameters: int) -> 
     else:
         raise ValueError(f"parameters={parameters}: expected 4 or 5")
     try:
-        fitted, _ = curve_fit(function, x, y, start, bounds=bounds, maxfev=10_000)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", OptimizeWarning)  # of the covariance, which is not used
+            fitted, _ = curve_fit(function, x, y, start, bounds=bounds, maxfev=10_000)
     except RuntimeError as error:
         return Fit(False, (), nothing, str(error))
     mapped = function(x, *fitted) * mos.std() + mos.mean()
@@ -108,7 +111,10 @@ def bootstrap_intervals(
             values[name].append(value)
         progress(1)
     tail = 50 * (1 - level)
-    return {
-        name: tuple(float(q) for q in np.nanpercentile(found, (tail, 100 - tail)))
-        for name, found in values.items()
-    }
+    return {name: _percentiles(found, (tail, 100 - tail)) for name, found in values.items()}
+
+
+def _percentiles(values: Sequence[float], which: tuple[float, float]) -> tuple[float, float]:
+    known = [value for value in values if not np.isnan(value)]
+    low, high = np.percentile(known, which) if known else (np.nan, np.nan)
+    return float(low), float(high)

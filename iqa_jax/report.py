@@ -9,8 +9,9 @@ import numpy as np
 from PIL import Image
 
 from iqa_jax.data import PairSource
-from iqa_jax.errors import DataError, writable_directory
+from iqa_jax.errors import DataError
 from iqa_jax.evaluation import Evaluation
+from iqa_jax.files import writable_directory, write_whole
 from iqa_jax.metrics import psnr, ssim
 from iqa_jax.plots import Panel, polynomial_fit, save_bars, save_panels, save_scatter
 
@@ -72,7 +73,7 @@ def write_report(evaluation: Evaluation, directory: Path) -> Path:
         examples=examples,
     )
     page = directory / f"report-{evaluation.name}.html"
-    page.write_text(html, encoding="utf-8")
+    write_whole(page, html)
     return page
 
 
@@ -119,7 +120,8 @@ def _facts(evaluation):
         label += "higher is better"
     else:
         label += "lower is better; negated on this page, so that higher is better throughout"
-    return {
+    facts = {"Attention": evaluation.warning} if evaluation.warning else {}
+    return facts | {
         "Data set": source.dataset,
         "Split": source.split,
         "Pairs": len(source),
@@ -135,8 +137,7 @@ def _metric_rows(evaluation):
     baselines = evaluation.baseline_metrics().values()
     rows = []
     for key, name in _MEASURES.items():
-        # The RMSE of dB from MOS means nothing.
-        others = [float("nan") if key == "rmse" else metrics[key] for metrics in baselines]
+        others = [metrics[key] for metrics in baselines]
         rows.append((name, evaluation.metrics[key], evaluation.intervals[key], others, ""))
     nothing = (float("nan"), float("nan"))
     for fit, values in evaluation.mapped().items():

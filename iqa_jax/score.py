@@ -2,19 +2,21 @@
 
 import csv
 import dataclasses
+import io
 import json
 import math
 import sys
 import warnings
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw
 
-from iqa_jax.errors import UserError, writable_directory
+from iqa_jax.errors import UserError
+from iqa_jax.files import output_file, writable_directory, write_whole
 from iqa_jax.images import read_image
 from iqa_jax.pairing import expand, find_pairs
 from iqa_jax.together import do_together, grouped
@@ -33,19 +35,28 @@ class Result:
       target, reference: the files; no reference for a no-reference metric.
       score: in the metric's units; None if it could not be computed.
       error: why not, or why the heat map could not be written; None if all went well.
+      passing: whether another try may succeed: the device was out of memory, say, or the disk full.
     """
 
     target: Path
     reference: Path | None
     score: float | None = None
     error: str | None = None
+    passing: bool = False
+
+
+class _Passing(UserError):
+    """A failure of the machine, not of what it was given."""
+
+
+_COLUMNS = ("target", "reference", "score", "error")
 
 
 def score_files(
     metric,
     pairs: Sequence[tuple[Path, Path | None]],
     *,
-    map_dir: Path | None = None,
+    maps: Mapping[Path, Path] | None = None,
     say: Callable[[str], None] = warnings.warn,
     progress: Callable[[int], object] = lambda pairs: None,
 ) -> list[Result]:
@@ -57,7 +68,7 @@ def score_files(
     Args:
       metric: as `iqa_jax.load` gives.
       pairs: (target, reference) files.
-      map_dir: an existing directory for heat maps, see `save_map`.
+      maps: the file for the heat map of each target, see `save_map` and `map_files`.
       say: is told what `read_image` has to say.
       progress: called with 1 after each pair.
     Returns:
@@ -67,7 +78,6 @@ def score_files(
     for position, (_, reference) in enumerate(pairs):
         groups.setdefault(reference, []).append(position)
     images = _read_ahead(_in_order(pairs, groups), say)
-    map_paths = _map_paths(map_dir, [target for target, _ in pairs]) if map_dir else None
     scores, written = {}, {}
 
     with ThreadPoolExecutor(1) as writer:
@@ -79,22 +89,24 @@ def score_files(
             for position in positions:
                 target = next(images)
                 score = scores[position] = _attempt(_score, metric, *prepared, target)
-                if map_paths and not isinstance(score, UserError):
+                if maps and not isinstance(score, UserError):
                     mapped = _attempt(metric.map, *before, target)
                     wait(list(written.values())[-1:])  # no more than one map waits in memory
                     written[position] = writer.submit(
-                        _attempt, save_map, map_paths[position], target, mapped, metric.range
+                        _attempt, save_map, maps[pairs[position][0]], target, mapped, metric.range
                     )
                 progress(1)
 
     results = []
     for position, (target, reference) in enumerate(pairs):
         score = scores[position]
-        if isinstance(score, UserError):
-            results.append(Result(target, reference, error=str(score)))
-            continue
         failure = written[position].result() if position in written else None
-        results.append(Result(target, reference, score, None if failure is None else f"no map: {failure}"))
+        passing = isinstance(failure, _Passing)
+        if isinstance(score, UserError):
+            results.append(Result(target, reference, None, str(score), isinstance(score, _Passing)))
+        else:
+            told = None if failure is None else f"no map: {failure}"
+            results.append(Result(target, reference, score, told, passing))
     return results
 
 
@@ -131,7 +143,7 @@ def _attempt(function: Callable, *arguments):
     except UserError as error:
         return error
     except (OSError, MemoryError, RuntimeError) as error:  # RuntimeError: also the device's, out of memory
-        return UserError((str(error) or type(error).__name__).splitlines()[0])
+        return _Passing((str(error) or type(error).__name__).splitlines()[0])
 
 
 def _score(metric, *images) -> float:
@@ -142,11 +154,15 @@ def _score(metric, *images) -> float:
 
 
 def write_csv(path: Path, results: Sequence[Result]) -> None:
-    """Columns target, reference, score, error; a row for each result."""
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(field.name for field in dataclasses.fields(Result))
-        writer.writerows(dataclasses.astuple(result) for result in results)
+    """Columns target, reference, score, error; a row for each result.
+
+    A name that is not UTF-8 stands there with its own bytes.
+    """
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(_COLUMNS)
+    writer.writerows([getattr(result, column) for column in _COLUMNS] for result in results)
+    write_whole(path, text.getvalue())
 
 
 def to_json(results: Sequence[Result]) -> list[dict]:
@@ -154,8 +170,8 @@ def to_json(results: Sequence[Result]) -> list[dict]:
     return [
         {
             name: str(value) if isinstance(value, Path) else value
-            for name, value in dataclasses.asdict(result).items()
-            if value is not None
+            for name in _COLUMNS
+            if (value := getattr(result, name)) is not None
         }
         for result in results
     ]
@@ -196,17 +212,21 @@ def save_map(path: Path, image: np.ndarray, quality, scale: tuple[float, float])
       quality: what `metric.map` gave for it.
       scale: values of the first and last colour.
     """
-    Image.fromarray(heat_map(image, quality.values, *scale)).save(path, format="PNG")
+    buffer = io.BytesIO()
+    Image.fromarray(heat_map(image, quality.values, *scale)).save(buffer, format="PNG")
+    write_whole(path, buffer.getvalue())
 
 
-def _map_paths(directory: Path, targets: Sequence[Path]) -> list[Path]:
+def map_files(directory: Path, targets: Iterable[Path]) -> dict[Path, Path]:
     """`NAME-map.png` for each target; where several have one name, `NAME-map-2.png` and so on."""
-    seen, paths = Counter(), []
-    for target in targets:
-        seen[target.stem] += 1
-        number = f"-{seen[target.stem]}" if seen[target.stem] > 1 else ""
-        paths.append(directory / f"{target.stem}-map{number}.png")
-    return paths
+    taken, files = set(), {}
+    for target in dict.fromkeys(targets):
+        name, number = f"{target.stem}-map.png", 2
+        while name.lower() in taken:  # some file systems do not tell the case
+            name, number = f"{target.stem}-map-{number}.png", number + 1
+        files[target] = directory / name
+        taken.add(name.lower())
+    return files
 
 
 def score_command(
@@ -242,9 +262,11 @@ def score_command(
 
     pairs = _pairs(metric, target_patterns, reference)
     if csv:
-        csv = writable_directory(csv.expanduser().absolute().parent) / csv.name
+        csv = output_file(csv)
+        _check_not_read(csv, pairs, reference)
+    maps = None
     if map_dir:
-        map_dir = writable_directory(map_dir)
+        maps = map_files(writable_directory(map_dir), [target for target, _ in pairs])
     said = set()
     with tqdm(total=len(pairs), desc="scoring", unit="image", leave=False, disable=len(pairs) == 1) as bar:
 
@@ -254,7 +276,7 @@ def score_command(
                 bar.write(text, file=sys.stderr)
 
         def of(some, progress=bar.update):
-            return score_files(metric, some, map_dir=map_dir, say=say, progress=progress)
+            return score_files(metric, some, maps=maps, say=say, progress=progress)
 
         results = _score_together(of, metric, pairs, together, bar) if together else of(pairs)
     if sort:
@@ -271,6 +293,13 @@ def score_command(
     return 1 if failed else 0
 
 
+def _check_not_read(output: Path, pairs, reference: str | None) -> None:
+    """Raises UserError if a file to write is one of those that are read."""
+    read = {path for pair in pairs for path in pair if path} | ({Path(reference)} if reference else set())
+    if output.exists() and any(path.exists() and output.samefile(path) for path in read):
+        raise UserError(f"{output}: is read here; choose another file to write")
+
+
 def _score_together(of, metric, pairs, directory: Path, bar) -> list[Result]:
     """The results of all pairs, of which other processes have worked out a part."""
     parts = grouped([reference or target for target, reference in pairs], _PART)
@@ -281,6 +310,9 @@ def _score_together(of, metric, pairs, directory: Path, bar) -> list[Result]:
 
     def work(number):
         found = of([pairs[position] for position in parts[number]], progress=lambda pairs: None)
+        for result in found:
+            if result.passing:  # not to be kept as what came of it
+                raise UserError(f"{_failure(result)}; what is done is kept, start again to go on")
         return [[result.score, result.error] for result in found]
 
     done = do_together(directory, len(parts), work, identity=identity, progress=advance)

@@ -158,6 +158,7 @@ class Predictor:
 
     Attributes:
       config: the model's configuration.
+      record: the weights' `config.json`.
       full_reference: whether the model compares with references.
       crops: the protocol.
       sha256: of the weights.
@@ -179,7 +180,7 @@ class Predictor:
           WeightsError: no weights of an IQA model there.
         """
         if crops not in CROPS:
-            raise UserError(f"--crops {crops}: expected one of {', '.join(CROPS)}")
+            raise UserError(f"crops {crops}: expected one of {', '.join(CROPS)}")
         config, arrays, record = read_any(weights, step=step, ema=ema)
         if config.name not in IQA_MODELS:
             raise WeightsError(f"{weights}: a backbone ({config.name}), expected an IQA model's weights")
@@ -191,8 +192,16 @@ class Predictor:
             crop_size=config.crop_size,
             crops=crops,
         )
-        self.config, self.crops, self.sha256 = config, crops, record["sha256"]
+        self.config, self.crops, self.record = config, crops, record
+        self.sha256 = record["sha256"]
         self.name = f"{config.name} {self.sha256[:12]}"
+
+    def on_scale_of(self, source: PairSource) -> bool:
+        """Whether predictions are in the units of the labels, so that their differences mean something."""
+        ends = (source.score.low, source.score.high)
+        if not source.score.higher_is_better:
+            ends = (-ends[1], -ends[0])
+        return ends == (self.config.mos_low, self.config.mos_high)
 
     def __call__(
         self, source: PairSource, progress: Callable[[int], object] = lambda pairs: None

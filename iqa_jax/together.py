@@ -7,10 +7,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-from filelock import FileLock, Timeout
 
-from iqa_jax.errors import UserError, writable_directory
-from iqa_jax.files import write_whole
+from iqa_jax.errors import UserError
+from iqa_jax.files import Busy, locked, writable_directory, write_whole
 
 _POLL = 0.2  # seconds between looks at what the others are doing
 
@@ -59,10 +58,10 @@ def _attempt(directory: Path, number: int, work, results: dict) -> bool:
     path = directory / f"part-{number}.json"
     if not path.exists():
         try:
-            with FileLock(directory / f"part-{number}.lock", timeout=0):
+            with locked(directory / f"part-{number}.lock", wait=False):
                 if not path.exists():  # it may have been finished meanwhile
                     write_whole(path, json.dumps(work(number)))
-        except Timeout:
+        except Busy:
             return False
     results[number] = json.loads(path.read_text())
     return True
@@ -70,7 +69,7 @@ def _attempt(directory: Path, number: int, work, results: dict) -> bool:
 
 def _check_identity(directory: Path, identity: dict) -> None:
     path = directory / "job.json"
-    with FileLock(directory / "job.lock"):
+    with locked(directory / "job.lock"):
         if not path.exists():
             write_whole(path, json.dumps(identity))
         elif json.loads(path.read_text()) != json.loads(json.dumps(identity)):

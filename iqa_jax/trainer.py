@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
@@ -24,20 +23,26 @@ from tensorboard.summary.writer.event_file_writer import EventFileWriter
 from tqdm import tqdm
 
 from iqa_jax import __version__, processes
-from iqa_jax.batches import Examples, Feed, Order, Placement
-from iqa_jax.checkpoints import Checkpoints
+from iqa_jax.augment import Cropping
+from iqa_jax.batches import Examples, Order
+from iqa_jax.checkpoints import Checkpoints, Saved
 from iqa_jax.conversion import pretrained_backbone
-from iqa_jax.data import PairSource, split_references
+from iqa_jax.data import PairSource
 from iqa_jax.datasets import prepare
-from iqa_jax.errors import ConfigError, DataError, TrainingError, WeightsError, writable_directory
-from iqa_jax.files import write_whole
+from iqa_jax.ending import STOP_SIGNALS
+from iqa_jax.errors import ConfigError, DataError, TrainingError, WeightsError
+from iqa_jax.feed import Feed
+from iqa_jax.files import Busy, locked, writable_directory, write_whole
 from iqa_jax.metrics import baselines, correlations, srcc
 from iqa_jax.models import IQA_MODELS, ModelConfig, build, split_model
 from iqa_jax.noise import InputNoise
+from iqa_jax.placement import Placement
 from iqa_jax.plots import save_scatter
 from iqa_jax.scoring import PairScorer
+from iqa_jax.splits import part_of_splits
 from iqa_jax.training import (
     TrainState,
+    evaluated,
     from_arrays,
     initial_state,
     jit_step,
@@ -96,9 +101,29 @@ def train(
     Raises:
       ConfigError, DataError, WeightsError: what is asked for does not fit or is not there.
       TrainingError: the loss is not finite.
-      Interrupted: by SIGTERM or Ctrl-C, after saving.
+      Interrupted: by Ctrl-C or a signal that asks to stop, after saving.
     """
     workdir = writable_directory(workdir).absolute()
+    with _alone_in(workdir):
+        return _train(config, workdir, reason=reason, pseudo=pseudo, pseudo_origin=pseudo_origin)
+
+
+@contextlib.contextmanager
+def _alone_in(workdir: Path) -> Iterator[None]:
+    """Refuses a second run in a directory; the processes of one run count as one."""
+    with contextlib.ExitStack() as stack:
+        if processes.is_first():
+            try:
+                stack.enter_context(locked(workdir / ".lock", wait=False))
+            except Busy:
+                raise ConfigError(
+                    f"{workdir}: another training is at work there; wait for its end, stop it, or choose "
+                    "another --workdir"
+                ) from None
+        yield
+
+
+def _train(config: ConfigDict, workdir: Path, *, reason: str, pseudo, pseudo_origin) -> dict:
     first = processes.is_first()
     placement = Placement.of(jax.devices())
     devices = placement.mesh.size
@@ -118,36 +143,48 @@ def train(
     sizes = _batch_sizes(config, training, pseudo)
     steps_per_epoch = len(training) // sizes[0]
     model_config = model_config_for(config, training)
+    total_steps = config.num_epochs * steps_per_epoch
+    if config.warmup_steps >= total_steps:
+        raise ConfigError(
+            f"config.warmup_steps={config.warmup_steps}: expected fewer than the {total_steps} steps of the "
+            f"schedule ({config.num_epochs} epochs of {steps_per_epoch})"
+        )
     origin = {"dataset": config.dataset, "reason": reason, "version": __version__}
     origin |= {"pseudo_labels": pseudo_origin} if pseudo_origin else {}
+    record = {
+        "format": FORMAT,
+        "model": dataclasses.asdict(model_config),
+        "source": origin,
+        "training": config.to_dict(),
+        "steps_per_epoch": steps_per_epoch,
+        "data": _data_record(training, validation, by_reference=bool(config.splits)),
+    }
     with processes.first_before_others("begin"):
-        _begin_or_check(workdir, config, model_config, steps_per_epoch, origin)
-        model = model_with(model_config, _initial_weights(workdir, config, model_config))
+        model = model_with(model_config, _begun(workdir, config, model_config, record))
     backbone_rate = config.get("backbone_learning_rate", 0.0)
     eval_graph, trained, frozen = split_model(model, tune_backbone=backbone_rate > 0)
     model.train()
     train_graph, _, _ = split_model(model, tune_backbone=backbone_rate > 0)
 
-    last_step = config.num_steps or config.num_epochs * steps_per_epoch
+    last_step = config.num_steps or total_steps
     optimizer = make_optimizer(
         config.learning_rate,
         kind=config.optimizer,
         schedule=config.schedule,
         warmup_steps=config.warmup_steps,
-        total_steps=config.num_epochs * steps_per_epoch,
+        total_steps=total_steps,
         backbone_learning_rate=backbone_rate,
     )
     train_step = make_train_step(
         train_graph,
         optimizer,
-        crop_size=config.crop_size,
         seed=config.seed,
         rotation=config.rotation,
         accumulation=config.accumulation,
         ema_decay=config.ema_decay,
-        **_noise(config),
+        **(noise := _noise(config)),
     )
-    take_step, take_steps = jit_step(train_step, placement), jit_steps(train_step, placement)
+    cropping = Cropping(config.seed, config.crop_size, noise=bool(noise))
     examples = Examples([training, *([pseudo] if pseudo else [])], with_references=full_reference)
     order = Order(examples.lengths, sizes[: len(examples.lengths)], seed=config.seed)
     state = initial_state(trained, optimizer, ema=config.ema_decay > 0)
@@ -169,14 +206,13 @@ def train(
         )
         found = checkpoints.read_latest()
         if found:
-            state = from_arrays(state, found[1])
+            state = from_arrays(state, _of_this_version(found[1], workdir))
             say(f"going on from step {found[0]}")
         state, frozen = placement.put_everywhere((state, frozen))
         step = int(state.step)
         going_on = step < last_step
-        log = stack.enter_context(
-            _Log(workdir, first_step=step, every=eval_every if going_on else 1, writes=first)
-        )
+        last_line = int(state.evaluated_step) if going_on else step
+        log = stack.enter_context(_Log(workdir, first_step=step, last_line=last_line, writes=first))
         stop = stack.enter_context(_stop_signals())
         bar = stack.enter_context(
             tqdm(
@@ -189,7 +225,9 @@ def train(
             )
         )
         if going_on:
-            feed = Feed(examples, order, placement, kept=config.data.placement, say=say)
+            feed = Feed(examples, order, cropping, placement, kept=config.data.placement, say=say)
+            take_step = jit_step(train_step, placement, feed.batch)
+            take_steps = jit_steps(train_step, placement, feed.batch)
             at_once = config.data.steps_at_once or (_AT_ONCE if feed.kept == "device" else 1)
         unseen: list[jax.Array] = []  # losses that nobody has looked at
         stack.enter_context(_lost_process_named(checkpoints))
@@ -211,11 +249,11 @@ def train(
                 _look(unseen, step, bar, log, checkpoints)
             metrics = None
             if evaluation_due:
-                since = step - log.evaluated_step
+                since = step - int(state.evaluated_step)
                 metrics = {"loss": float(state.loss_sum) / since} | evaluator(state, frozen)
                 log.evaluation(step, step / steps_per_epoch, metrics)
                 if step % eval_every == 0:
-                    state = dataclasses.replace(state, loss_sum=jnp.zeros_like(state.loss_sum))
+                    state = evaluated(state)
                 bar.set_postfix_str(f"srcc {metrics['srcc']:.3f}")
             if checkpoint_due or stopping:
                 checkpoints.save(step, to_arrays(state), srcc=metrics and metrics["srcc"])
@@ -282,8 +320,7 @@ def open_data(config: ConfigDict) -> tuple[PairSource, PairSource]:
     builder = prepare(config.dataset, data_dir=config.data_dir or None)
     if config.splits:
         training, validation = (
-            PairSource(builder, "train", split_references(config.splits, part))
-            for part in ("train", "validation")
+            part_of_splits(builder, config.splits, part) for part in ("train", "validation")
         )
     else:
         training = PairSource(builder, config.train_split)
@@ -296,6 +333,11 @@ def open_data(config: ConfigDict) -> tuple[PairSource, PairSource]:
                 f"config.{field}={source.split}: an image of {source.size.min()} pixels on a side, "
                 f"expected config.crop_size={config.crop_size} or more"
             )
+    if not np.ptp(training.mos) > 0:
+        raise DataError(
+            f"config.train_split={training.split}: every label is {abs(training.mos[0]):g}; expected labels "
+            "that vary, there is nothing to learn from these"
+        )
     shared = set(training.reference) & set(validation.reference)
     if shared:
         raise DataError(
@@ -357,48 +399,107 @@ def model_config_for(config: ConfigDict, training: PairSource) -> ModelConfig:
     )
 
 
-def _begin_or_check(
-    workdir: Path, config: ConfigDict, model_config: ModelConfig, steps_per_epoch: int, origin: dict
-) -> None:
-    """Writes the run's config.json, or makes sure that the one there is of the same run."""
-    record = {
-        "format": FORMAT,
-        "model": dataclasses.asdict(model_config),
-        "source": origin,
-        "training": config.to_dict(),
-        "steps_per_epoch": steps_per_epoch,
-    }
-    if not (workdir / "config.json").exists():
-        if any(workdir.glob("checkpoints/*")):
+def _data_record(training: PairSource, validation: PairSource, *, by_reference: bool) -> dict:
+    """What a run is trained on and validated on, for its config.json; references with their digests.
+
+    Args:
+      by_reference: whether a file of splits divided them.
+    """
+
+    def of(source):
+        return {
+            "split": source.split,
+            "by_reference": by_reference,
+            "pairs": len(source),
+            "mos_mean": round(float(source.mos.mean()), 4),
+            "mos_std": round(float(source.mos.std()), 4),
+            "references": source.digests(),
+        }
+
+    return {"dataset": training.dataset, "training": of(training), "validation": of(validation)}
+
+
+def _begun(
+    workdir: Path, config: ConfigDict, model_config: ModelConfig, record: dict
+) -> dict[str, jax.Array]:
+    """The initial weights of the run in `workdir`; begins it, or makes sure that it is the same run.
+
+    A run without a checkpoint begins anew, whatever its settings were.
+    """
+    if Saved(workdir).steps:
+        if not (workdir / "config.json").exists():
             raise WeightsError(f"{workdir}: has checkpoints but no config.json; choose another --workdir")
-        (workdir / "config.json").write_text(json.dumps(record, indent=2) + "\n")
-        return
-    record = read_config(workdir)
-    there, there_source = record.get("training"), record["source"]
-    if there is None:
+        _check_same_run(workdir, config, model_config, record)
+        return _initial_weights(workdir, config, model_config)
+    if (workdir / "weights").exists():
+        raise WeightsError(f"{workdir}: holds converted weights, not a run; choose another --workdir")
+    weights = _initial_weights(workdir, config, model_config, anew=True)
+    for left_over in ("metrics.jsonl", "baselines.json"):
+        (workdir / left_over).unlink(missing_ok=True)
+    write_whole(workdir / "config.json", json.dumps(record, indent=2) + "\n")
+    return weights
+
+
+def _check_same_run(workdir: Path, config: ConfigDict, model_config: ModelConfig, record: dict) -> None:
+    """Raises ConfigError or DataError if settings or data are others than when the run began."""
+    before = read_config(workdir)
+    if before.get("training") is None:
         raise WeightsError(f"{workdir}: holds converted weights, not a run; choose another --workdir")
     free = set(_FREE_FIELDS)
     if config.schedule == "constant":
         free.add("num_epochs")
     for field, value in config.to_dict().items():
-        if field not in free and there.get(field, value) != value:
+        if field not in free and before["training"].get(field, value) != value:
             raise ConfigError(
-                f"config.{field}={value}, but the run in {workdir} has {there.get(field)}; "
+                f"config.{field}={value}, but the run in {workdir} has {before['training'].get(field)}; "
                 "choose another --workdir, or the same settings to go on"
             )
-    if there_source.get("pseudo_labels") != origin.get("pseudo_labels"):
+    if before["source"].get("pseudo_labels") != record["source"].get("pseudo_labels"):
         raise ConfigError(
             f"config.teacher={config.teacher}: other weights or pairs than when the run in {workdir} began; "
             "choose another --workdir"
         )
+    change = _changed(before.get("data", record["data"]), record["data"])
+    scale = ModelConfig(**before["model"])
+    if change is None and (scale.mos_mean, scale.mos_std) != (model_config.mos_mean, model_config.mos_std):
+        change = f"labels of mean {model_config.mos_mean:g} and deviation {model_config.mos_std:g}, before "
+        change += f"{scale.mos_mean:g} and {scale.mos_std:g}"
+    if change:
+        raise DataError(
+            f"the data have changed since the run in {workdir} began: {change}; choose another --workdir, or "
+            "prepare the same data again to go on"
+        )
 
 
-def _initial_weights(workdir: Path, config: ConfigDict, model_config: ModelConfig) -> dict[str, jax.Array]:
+def _changed(before: dict, now: dict) -> str | None:
+    """The first difference between two records of `_data_record`, as a phrase; None if there is none."""
+    for part in ("training", "validation"):
+        for name, value in now[part].items():
+            earlier = before[part].get(name)
+            if name == "references" and earlier != value:
+                return f"{part} references"
+            if name != "split" and earlier != value:
+                return f"{part} {name} {value}, before {earlier}"
+    return None
+
+
+def _of_this_version(arrays: dict[str, np.ndarray], workdir: Path) -> dict[str, np.ndarray]:
+    """A checkpoint's arrays; one that does not know its last evaluation is told by metrics.jsonl."""
+    if "evaluated_step" in arrays:
+        return arrays
+    steps = [line["step"] for line in _read_lines(workdir / "metrics.jsonl")]
+    steps = [step for step in steps if step <= arrays["step"]]
+    return {**arrays, "evaluated_step": np.int32(max(steps, default=0))}
+
+
+def _initial_weights(
+    workdir: Path, config: ConfigDict, model_config: ModelConfig, *, anew: bool = False
+) -> dict[str, jax.Array]:
     """Random ones, but for the backbone's, which are kept in the run from its first start on."""
     model = build(model_config, rngs=nnx.Rngs(config.seed))
     weights = flat_weights(nnx.state(model, STORED))
     kept = workdir / "backbone"
-    if kept.is_dir():
+    if kept.is_dir() and not anew:
         _, backbone, record = read_weights(kept)
         origin = record["source"]
     else:
@@ -452,8 +553,8 @@ class _Evaluator:
         return metrics | self._baseline_srcc()
 
     def _baseline_srcc(self) -> dict[str, float]:
-        if self._baselines is None and self._baselines_file.is_file():
-            self._baselines = json.loads(self._baselines_file.read_text())
+        if self._baselines is None:
+            self._baselines = _read_baselines(self._baselines_file)
         if self._baselines is None:
             with tqdm(total=len(self.source), desc="PSNR and SSIM", unit="pair", leave=False) as bar:
                 scores = baselines(self.source, progress=bar.update)
@@ -461,23 +562,31 @@ class _Evaluator:
                 f"{name}_srcc": srcc(values, self.source.mos) for name, values in scores.items()
             }
             if processes.is_first():
-                self._baselines_file.write_text(json.dumps(self._baselines) + "\n")
+                write_whole(self._baselines_file, json.dumps(self._baselines) + "\n")
         return self._baselines
+
+
+def _read_baselines(path: Path) -> dict[str, float] | None:
+    """What was measured before; None if it was not, or the file is damaged."""
+    try:
+        found = json.loads(path.read_text())
+        return {name: float(found[name]) for name in ("psnr_srcc", "ssim_srcc")}
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 class _Log:
     """metrics.jsonl, a line for each evaluation, and TensorBoard events.
 
-    When a run goes on at `first_step`, what it wrote beyond its last checkpoint is written anew, and
-    the line of a last step that is no multiple of `every` goes: it was the end only then.  Of several
-    processes one writes.
+    When a run goes on at `first_step`, lines beyond `last_line`, the last regular evaluation up to there,
+    go: they are written anew, or were of a step that was the end only then.  Of several processes one
+    writes.
     """
 
-    def __init__(self, workdir: Path, *, first_step: int, every: int, writes: bool = True):
+    def __init__(self, workdir: Path, *, first_step: int, last_line: int, writes: bool = True):
         self._writes = writes
         self._path = workdir / "metrics.jsonl"
-        lines = _read_lines(self._path)
-        self.lines = [line for line in lines if line["step"] <= first_step and line["step"] % every == 0]
+        self.lines = [line for line in _read_lines(self._path) if line["step"] <= last_line]
         self._rewrite()
         self._directory, self._first_step = workdir, first_step
 
@@ -492,11 +601,6 @@ class _Log:
     def __exit__(self, *_):
         if self._writes:
             self._events.close()
-
-    @property
-    def evaluated_step(self) -> int:
-        """When the last evaluation was; 0 before the first."""
-        return self.lines[-1]["step"] if self.lines else 0
 
     def evaluation(self, step: int, epoch: float, metrics: dict[str, float]) -> None:
         line = {"step": step, "epoch": round(epoch, 4), **metrics}
@@ -523,9 +627,19 @@ class _Log:
 
 
 def _read_lines(path: Path) -> list[dict]:
+    """The lines of metrics.jsonl in order; what is damaged in it is named and left out."""
     if not path.exists():
         return []
-    return [json.loads(line) for line in path.read_text().splitlines() if line]
+    lines, damaged = [], []
+    for number, line in enumerate(path.read_text(errors="replace").splitlines(), start=1):
+        try:
+            content = json.loads(line)
+            lines.append({**content, "step": int(content["step"])})
+        except (ValueError, KeyError, TypeError):
+            damaged.append(number)
+    if damaged:
+        say(f"{path}: damaged in line {', '.join(map(str, damaged))}; the other lines are kept")
+    return lines
 
 
 def _look(unseen: list, step: int, bar: tqdm, log: _Log, checkpoints: Checkpoints) -> None:
@@ -553,7 +667,7 @@ def _look(unseen: list, step: int, bar: tqdm, log: _Log, checkpoints: Checkpoint
 
 @contextlib.contextmanager
 def _stop_signals() -> Iterator[list[int]]:
-    """A list that gets the number of the first SIGTERM or SIGINT; a second SIGINT ends at once."""
+    """A list that gets the number of the first signal that asks to stop; a second Ctrl-C ends at once."""
     received: list[int] = []
 
     def handle(number, frame):
@@ -562,7 +676,8 @@ def _stop_signals() -> Iterator[list[int]]:
         received.append(number)
         say(f"{signal.Signals(number).name}: saving after this step; press Ctrl-C again to end without")
 
-    before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
+    wanted = [n for n in (*STOP_SIGNALS, signal.SIGINT) if signal.getsignal(n) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, handle) for number in wanted}
     try:
         yield received
     finally:
@@ -581,7 +696,8 @@ def _closing_table(lines: list[dict], best: int | None, workdir: Path) -> None:
     console = Console(width=None if sys.stdout.isatty() else 120)
     console.print(table)
     last = lines[-1]
-    console.print(f"SRCC on the same pairs: PSNR {_cell(last['psnr_srcc'])}, SSIM {_cell(last['ssim_srcc'])}")
+    psnr, ssim = (_cell(last.get(name)) for name in ("psnr_srcc", "ssim_srcc"))
+    console.print(f"SRCC on the same pairs: PSNR {psnr}, SSIM {ssim}")
     console.print(f"run: {workdir} (metrics.jsonl, scatter.png, checkpoints/)", soft_wrap=True)
 
 

@@ -10,11 +10,12 @@ import numpy as np
 import optax
 from flax import nnx
 
-from iqa_jax.augment import augment, augment_pair, example_key
-from iqa_jax.batches import Batch, Placement, as_batch
+from iqa_jax.augment import example_key, flip_and_rotate
+from iqa_jax.batches import Batch
 from iqa_jax.compilation import jit
 from iqa_jax.models.layers import NoiseFor
-from iqa_jax.noise import InputNoise, noisy_crop
+from iqa_jax.noise import InputNoise, add_noise
+from iqa_jax.placement import Placement
 from iqa_jax.weights import check_weights, filled_state, flat_weights
 
 
@@ -28,7 +29,8 @@ class TrainState:
       trained: parameters and statistics of the model but the backbone's.
       ema: their exponential moving average; None without one.
       optimizer: optax's state, for the parameters in `trained`.
-      loss_sum: sum of the losses since the last evaluation, which sets it to 0.
+      loss_sum: sum of the losses since the last regular evaluation.
+      evaluated_step: when that was.
     """
 
     step: jax.Array
@@ -36,6 +38,7 @@ class TrainState:
     ema: nnx.State | None
     optimizer: optax.OptState
     loss_sum: jax.Array
+    evaluated_step: jax.Array
 
 
 def make_optimizer(
@@ -47,15 +50,18 @@ def make_optimizer(
     total_steps: int = 0,
     backbone_learning_rate: float = 0.0,
 ) -> optax.GradientTransformation:
-    """Adam as the original has it, or plain "sgd"; at a constant rate, or warm-up and a cosine down to 0.
+    """Adam as the original has it, or plain "sgd"; at a constant rate or a cosine down to 0.
 
     Args:
+      warmup_steps: in which the rate rises from 0, before either.
       backbone_learning_rate: for the backbone's parameters, where they are trained too.
     """
 
     def rule(rate):
         if schedule == "cosine":
             rate = optax.warmup_cosine_decay_schedule(0.0, rate, warmup_steps, total_steps)
+        elif warmup_steps:
+            rate = optax.linear_schedule(0.0, rate, warmup_steps)
         return optax.sgd(rate) if kind == "sgd" else optax.adam(rate, b1=0.9, b2=0.999, eps=1e-8)
 
     if not backbone_learning_rate:
@@ -79,12 +85,20 @@ def initial_state(trained: nnx.State, optimizer: optax.GradientTransformation, *
         ema=jax.tree.map(jnp.copy, trained) if ema else None,
         optimizer=optimizer.init(_parameters(trained)),
         loss_sum=jnp.zeros(()),
+        evaluated_step=jnp.zeros((), jnp.int32),
+    )
+
+
+def evaluated(state: TrainState) -> TrainState:
+    """The state after a regular evaluation."""
+    return dataclasses.replace(
+        state, loss_sum=jnp.zeros_like(state.loss_sum), evaluated_step=jnp.copy(state.step)
     )
 
 
 def to_arrays(state: TrainState) -> dict[str, jax.Array]:
     """The state as a flat mapping, as `iqa_jax.checkpoints` keeps it."""
-    arrays = {"step": state.step, "loss_sum": state.loss_sum}
+    arrays = {name: getattr(state, name) for name in ("step", "loss_sum", "evaluated_step")}
     arrays |= {f"weights.{name}": array for name, array in flat_weights(state.trained).items()}
     if state.ema is not None:
         arrays |= {f"ema.{name}": array for name, array in flat_weights(state.ema).items()}
@@ -105,11 +119,10 @@ def from_arrays(template: TrainState, arrays: Mapping[str, np.ndarray]) -> Train
 
     leaves = [jnp.asarray(arrays[name]) for name, _ in _optimizer_arrays(template.optimizer)]
     return TrainState(
-        step=jnp.asarray(arrays["step"]),
         trained=filled(template.trained, "weights."),
         ema=None if template.ema is None else filled(template.ema, "ema."),
         optimizer=jax.tree.unflatten(jax.tree.structure(template.optimizer), leaves),
-        loss_sum=jnp.asarray(arrays["loss_sum"]),
+        **{name: jnp.asarray(arrays[name]) for name in ("step", "loss_sum", "evaluated_step")},
     )
 
 
@@ -125,24 +138,27 @@ def _parameters(trained: nnx.State) -> nnx.State:
 
 
 def _make_forward(
-    graphdef: nnx.GraphDef, *, crop_size: int, seed: int, rotation: float, noise: InputNoise | None = None
+    graphdef: nnx.GraphDef, *, seed: int, rotation: float, noise: InputNoise | None = None
 ) -> Callable:
     """A training-mode pass over an augmented batch: predictions, model configuration, new statistics."""
+
+    def augmented(keys, *images):
+        """(B, S, S, 3) in [0, 1] of each; all images of an example are transformed alike."""
+        together = jnp.concatenate(images, axis=-1).astype(jnp.float32) / 255.0
+        transformed = jax.vmap(partial(flip_and_rotate, rotation=rotation))(keys, together)
+        return tuple(jnp.split(transformed, len(images), axis=-1))
 
     def forward(parameters, statistics, frozen, batch, key):
         model = nnx.merge(graphdef, parameters, statistics, frozen, copy=True)
         keys = jax.vmap(example_key, (None, 0, 0))(seed, batch.epoch, batch.index)
         rngs = nnx.Rngs(dropout=key)
-        options = {"crop_size": crop_size, "rotation": rotation}
         if model.full_reference:
-            images = jax.vmap(partial(augment_pair, **options))(
-                keys, batch.reference, batch.distorted, batch.size
-            )
+            images = augmented(keys, batch.reference, batch.distorted)
         else:
-            crops = jax.vmap(partial(augment, **options))(keys, batch.distorted, batch.size)
+            (crops,) = augmented(keys, batch.distorted)
             if noise is not None:
-                crop = partial(noisy_crop, crop_size=crop_size, noise=noise)
-                noisy = jax.vmap(crop)(keys, batch.distorted, batch.size)
+                plain = batch.distorted.astype(jnp.float32) / 255.0
+                noisy = jax.vmap(partial(add_noise, noise=noise))(keys, plain)
                 crops = jnp.where(batch.pseudo[:, None, None, None], noisy, crops)
             images, rngs = (crops,), NoiseFor(rngs, batch.pseudo)
         predicted = model(*images, rngs=rngs)
@@ -154,13 +170,13 @@ def _make_forward(
 
 
 def make_statistics_step(
-    graphdef: nnx.GraphDef, *, crop_size: int, seed: int, rotation: float = 180.0
+    graphdef: nnx.GraphDef, *, seed: int, rotation: float = 180.0
 ) -> Callable[[nnx.State, nnx.State, Batch, jax.Array], nnx.State]:
     """The function (trained, frozen, batch, step) -> trained with the statistics of one more batch.
 
     No parameter changes: this is for BatchNorm after weight averaging.  See `make_train_step`.
     """
-    forward = _make_forward(graphdef, crop_size=crop_size, seed=seed, rotation=rotation)
+    forward = _make_forward(graphdef, seed=seed, rotation=rotation)
 
     def statistics_step(trained, frozen, batch, step):
         parameters, statistics = nnx.split_state(trained, nnx.Param, nnx.BatchStat)
@@ -175,7 +191,6 @@ def make_train_step(
     graphdef: nnx.GraphDef,
     optimizer: optax.GradientTransformation,
     *,
-    crop_size: int,
     seed: int,
     rotation: float = 180.0,
     accumulation: int = 1,
@@ -193,7 +208,7 @@ def make_train_step(
     Args:
       graphdef: structure of the model in training mode.
       optimizer: for the trained parameters.
-      crop_size, rotation: see `augment_pair`.
+      seed, rotation: see `iqa_jax.augment`.
       accumulation: number of equal parts in which the batch goes through the model, to save memory;
         BatchNorm sees one part at a time.
       ema_decay: of the moving average of the weights; 0 for none.
@@ -201,25 +216,28 @@ def make_train_step(
       pseudo_weight: of their squared errors in the mean, the others' is 1.
     """
 
-    forward = _make_forward(graphdef, crop_size=crop_size, seed=seed, rotation=rotation, noise=noise)
+    forward = _make_forward(graphdef, seed=seed, rotation=rotation, noise=noise)
 
-    def loss_of(parameters, statistics, frozen, batch, key):
+    def weights(batch):
+        return jnp.where(batch.pseudo, pseudo_weight, 1.0)
+
+    def loss_of(parameters, statistics, frozen, batch, key, total_weight):
+        """The share that some examples have in the weighted mean of a batch of `total_weight`."""
         predicted, config, statistics = forward(parameters, statistics, frozen, batch, key)
         target = (batch.mos - config.mos_mean) / config.mos_std
-        weight = jnp.where(batch.pseudo, pseudo_weight, 1.0)
-        return (weight * jnp.square(predicted - target)).sum() / weight.sum(), statistics
+        return (weights(batch) * jnp.square(predicted - target)).sum() / total_weight, statistics
 
     loss_and_gradient = jax.value_and_grad(loss_of, has_aux=True)
 
-    def by_parts(parameters, statistics, frozen, batch, keys):
+    def by_parts(parameters, statistics, frozen, batch, keys, total_weight):
         """`loss_and_gradient` of a batch that goes through the model in parts."""
 
         def add_part(carry, part):
             total, gradient, statistics = carry
             key, batch = part
-            (loss, statistics), g = loss_and_gradient(parameters, statistics, frozen, batch, key)
-            gradient = jax.tree.map(lambda a, b: a + b / accumulation, gradient, g)
-            return (total + loss / accumulation, gradient, statistics), None
+            arguments = (parameters, statistics, frozen, batch, key, total_weight)
+            (loss, statistics), g = loss_and_gradient(*arguments)
+            return (total + loss, jax.tree.map(jnp.add, gradient, g), statistics), None
 
         # Interleaved parts, so that each one is spread over all devices as the batch is.
         parts = jax.tree.map(lambda x: x.reshape(-1, accumulation, *x.shape[1:]).swapaxes(0, 1), batch)
@@ -230,11 +248,11 @@ def make_train_step(
     def train_step(state: TrainState, frozen: nnx.State, batch: Batch) -> tuple[TrainState, jax.Array]:
         parameters, statistics = nnx.split_state(state.trained, nnx.Param, nnx.BatchStat)
         key = jax.random.fold_in(jax.random.key(seed), state.step)
-        if accumulation == 1:
-            (loss, statistics), gradient = loss_and_gradient(parameters, statistics, frozen, batch, key)
-        else:
-            keys = jax.random.split(key, accumulation)
-            (loss, statistics), gradient = by_parts(parameters, statistics, frozen, batch, keys)
+        compute, keys = loss_and_gradient, key
+        if accumulation > 1:
+            compute, keys = by_parts, jax.random.split(key, accumulation)
+        arguments = (parameters, statistics, frozen, batch, keys, weights(batch).sum())
+        (loss, statistics), gradient = compute(*arguments)
         updates, optimizer_state = optimizer.update(gradient, state.optimizer, parameters)
         trained = nnx.merge_state(optax.apply_updates(parameters, updates), statistics)
         step = state.step + 1
@@ -243,30 +261,38 @@ def make_train_step(
             # A young average would be mostly the random start: let the decay grow to its value.
             decay = jnp.minimum(ema_decay, (1.0 + step) / (10.0 + step))
             ema = jax.tree.map(lambda old, new: decay * old + (1.0 - decay) * new, ema, trained)
-        return TrainState(step, trained, ema, optimizer_state, state.loss_sum + loss), loss
+        loss_sum = state.loss_sum + loss
+        return TrainState(step, trained, ema, optimizer_state, loss_sum, state.evaluated_step), loss
 
     return train_step
 
 
-def jit_step(train_step: Callable, placement: Placement) -> Callable:
-    """`train_step` as a program (state, frozen, store, input) -> (state, loss).
+def _as_given(store: None, batch: Batch) -> Batch:
+    return batch
 
-    The state given to it is used up.  Store and input are those of an `iqa_jax.batches.Feed`.
+
+def jit_step(train_step: Callable, placement: Placement, as_batch: Callable = _as_given) -> Callable:
+    """`train_step` as a program (state, frozen, store, inputs) -> (state, loss).
+
+    The state given to it is used up.
+
+    Args:
+      as_batch: makes a batch of store and inputs, see `iqa_jax.feed.Feed.batch`.
     """
 
     def step(state, frozen, store, inputs):
-        return train_step(state, frozen, as_batch(store, inputs, placement))
+        return train_step(state, frozen, as_batch(store, inputs))
 
     return jit(step, out_shardings=(placement.everywhere, placement.everywhere), donate_argnums=0)
 
 
-def jit_steps(train_step: Callable, placement: Placement) -> Callable:
+def jit_steps(train_step: Callable, placement: Placement, as_batch: Callable) -> Callable:
     """Several steps as one program (state, frozen, store, `Feed.several`) -> (state, losses)."""
 
     def steps(state, frozen, store, draws):
         def step(state, draw):
             draw = jax.lax.with_sharding_constraint(draw, placement.split)
-            return train_step(state, frozen, as_batch(store, draw, placement))
+            return train_step(state, frozen, as_batch(store, draw))
 
         return jax.lax.scan(step, state, draws)
 

@@ -20,6 +20,7 @@ import numpy as np
 from flax import nnx
 
 from iqa_jax.errors import WeightsError
+from iqa_jax.files import local_path, writable_directory, write_whole
 from iqa_jax.models import IQA_MODELS, ModelConfig, build
 
 FORMAT = 1
@@ -124,18 +125,18 @@ def save_weights(
     """Writes a weights directory; it appears complete or not at all.
 
     Args:
-      directory: must not exist, or be a weights directory, which is replaced.
+      directory: must not exist, be empty, or be a weights directory that holds nothing else; that is
+        replaced.
       source: where the weights come from, kept in `config.json`.
     Raises:
       WeightsError: `directory` holds something else.
+      UserError: it cannot be written.
     """
     import orbax.checkpoint as ocp
 
-    directory = Path(directory).expanduser().absolute()
-    if directory.exists() and not (directory / "weights").is_dir():
-        if not directory.is_dir() or any(directory.iterdir()):
-            raise WeightsError(f"{directory}: exists and holds no weights; choose another output directory")
-    directory.parent.mkdir(parents=True, exist_ok=True)
+    directory = local_path(directory).absolute()
+    _check_replaceable(directory)
+    writable_directory(directory.parent)
     partial = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
     try:
         with ocp.StandardCheckpointer(multiprocessing_options=by_itself()) as checkpointer:
@@ -147,14 +148,53 @@ def save_weights(
             "sha256": content_hash(weights),
             "files": file_sums(partial / "weights"),
         }
-        (partial / "config.json").write_text(json.dumps(record, indent=2) + "\n")
+        write_whole(partial / "config.json", json.dumps(record, indent=2) + "\n")
         partial.chmod(0o755)
-        if directory.exists():
-            shutil.rmtree(directory)
-        partial.rename(directory)
+        _put_in_place(partial, directory)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
+
+
+def _check_replaceable(directory: Path) -> None:
+    """Raises WeightsError if there is something that no weights directory has."""
+    if not directory.exists() or (directory.is_dir() and not any(directory.iterdir())):
+        return
+    other = "it is a file" if directory.is_file() else _foreign(directory)
+    if other:
+        raise WeightsError(
+            f"{directory}: {other}, so it is not replaced; choose another output directory, "
+            "one that is not there yet"
+        )
+
+
+def _foreign(directory: Path) -> str | None:
+    """What a directory holds beside weights that were written here, as a phrase; None if nothing."""
+    surplus = sorted({path.name for path in directory.iterdir()} - {"config.json", "weights"})
+    if surplus:
+        return f"it holds {surplus[0]}"
+    try:
+        files = read_config(directory)["files"]
+    except (WeightsError, KeyError):
+        return "it has no config.json of weights"
+    surplus = sorted(file_sums(directory / "weights").keys() - files.keys())
+    return f"it holds weights/{surplus[0]}" if surplus else None
+
+
+def _put_in_place(new: Path, directory: Path) -> None:
+    """Renames `new` to `directory`; what is there is moved aside first and removed last."""
+    if not directory.exists():
+        new.rename(directory)
+        return
+    aside = Path(tempfile.mkdtemp(prefix=f".{directory.name}-before-", dir=directory.parent))
+    directory.rename(aside / directory.name)
+    try:
+        new.rename(directory)
+    except BaseException:
+        (aside / directory.name).rename(directory)
+        raise
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 def read_config(directory: str | os.PathLike) -> dict:
@@ -163,11 +203,12 @@ def read_config(directory: str | os.PathLike) -> dict:
     Raises:
       WeightsError: there is none, or it is not one of ours.
     """
-    directory = Path(directory).expanduser()
+    directory = local_path(directory)
     path = directory / "config.json"
     if not directory.is_dir():
+        what = "a file" if directory.exists() else "no such directory"
         raise WeightsError(
-            f"{directory}: no such directory; expected a training run or a converted directory "
+            f"{directory}: {what}; expected a training run or a converted directory "
             "(python convert/timm_to_flax.py)"
         )
     try:
@@ -192,7 +233,7 @@ def read_weights(directory: str | os.PathLike) -> tuple[ModelConfig, dict[str, j
     """
     import orbax.checkpoint as ocp
 
-    directory = Path(directory).expanduser().absolute()
+    directory = local_path(directory).absolute()
     record = read_config(directory)
     config = ModelConfig(**record["model"])
     target = {name: jax.ShapeDtypeStruct(shape, np.float32) for name, shape in weight_shapes(config).items()}
@@ -219,7 +260,7 @@ def read_any(
     """
     from iqa_jax.checkpoints import read_run_weights
 
-    directory = Path(path).expanduser()
+    directory = local_path(path)
     record = read_config(directory)
     if (directory / "weights").is_dir():
         return read_weights(directory)
@@ -227,6 +268,18 @@ def read_any(
         weights = read_run_weights(directory, step=step, ema=ema)
         return ModelConfig(**record["model"]), weights, record | {"sha256": content_hash(weights)}
     raise WeightsError(f"{directory}: neither weights/ nor checkpoints/ is there; is the run just begun?")
+
+
+def load_backbone(path: str | os.PathLike) -> nnx.Module:
+    """The backbone of a directory that `convert/timm_to_flax.py` wrote, in evaluation mode.
+
+    Raises:
+      WeightsError: nothing there to load, it is damaged, or it is an IQA model's.
+    """
+    config, weights, _ = read_any(path)
+    if config.name in IQA_MODELS:
+        raise WeightsError(f"{path}: weights of {config.name}, expected a backbone's; use iqa_jax.load")
+    return model_with(config, weights)
 
 
 def backbone_weights(config: ModelConfig, weights: Mapping[str, jax.Array]) -> dict[str, jax.Array]:

@@ -15,9 +15,12 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.5"
 
 import pytest
 import reference
+from flax import nnx
 
+from iqa_jax import commands
 from iqa_jax.conversion import convert_state_dict, pretrained_backbone
-from iqa_jax.weights import model_with
+from iqa_jax.models import ModelConfig, build
+from iqa_jax.weights import STORED, flat_weights, model_with, save_weights
 
 
 @pytest.fixture(scope="session")
@@ -44,3 +47,37 @@ def filled(converted):
         return model_with(converted(name).config, converted(name).weights)
 
     return build
+
+
+@pytest.fixture
+def call(monkeypatch, packaged_weights, capsys):
+    """`call("prepare", …)`: exit code, standard output, standard error of a command."""
+    monkeypatch.setenv("IQA_JAX_CACHE", str(packaged_weights))
+
+    def run(*arguments):
+        monkeypatch.setattr("sys.argv", ["iqa_jax", *map(str, arguments)])
+        with pytest.raises(SystemExit) as exit_:
+            commands.main()
+        out, err = capsys.readouterr()
+        return exit_.value.code, out, err
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def small_weights(tmp_path_factory):
+    """A weights directory of a small random IQA Conformer, quick to load and to compile."""
+    config = ModelConfig(
+        "iqa_conformer",
+        "efficientnet_lite0",
+        crop_size=64,
+        dim=32,
+        mos_mean=3.0,
+        mos_std=1.0,
+        mos_low=1.0,
+        mos_high=5.0,
+    )
+    weights = flat_weights(nnx.state(build(config, rngs=nnx.Rngs(0)), STORED))
+    directory = tmp_path_factory.mktemp("small") / "weights"
+    save_weights(directory, config, weights, {"file": "random"})
+    return directory

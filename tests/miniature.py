@@ -154,11 +154,11 @@ def live(folder: Path) -> Path:
     return folder
 
 
-def pairs(folder: Path) -> Path:
+def pairs(folder: Path, size: tuple[int, int] = (40, 50)) -> Path:
     """Two references with three distorted images each, the last of them without a score."""
     lines = ["reference, distorted, mos, distortion, level"]
     for number in range(2):
-        image = picture(number, (40, 50 + number))
+        image = picture(number, (size[0], size[1] + number))
         save(folder / "photos" / f"p{number}.png", image)
         for level, version in enumerate(_versions(image, 3, number), start=1):
             save(folder / "distorted" / f"p{number}-{level}.png", version)

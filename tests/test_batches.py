@@ -9,9 +9,11 @@ import jax
 import numpy as np
 import pytest
 
-from iqa_jax import batches, datasets
+from iqa_jax import batches, datasets, feed
+from iqa_jax.augment import Cropping
 from iqa_jax.data import PairSource
 from iqa_jax.errors import ConfigError
+from iqa_jax.placement import Placement
 from tests import miniature
 
 
@@ -38,16 +40,19 @@ def test_the_order_depends_on_the_seed_and_the_number_alone():
     assert [d.epoch.tolist() for d in draws[2:4]] == [[0, 0, 0, 0, 0], [1, 1, 1, 1, 1]]
 
 
+CROPPING = Cropping(seed=0, size=32, noise=True)
+ONE = Placement.of(jax.devices()[:1])
+
+
 @pytest.mark.parametrize("with_references", [True, False])
 def test_batches_are_the_same_wherever_the_images_are(sources, with_references):
     examples = batches.Examples(sources, with_references=with_references)
     order = batches.Order(examples.lengths, [3, 1], seed=0)
-    placement = batches.Placement.of(jax.devices()[:1])
-    feeds = {k: batches.Feed(examples, order, placement, kept=k) for k in ("stream", "host", "device")}
+    feeds = {k: feed.Feed(examples, order, CROPPING, ONE, kept=k) for k in ("stream", "host", "device")}
     assert (feeds["device"].store.references is None) == (not with_references)
     for number in range(2, 6):
-        found = {k: batches.as_batch(f.store, f.take(number), placement) for k, f in feeds.items()}
-        expected = examples.batch(order(number))
+        found = {k: f.batch(f.store, f.take(number)) for k, f in feeds.items()}
+        expected = examples.batch(order(number), CROPPING, examples)
         assert (expected.reference is None) == (not with_references)
         assert expected.pseudo.tolist() == [False] * 3 + [True]
         for kept, batch in found.items():
@@ -57,23 +62,48 @@ def test_batches_are_the_same_wherever_the_images_are(sources, with_references):
     np.testing.assert_array_equal(several.position[1], order(3).position)
 
 
+def test_both_crops_of_a_pair_are_at_one_place_inside_the_image(sources):
+    examples = batches.Examples(sources[:1])
+    order = batches.Order(examples.lengths, [4], seed=1)
+    images = batches.Images(
+        [np.indices((48, 64)).transpose(1, 2, 0)] * len(examples),
+        [np.indices((48, 64)).transpose(1, 2, 0)] * len(examples.reference_size),
+    )
+    corners = set()
+    for number in range(6):
+        batch = examples.batch(order(number), CROPPING, images)
+        np.testing.assert_array_equal(batch.distorted, batch.reference)
+        corners |= {tuple(crop[0, 0]) for crop in batch.distorted}
+    assert len(corners) > 12 and max(c[0] for c in corners) <= 16 and max(c[1] for c in corners) <= 32
+
+
+def test_one_large_image_does_not_make_a_batch_large():
+    """Memory follows the images' own sizes, and a batch the size of its crops."""
+    size = np.array([[288, 288]] * 200 + [[4000, 6000]])
+    shelves = feed.Shelves.of(size)
+    assert shelves.height * shelves.width < 1.2 * size.prod(1).sum()
+    taken = np.zeros((shelves.height, shelves.width), np.uint8)
+    for (height, width), (top, left) in zip(size, shelves.corner, strict=True):
+        taken[top : top + height, left : left + width] += 1
+    assert taken.max() == 1 and taken.sum() == size.prod(1).sum()  # no two at one place
+
+
 def test_references_are_stored_once(sources):
     examples = batches.Examples(sources)
-    assert examples.references == 3 + 2 and len(examples) == 12 + 2
-    assert examples.decoded_bytes == (14 + 5) * 48 * 64 * 3
+    assert len(examples.reference_size) == 3 + 2 and len(examples) == 12 + 2
+    assert examples.reference_size.tolist() == [[48, 64]] * 3 + [[40, 50], [40, 51]]
 
 
 def test_auto_takes_what_there_is_room_for_and_says_so(sources, monkeypatch):
     examples = batches.Examples(sources)
     order = batches.Order(examples.lengths, [3, 1], seed=0)
-    placement = batches.Placement.of(jax.devices()[:1])
 
     def chosen(kept="auto", device=0, free=10**9):
         said = []
-        monkeypatch.setattr(batches, "_memory", lambda placement: (device, free))
-        feed = batches.Feed(examples, order, placement, kept=kept, say=said.append)
-        assert said[0].startswith(f"images: {feed.kept} (")
-        return feed.kept
+        monkeypatch.setattr(feed, "_memory", lambda placement: (device, free))
+        found = feed.Feed(examples, order, CROPPING, ONE, kept=kept, say=said.append)
+        assert said[0].startswith(f"images: {found.kept} (")
+        return found.kept
 
     assert chosen() == "host" and chosen(free=10**5) == "stream"
     assert chosen(device=10**9) == "device" and chosen(device=10**5) == "host"
@@ -84,27 +114,32 @@ def test_auto_takes_what_there_is_room_for_and_says_so(sources, monkeypatch):
 def test_eight_devices_share_the_images(tmp_path):
     code = """
 import jax, numpy as np
-from iqa_jax import batches
-examples = batches.Examples.__new__(batches.Examples)
+from iqa_jax import batches, feed
+from iqa_jax.augment import Cropping
+from iqa_jax.placement import Placement
 rng = np.random.default_rng(0)
-images = rng.integers(0, 256, (21, 8, 8, 3), np.uint8)
-examples._start, examples._references, examples.with_references = np.array([0, 21]), [1, 2], True
-examples.shape, examples.reference = (8, 8), np.arange(21, dtype=np.int32) % 2
-examples.index = np.arange(21, dtype=np.int32); examples.size = np.zeros((21, 2), np.int32)
-examples.mos, examples.pseudo = np.zeros(21, np.float32), np.zeros(21, bool)
-examples.distorted_image = lambda position: images[position]
-examples.reference_image = lambda number: images[number]
-order = batches.Order([21], [16], seed=0)
-placement = batches.Placement.of(jax.devices())
-feed = batches.Feed(examples, order, placement, kept="device")
-assert len(feed.store.distorted.sharding.device_set) == 8
-assert feed.store.distorted.addressable_shards[0].data.shape == (3, 8, 8, 3)
-take = jax.jit(lambda store, draw: batches.as_batch(store, draw, placement))
+sizes = rng.integers(16, 40, (21, 2))
+images = [rng.integers(0, 256, (*size, 3), np.uint8) for size in sizes]
+
+class Source:
+    index, size, mos, pseudo = np.arange(21), sizes, np.zeros(21), False
+    reference = np.array([f"r{number}" for number in range(21)])
+    def __len__(self): return 21
+    def distorted_image(self, position): return images[position]
+    def reference_image(self, name): return 255 - images[int(name[1:])]
+
+examples = batches.Examples([Source()])
+order, cropping = batches.Order([21], [16], seed=0), Cropping(0, 16)
+placement = Placement.of(jax.devices())
+kept = feed.Feed(examples, order, cropping, placement, kept="device")
+assert len(kept.store.distorted.sharding.device_set) == 8
+take = jax.jit(kept.batch)
 for number in range(3):
-    batch = take(feed.store, feed.take(number))
-    at = order(number).position
-    assert (np.asarray(batch.distorted) == images[at]).all()
-    assert (np.asarray(batch.reference) == images[at % 2]).all()
+    batch = take(kept.store, kept.take(number))
+    expected = examples.batch(order(number), cropping, examples)
+    np.testing.assert_array_equal(batch.distorted, expected.distorted)
+    np.testing.assert_array_equal(batch.reference, expected.reference)
+    np.testing.assert_array_equal(batch.reference, 255 - batch.distorted)
     assert batch.distorted.sharding.is_equivalent_to(placement.split, 4)
 """
     env = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}

@@ -3,7 +3,7 @@ import shutil
 import numpy as np
 import pytest
 
-from iqa_jax.checkpoints import Checkpoints
+from iqa_jax.checkpoints import Checkpoints, Saved
 from iqa_jax.errors import TrainingError, WeightsError
 
 
@@ -49,10 +49,10 @@ def test_every_epoch_is_kept_for_averaging(tmp_path):
 
 def test_reads_what_was_written(tmp_path):
     written(tmp_path, {3: 0.1, 7: 0.2})
-    with Checkpoints(tmp_path, read_only=True) as checkpoints:
-        check(checkpoints.read(7), 7)
-        with pytest.raises(WeightsError, match="no checkpoint of step 5; there are: 3, 7"):
-            checkpoints.read(5)
+    checkpoints = Saved(tmp_path)
+    check(checkpoints.read(7), 7)
+    with pytest.raises(WeightsError, match="no checkpoint of step 5; there are: 3, 7"):
+        checkpoints.read(5)
 
 
 def largest(folder):

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from iqa_jax import commands, scoring
-from iqa_jax.checkpoints import Checkpoints
+from iqa_jax import datasets, scoring
+from iqa_jax.checkpoints import Saved
 from iqa_jax.config import parse
 from iqa_jax.trainer import train
 from tests import miniature
@@ -40,21 +40,6 @@ def prepared(tmp_path_factory, packaged_weights):
         command += [f"--config.{name}={value}" for name, value in fields.items()]
         train(parse(command).config, folder / "run")
     return folder, folder / "run"
-
-
-@pytest.fixture
-def call(monkeypatch, packaged_weights, capsys):
-    """`call("prepare", …)`: exit code, standard output, standard error of a command."""
-    monkeypatch.setenv("IQA_JAX_CACHE", str(packaged_weights))
-
-    def run(*arguments):
-        monkeypatch.setattr("sys.argv", ["iqa_jax", *map(str, arguments)])
-        with pytest.raises(SystemExit) as exit_:
-            commands.main()
-        out, err = capsys.readouterr()
-        return exit_.value.code, out, err
-
-    return run
 
 
 def test_every_command_has_an_example(call):
@@ -122,8 +107,8 @@ def test_average_of_epochs(call, prepared, tmp_path):
 
     _, weights, record = read_weights(tmp_path / "a")
     assert record["source"]["epochs"] == [2, 3] and record["source"]["statistics_steps"] == 3
-    with Checkpoints(run, read_only=True) as checkpoints:
-        epochs = [checkpoints.read(step) for step in (6, 9)]
+    checkpoints = Saved(run)
+    epochs = [checkpoints.read(step) for step in (6, 9)]
     for name in ("head.output.kernel", "encoder.ff_module1.expand.kernel"):
         mean = np.mean([e[f"weights.{name}"].astype(np.float64) for e in epochs], axis=0)
         np.testing.assert_allclose(weights[name], mean, rtol=1e-5, atol=1e-7)
@@ -182,11 +167,15 @@ def test_evaluate_writes_predictions_and_metrics(call, prepared, tmp_path):
 
 
 def test_several_data_sets_make_one_table(call, prepared, tmp_path):
-    names = ("--dataset", "pipal", "--dataset", "pipal", "--crops", "grid", "--split", "train[50%:]")
-    code, out, _ = evaluate(call, prepared, tmp_path, *names)
-    assert code == 0 and "pairs/s" in out and "references loaded once" in out
+    data_dir, _ = prepared
+    table = miniature.pairs(tmp_path / "own", size=(100, 110))
+    call("prepare", "pairs", "--manual-dir", table, "--data-dir", data_dir)
+    names = ("--dataset", "pipal", "--dataset", "pairs/mine", "--crops", "grid")
+    code, out, err = evaluate(call, prepared, tmp_path, *names)
+    assert code == 0 and "pairs/s" in out and "references loaded once" in out, err
     lines = (tmp_path / "cross.md").read_text().splitlines()
-    assert len(lines) == 4 and lines[0].startswith("| dataset | split | method | pairs | plcc")
+    assert len(lines) == 4 and lines[0].startswith("| dataset | split | method | pairs | trained on | plcc")
+    assert "| pairs/mine | train |" in lines[3]
     assert len((tmp_path / "cross.csv").read_text().splitlines()) == 3
 
 
@@ -196,11 +185,11 @@ def test_evaluation_reads_each_reference_once(prepared, monkeypatch, packaged_we
 
     data_dir, run = prepared
     monkeypatch.setenv("IQA_JAX_CACHE", str(packaged_weights))
-    source = commands._source("pipal", "ntire2022_test", str(data_dir)).select(np.arange(200))
+    source = PairSource(datasets.prepare("pipal", data_dir=data_dir), "ntire2022_test").select(np.arange(200))
     predictor = scoring.Predictor(run, step="best", ema=False, crops="center")
     read, projected = [], []
     monkeypatch.setattr(
-        PairSource, "reference_image", lambda self, name: read.append(name) or self._decoded_reference(name)
+        PairSource, "reference_image", lambda self, name: read.append(name) or self._read_reference(name)
     )
     scorer: PairScorer = predictor._scorer
     project = scorer._project
@@ -220,7 +209,7 @@ def test_evaluation_reads_each_reference_once(prepared, monkeypatch, packaged_we
         (("--dataset", "pipl"), "unknown data set 'pipl'"),
         (("--dataset", "pipal", "--split", "nope"), "no split 'nope'"),
         (("--dataset", "pipal", "--split", "ntire2022_test"), "1650 pairs have no label"),
-        (("--dataset", "pipal", "--crops", "five"), "--crops five: expected one of center, ten, grid"),
+        (("--dataset", "pipal", "--crops", "five"), "crops five: expected one of center, ten, grid"),
         (("--dataset", "pipal", "--step", "4"), "no checkpoint of step 4"),
         (("--dataset", "pipal", "--weights", "nothing"), "nothing: no such directory"),
     ],

@@ -48,7 +48,7 @@ def test_the_paper_recipe():
     ("arguments", "message"),
     [
         (["--config.bath_size=8"], "no field 'bath_size'; the nearest is config.batch_size"),
-        (["--config.batch_size=x"], "config.batch_size=x: invalid literal for int"),
+        (["--config.batch_size=x"], "config.batch_size=x: expected a whole number"),
         (["--config.batch_size=0"], "config.batch_size=0: expected 1 or more"),
         (["--config.dtype=float16"], "config.dtype=float16: expected one of float32, bfloat16; did you mean"),
         (["--config.dataset=pipl"], "config.dataset=pipl: expected one of .*; did you mean pipal"),

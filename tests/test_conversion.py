@@ -17,9 +17,15 @@ from flax import nnx
 from safetensors.numpy import save_file
 
 import iqa_jax
-from iqa_jax.conversion import convert_file, convert_model, convert_state_dict, pretrained_backbone
+from iqa_jax.conversion import (
+    convert_file,
+    convert_model,
+    convert_state_dict,
+    pretrained_backbone,
+    sources,
+)
 from iqa_jax.errors import WeightsError
-from iqa_jax.weights import STORED, flat_weights, read_weights
+from iqa_jax.weights import STORED, flat_weights, load_backbone, read_weights
 
 ROOT = Path(__file__).parent.parent
 INCEPTION, LITE0 = "timm_inception_resnet_v2", "timm_tf_efficientnet_lite0"
@@ -170,7 +176,7 @@ def test_command_line_and_load(tmp_path, converted):
 def test_packaged_efficientnet_lite0(tmp_path):
     result = in_process("--model", "efficientnet_lite0", "--output", tmp_path / "lite0")
     assert result.exit_code == 0, result.output
-    model = iqa_jax.load(tmp_path / "lite0")
+    model = load_backbone(tmp_path / "lite0")
     assert model.num_classes == 1000
     converted, source = convert_model("efficientnet_lite0")
     assert same(weights_of(model), converted.weights)
@@ -315,7 +321,9 @@ def test_an_output_directory_with_other_content_is_left_alone(tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
     result = in_process("--model", "efficientnet_lite0", "--output", tmp_path / "mine")
-    assert_refused(result, tmp_path, "exists and holds no weights; choose another output directory")
+    assert_refused(
+        result, tmp_path, "it holds thesis.txt, so it is not replaced; choose another output directory"
+    )
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "years of work"
 
 
@@ -414,7 +422,7 @@ def test_model_hub(hub, tmp_path, converted):
     asked.clear()
     cached = command(*arguments, tmp_path / "cached", "--features", **offline)
     assert cached.returncode == 0 and not asked, cached.stderr
-    assert iqa_jax.load(tmp_path / "cached").num_classes == 0
+    assert load_backbone(tmp_path / "cached").num_classes == 0
 
 
 # What is imported
@@ -438,3 +446,67 @@ def test_importing_the_package_imports_little(tmp_path):
         f"from iqa_jax.conversion import convert_file; convert_file({str(tmp_path / 'model.safetensors')!r})"
     )
     assert imported_after(convert) == {"jax", "flax"}
+
+
+@pytest.mark.parametrize("older", [False, True], ids=["zip", "older"])
+@pytest.mark.parametrize("wrapper", [None, "state_dict", "params", "params_ema", "model", "net"])
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "model.", "module._orig_mod."])
+def test_checkpoints_as_people_save_them(tmp_path, wrapper, prefix, older):
+    if older and prefix not in ("", "module."):
+        return
+    tensors = {
+        f"{prefix}conv.weight": torch.arange(24.0).reshape(2, 3, 4).transpose(0, 2),
+        f"{prefix}half": torch.nn.Parameter(torch.ones(3, dtype=torch.bfloat16)),
+        f"{prefix}num_batches_tracked": torch.tensor(7),
+    }
+    content = (
+        tensors if wrapper is None else {wrapper: tensors, "best": np.float64(0.5), "epoch": np.int64(3)}
+    )
+    torch.save(content, tmp_path / "a.pth", _use_new_zipfile_serialization=not older)
+    found = sources.read_checkpoint(tmp_path / "a.pth")
+    assert found.keys() == {"conv.weight", "half", "num_batches_tracked"}
+    np.testing.assert_array_equal(found["conv.weight"], tensors[f"{prefix}conv.weight"].numpy())
+    assert found["half"].dtype == np.float32 and found["half"].tolist() == [1, 1, 1]
+    assert found["num_batches_tracked"] == 7
+
+
+def test_the_reader_without_torch_reads_what_torch_reads():
+    expected = torch.load(sources.packaged_file(), map_location="cpu", weights_only=True)
+    found = sources.read_checkpoint(sources.packaged_file())
+    assert found.keys() == expected.keys()
+    for name, tensor in expected.items():
+        np.testing.assert_array_equal(found[name], tensor.numpy())
+
+
+def test_ema_weights_under_their_names(tmp_path):
+    for name in ("ema_model_state_dict", "params_ema", "model_ema", "ema"):
+        torch.save({"state_dict": {"a": torch.zeros(1)}, name: {"a": torch.ones(1)}}, tmp_path / "a.pth")
+        assert sources.read_checkpoint(tmp_path / "a.pth")["a"] == 0
+        assert sources.read_checkpoint(tmp_path / "a.pth", ema=True)["a"] == 1
+
+
+class Evil:
+    def __reduce__(self):
+        return print, ("executed",)
+
+
+@pytest.mark.parametrize("older", [False, True], ids=["zip", "older"])
+def test_nothing_is_executed(tmp_path, capsys, older):
+    for content, name in (
+        ({"a": Evil()}, "builtins.print"),
+        (torch.nn.Linear(2, 2), "torch.nn.modules.linear"),
+    ):
+        torch.save(content, tmp_path / "a.pth", _use_new_zipfile_serialization=not older)
+        with pytest.raises(WeightsError, match=f"refused, .*{name}"):
+            sources.read_checkpoint(tmp_path / "a.pth")
+    assert "executed" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("older", [False, True], ids=["zip", "older"])
+def test_a_truncated_checkpoint_is_an_error_wherever_it_ends(tmp_path, older):
+    torch.save({"a": torch.arange(100.0)}, tmp_path / "a.pth", _use_new_zipfile_serialization=not older)
+    whole = (tmp_path / "a.pth").read_bytes()
+    for length in (0, 1, 10, 50, len(whole) // 2, len(whole) - 300, len(whole) - 1):
+        (tmp_path / "b.pth").write_bytes(whole[:length])
+        with pytest.raises(WeightsError, match="b.pth: not a PyTorch checkpoint"):
+            sources.read_checkpoint(tmp_path / "b.pth")

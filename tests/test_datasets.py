@@ -11,7 +11,7 @@ from PIL import Image
 
 from iqa_jax import datasets
 from iqa_jax.data import PairSource
-from iqa_jax.errors import DataError
+from iqa_jax.errors import DataError, UserError
 from tests import miniature
 
 ARCHIVES = ("kadid10k", "tid2013", "csiq", "live")
@@ -209,14 +209,14 @@ def test_an_interrupted_preparation_leaves_nothing_prepared(tmp_path, monkeypatc
     folder = miniature.kadid10k(tmp_path / "kadid10k")
     calls = iter([None] * 4)
 
-    def interrupted(encoded):
+    def interrupted(encoded, **options):
         if next(calls, "end") == "end":
             raise KeyboardInterrupt
-        return real(encoded)
+        return real(encoded, **options)
 
-    real = base.checked_size
-    monkeypatch.setattr(base, "checked_size", interrupted)
-    with pytest.raises(KeyboardInterrupt):
+    real = base.decode_image
+    monkeypatch.setattr(base, "decode_image", interrupted)
+    with pytest.raises(KeyboardInterrupt, match="nothing of kadid10k was prepared"):
         prepared("kadid10k", folder)
     monkeypatch.undo()
     assert not [path for path in (tmp_path / "prepared").rglob("*") if path.is_file() and path.stat().st_size]
@@ -351,3 +351,67 @@ def test_splits_are_by_reference_and_repeatable():
     for bad in ((["a"], 1, 0.5), (["a", "b"], 0, 0.5), (["a", "b"], 1, 1.0)):
         with pytest.raises(DataError, match="expected"):
             datasets.reference_splits(*bad)
+
+
+def test_a_set_larger_than_a_shard_is_written_as_it_comes_and_read_by_tensorflow_datasets(
+    tmp_path, monkeypatch
+):
+    import tensorflow_datasets as tfds
+
+    from iqa_jax.datasets import writer
+
+    monkeypatch.setattr(writer, "SHARD_BYTES", 100_000)
+    folder = miniature.pipal(tmp_path / "PIPAL", references=5, per_reference=6)
+    builder = datasets.prepare("pipal", data_dir=tmp_path)
+    assert len(list(builder.data_path.glob("pipal-train.array_record-*"))) > 5
+    source = PairSource(builder, "train")
+    assert list(source.name) == sorted(path.name for path in folder.glob("Distortion_*/*"))
+    np.testing.assert_array_equal(source[17].distorted, source.select(np.array([17]))[0].distorted)
+    again = tfds.builder_from_directory(builder.data_path)
+    records = again.as_data_source("train")
+    assert len(records) == 30 and records[29]["name"].decode() == source.name[29]
+    assert (records[29]["image"] == source[29].distorted).all()
+
+
+@pytest.mark.parametrize("part", ["training", "test"])
+def test_parts_of_pipal_are_enough_for_parts_of_the_work(tmp_path, part):
+    tests = 0 if part == "training" else 2
+    folder = miniature.pipal(tmp_path / "PIPAL", references=2, per_reference=2, test_references=tests)
+    aside = tmp_path / "aside"
+    aside.mkdir()
+    if part == "test":
+        for name in ("Train_Ref", "Train_Label", *(f"Distortion_{n}" for n in (1, 2))):
+            (folder / name).rename(aside / name)
+    found = datasets.summary(datasets.prepare("pipal", data_dir=tmp_path))["splits"]
+    assert list(found) == [{"training": "train", "test": "ntire2022_test"}[part]]
+    if part == "test":
+        with pytest.raises(DataError, match="no split 'train': expected one of ntire2022_test"):
+            PairSource(datasets.prepare("pipal", data_dir=tmp_path), "train")
+        (aside / "Train_Ref").rename(folder / "Train_Ref")
+        with pytest.raises(DataError, match="was prepared when .* had no Train_Ref; delete"):
+            datasets.prepare("pipal", data_dir=tmp_path)
+
+
+def test_too_little_room_is_said_before_anything_is_written(tmp_path, monkeypatch):
+    miniature.pipal(tmp_path / "PIPAL", references=2, per_reference=2)
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=10 * 2**20))
+    with pytest.raises(UserError, match=r"pipal: preparing pipal needs 64 MiB there, 10 are free; free some"):
+        datasets.prepare("pipal", data_dir=tmp_path)
+    assert not list(tmp_path.rglob("*incomplete*"))
+
+
+def test_a_full_disk_is_one_line_and_nothing_stays(tmp_path, monkeypatch):
+    from array_record.python import array_record_module
+
+    class Full(array_record_module.ArrayRecordWriter):
+        def write(self, record):
+            raise ValueError("write() failed: No space left on device; at byte 655360")
+
+    monkeypatch.setattr(array_record_module, "ArrayRecordWriter", Full)
+    miniature.pipal(tmp_path / "PIPAL", references=2, per_reference=2)
+    with pytest.raises(
+        UserError, match=r"could not be written \(No space left on device\); nothing half"
+    ) as e:
+        datasets.prepare("pipal", data_dir=tmp_path)
+    assert "\n" not in str(e.value) and not list(tmp_path.rglob("*incomplete*"))

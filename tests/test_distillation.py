@@ -9,7 +9,7 @@ from PIL import Image
 
 import iqa_jax
 from iqa_jax import commands, distillation
-from iqa_jax.checkpoints import Checkpoints
+from iqa_jax.checkpoints import Saved
 from iqa_jax.config import parse
 from iqa_jax.errors import ConfigError, UserError, WeightsError
 from iqa_jax.scoring import PairScorer
@@ -54,8 +54,8 @@ def student(place, workdir, **fields):
 
 
 def last(workdir):
-    with Checkpoints(workdir, read_only=True) as checkpoints:
-        return checkpoints.read(checkpoints.steps[-1])
+    checkpoints = Saved(workdir)
+    return checkpoints.read(checkpoints.steps[-1])
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+import itertools
 import subprocess
 import sys
 from pathlib import Path
@@ -10,12 +11,17 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import ndimage
 from skimage import color, data
+from sklearn.isotonic import IsotonicRegression
 
 from iqa_jax import distortions
+from iqa_jax.datasets import iqa_demo
 from iqa_jax.distortions import LEVELS, TYPES, distort, mean_opinion, parameter
 from iqa_jax.errors import UserError
+from iqa_jax.metrics import luma
 
+FOLDER = Path(distortions.__file__).parent
 CASES = [(type, level) for type in TYPES for level in LEVELS]
 
 
@@ -217,3 +223,48 @@ def test_wrong_type_or_level(call):
     for level in (0, 6, 1.0, "1"):
         with pytest.raises(UserError, match=f"level {level!r}: expected one of 1, 2, 3, 4, 5"):
             call("jpeg", level)
+
+
+def test_the_built_in_types_are_what_the_set_says_of_them():
+    """The label of a type and level fits every photograph."""
+    rows = csv.DictReader((FOLDER / "kadid10k_mean_mos.csv").read_text().splitlines()[1:])
+    table = {(row["type"], int(row["level"])): row for row in rows}
+    for kind, level in itertools.product(iqa_demo.TYPES, LEVELS):
+        assert table[kind, level]["value"], f"{kind}: the data set states no parameter"
+        assert float(table[kind, level]["mos_std"]) <= 0.5, f"{kind}: opinions differ between photographs"
+    photographs = [iqa_demo.photograph(name) for name in iqa_demo.PHOTOGRAPHS]
+    kinds = (*iqa_demo.TYPES, "jpeg2000")
+    effect = {
+        kind: np.array(
+            [[gradient_deviation(p, distort(p, kind, level)) for p in photographs] for level in LEVELS]
+        )
+        for kind in kinds
+    }
+    label = {
+        kind: np.tile([[mean_opinion(kind, level)] for level in LEVELS], (1, len(photographs)))
+        for kind in kinds
+    }
+
+    def off(kind):
+        """How far (5, photographs) labels are from those of other types' pictures that changed as much."""
+        others = [other for other in iqa_demo.TYPES if other != kind]
+        usual = IsotonicRegression(increasing=False, out_of_bounds="clip").fit(
+            np.concatenate([effect[other].ravel() for other in others]),
+            np.concatenate([label[other].ravel() for other in others]),
+        )
+        return np.abs(usual.predict(effect[kind].ravel()).reshape(label[kind].shape) - label[kind])
+
+    for kind in iqa_demo.TYPES:
+        assert np.median(off(kind), axis=1).max() < 1.1 and off(kind).max() < 1.9, kind
+    assert np.median(off("jpeg2000"), axis=1).max() > 1.3  # one ratio is not one effect: it is left out
+
+
+def gradient_deviation(reference, distorted):
+    """GMSD (Xue et al., IEEE Transactions on Image Processing, 2014) of two images (H, W, 3) uint8."""
+    kernel = np.array([[1, 0, -1]] * 3) / 3
+    magnitudes = []
+    for image in (reference, distorted):
+        small = ndimage.uniform_filter(luma(image), 2)[::2, ::2]
+        magnitudes.append(np.hypot(ndimage.convolve(small, kernel), ndimage.convolve(small, kernel.T)))
+    a, b = magnitudes
+    return ((2 * a * b + 170) / (a**2 + b**2 + 170)).std()

@@ -1,3 +1,6 @@
+import copy
+import pickle
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -121,8 +124,8 @@ IMAGE = np.zeros((64, 64, 3), np.uint8)
         (IMAGE[..., :1], IMAGE, r"reference: shape \(64, 64, 1\)"),
         (IMAGE, IMAGE.astype(np.int32), "distorted: int32"),
         (IMAGE, IMAGE.astype(bool), "distorted: bool"),
-        (IMAGE, IMAGE + np.float32(7), r"values from 7 to 7; expected \[0, 1\]; divide by 255"),
-        (IMAGE, IMAGE - np.float32(1), r"values from -1 to -1; expected \[0, 1\]$"),
+        (IMAGE, IMAGE + np.float32(7), r"values from 7.0 to 7.0; expected \[0, 1\]; divide by 255"),
+        (IMAGE, IMAGE - np.float32(1), r"values from -1.0 to -1.0; expected \[0, 1\]"),
         (IMAGE, IMAGE * np.float32("nan"), "distorted: holds NaN"),
         (IMAGE[:31], IMAGE[:31], "expected 32 pixels or more"),
     ],
@@ -177,3 +180,55 @@ def test_describe_is_what_a_paper_must_quote(metric):
     assert told["metric"] == "iqa_conformer" and told["sha256"] == "0" * 64 and told["crops"] == "grid"
     assert told["weights"] == {"file": "random"} and told["version"].startswith("iqa_jax ")
     assert metric.higher_is_better and metric.range == (1.0, 5.0) == told["range"]
+
+
+def test_rounding_errors_are_clipped_and_more_is_told_at_full_precision(metric):
+    image = np.ones((70, 70, 3), np.float32)
+    over, under = image.copy(), np.zeros_like(image)
+    over[0, 0, 0], under[0, 0, 0] = 1.0005, -0.0005
+    assert metric(image, over) == metric(image, image)
+    assert metric(image, under) == metric(image, np.zeros_like(image))
+    over[0, 0, 0] = 1.0025
+    with pytest.raises(UserError, match=r"values from 1.0 to 1.0025\d+; expected \[0, 1\]; clip them"):
+        metric(image, over)
+
+
+@pytest.mark.parametrize(
+    ("shapes", "scale", "message"),
+    [
+        (
+            ((192, 192, 3), (100, 192, 3)),
+            1,
+            r"reference \(192, 192, 3\) and distorted \(100, 192, 3\) differ",
+        ),
+        (((72, 72, 3), (72, 72, 3)), 255, "expected .0, 1.; divide by 255"),
+        (((20, 20, 3), (20, 20, 3)), 1, "expected 32 pixels or more"),
+        (((72, 72), (72, 72)), 1, r"expected a NumPy or JAX array \(H, W, 3\)"),
+    ],
+)
+def test_the_loss_says_what_the_metric_says(metric, shapes, scale, message):
+    images = [scale * jax.random.uniform(jax.random.key(0), shape) for shape in shapes]
+    for function in (metric.loss, metric):
+        with pytest.raises(UserError, match=message):
+            function(*images)
+    if scale == 1:  # known while tracing; the range is not
+        with pytest.raises(UserError, match=message):
+            jax.jit(metric.loss)(*images)
+        with pytest.raises(UserError, match=message):
+            jax.grad(metric.loss, argnums=1)(*images)
+    with pytest.raises(UserError, match="int32"):
+        jax.jit(metric.loss)(jnp.ones((72, 72, 3), jnp.int32), jnp.ones((72, 72, 3), jnp.int32))
+
+
+@pytest.mark.parametrize("transform", [jax.jit, jax.vmap, jax.grad])
+def test_a_traced_metric_points_to_the_loss(metric, transform):
+    images = jnp.ones((2, 72, 72, 3))
+    with pytest.raises(UserError, match="inside a transformed function, use metric.loss"):
+        transform(lambda x: metric(x, x).sum())(images)
+
+
+def test_a_metric_survives_pickle(metric):
+    images = pair(90, 83)
+    again = pickle.loads(pickle.dumps(metric))
+    assert again(*images) == metric(*images) and again.describe() == metric.describe()
+    assert copy.deepcopy(again)(*images) == metric(*images)

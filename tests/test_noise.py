@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from iqa_jax import noise
+from iqa_jax import augment, noise
 from iqa_jax.models import layers
 
 KEYS = jax.random.split(jax.random.key(0), 64)
@@ -56,9 +56,12 @@ def test_each_noise_is_switched_by_itself(on):
     image = jax.random.randint(jax.random.key(1), (40, 50, 3), 0, 256).astype(jnp.uint8)
 
     def crops(**fields):
-        crop = lambda key: noise.noisy_crop(  # noqa: E731
-            key, image, jnp.array([40, 50]), crop_size=32, noise=noise.InputNoise(**{**off, **fields})
-        )
+        settings = noise.InputNoise(**{**off, **fields})
+
+        def crop(key):
+            corner = augment.crop_corner(key, jnp.array([40, 50]), 32, keys=augment.NOISE_KEYS)
+            return noise.add_noise(key, augment.cut_crop(image, corner, 32) / 255.0, settings)
+
         return np.asarray(jax.vmap(crop)(KEYS[:8]))
 
     plain = crops()

@@ -9,7 +9,11 @@ from iqa_jax.pairing import expand, find_pairs, pair_files, pairs_from_csv
 
 
 def paired(targets: str, references: str) -> dict[str, str]:
-    pairs = pair_files([Path(name) for name in targets.split()], [Path(name) for name in references.split()])
+    targets, references = (
+        [folder / name for name in names.split()]
+        for folder, names in ((Path("t"), targets), (Path("r"), references))
+    )
+    pairs = pair_files(targets, references)
     return {target.name: reference.name for target, reference in pairs}
 
 
@@ -21,7 +25,6 @@ def paired(targets: str, references: str) -> dict[str, str]:
         ("A0001_00_03.bmp", "A0001.bmp A0001_00.bmp", "A0001_00.bmp"),
         ("A0001_00_03.bmp", "A0001_99.bmp A0001.bmp", "A0001.bmp"),
         ("A0001.bmp", "A0001_00.bmp A0001.bmp", "A0001.bmp"),
-        ("bird_x4_SR.png", "bird_x4_HR.png bear_x4_HR.png", "bird_x4_HR.png"),
         ("img10-blur.png", "img1.png img10.png", "img10.png"),
         ("photo.v2.png", "photo.png", "photo.png"),
         ("_a_b.png", "_a.png _b.png", "_a.png"),
@@ -36,15 +39,32 @@ def test_names_that_fit(target, references, expected):
     [
         ("a.png", "a.png a.jpg", "a.png: a.png, a.jpg fit equally"),
         ("a_1.png", "a.png a.jpg", "a_1.png: a.png, a.jpg fit equally"),
-        ("DSC_0005_x.png", "DSC_0001.png DSC_0002.png", "fit equally"),
+        ("DSC_0003.png", "DSC_0001.png", "DSC_0003.png: no reference fits"),
+        ("DSC_0005_x.png", "DSC_0001.png DSC_0002.png", "no reference fits"),
+        ("bird_x4_SR.png", "bird_x4_HR.png", "no reference fits"),
+        ("A0001.bmp", "A0001_00.bmp", "no reference fits"),
         ("img10_x.png", "img1.png img2.png", "img10_x.png: no reference fits"),
         ("_a.png", "_b.png", "no reference fits"),
     ],
 )
 def test_names_that_do_not_fit(target, references, problem):
-    with pytest.raises(DataError, match="1 targets cannot be paired") as error:
+    with pytest.raises(DataError, match="1 target cannot be paired") as error:
         paired(target, references)
     assert problem in str(error.value)
+
+
+def test_no_file_is_its_own_reference_unless_named_so(tmp_path):
+    folder = tmp_path / "one"
+    reference, version = touch(folder, "I01.png", "I01_blur_1.png")
+    with pytest.raises(DataError, match=r"1 target cannot be paired(?s:.*)I01.png: no reference fits"):
+        find_pairs([str(folder)], str(folder))
+    assert find_pairs([str(version)], str(folder)) == [(version, reference)]
+    assert find_pairs([str(reference)], str(reference)) == [(reference, reference)]
+    link = tmp_path / "links" / "I01.png"
+    link.parent.mkdir()
+    link.symlink_to(reference)
+    with pytest.raises(DataError, match="no reference fits"):
+        find_pairs([str(reference)], str(link.parent))
 
 
 def test_all_problems_are_in_one_error():
@@ -52,7 +72,7 @@ def test_all_problems_are_in_one_error():
         paired("a.png x.png ok.png y.png", "a.png a.bmp ok.png")
     lines = str(error.value).splitlines()
     assert lines[0].startswith("3 targets cannot be paired by name")
-    assert [line.split(":")[0].strip() for line in lines[1:]] == ["a.png", "x.png", "y.png"]
+    assert [line.split(":")[0].strip() for line in lines[1:]] == ["t/a.png", "t/x.png", "t/y.png"]
     with pytest.raises(DataError, match="… and 80 more"):
         paired(" ".join(f"x{k}.png" for k in range(100)), "a.png")
 
@@ -121,5 +141,5 @@ def test_find_pairs(tmp_path):
     table.write_text("target,reference\nd/a_2.png,z.png\nd/gone.png,z.png\n")
     assert find_pairs([], str(table)) == [(a2, z), (tmp_path / "d/gone.png", z)]
     assert find_pairs([str(a2)], str(table)) == [(a2, z)]
-    with pytest.raises(DataError, match=r"1 targets are not in .*pairs.csv:\n  .*a_1.png"):
+    with pytest.raises(DataError, match=r"1 target not in .*pairs.csv:\n  .*a_1.png"):
         find_pairs([folder], str(table))

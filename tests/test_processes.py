@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from iqa_jax.checkpoints import Checkpoints
+from iqa_jax.checkpoints import Saved
 from iqa_jax.config import parse
 from iqa_jax.errors import ConfigError
 from iqa_jax.processes import join
@@ -74,9 +74,9 @@ def ended(*processes):
 
 
 def weights(workdir):
-    with Checkpoints(workdir, read_only=True) as checkpoints:
-        assert checkpoints.steps[-1] == STEPS
-        arrays = checkpoints.read(STEPS)
+    checkpoints = Saved(workdir)
+    assert checkpoints.steps[-1] == STEPS
+    arrays = checkpoints.read(STEPS)
     return {name: array for name, array in arrays.items() if name.startswith("weights.")}
 
 

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from iqa_jax.errors import UserError
-from iqa_jax.score import Result, heat_map, score_command, score_files, to_json, write_csv
+from iqa_jax.score import Result, heat_map, map_files, score_command, score_files, to_json, write_csv
 from tests.miniature import noisy, picture, save
 
 
@@ -207,7 +207,7 @@ def test_maps_are_named_after_their_targets(tmp_path, capsys):
 def test_map_that_cannot_be_written_leaves_the_score(tmp_path):
     folder(tmp_path, 1, 1)
     pairs = [(tmp_path / "dis/R0_00.png", tmp_path / "ref/R0.png")]
-    (result,) = score_files(Fidelity(), pairs, map_dir=tmp_path / "missing")
+    (result,) = score_files(Fidelity(), pairs, maps=map_files(tmp_path / "missing", [t for t, _ in pairs]))
     assert result.score == 100 and result.error.startswith("no map: ")
     assert set(to_json([result])[0]) == {"target", "reference", "score", "error"}
 

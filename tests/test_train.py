@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 import iqa_jax
-from iqa_jax.batches import Feed
-from iqa_jax.checkpoints import Checkpoints
+from iqa_jax.checkpoints import Saved
 from iqa_jax.config import parse
 from iqa_jax.errors import ConfigError, TrainingError, UserError
+from iqa_jax.feed import Feed
 from iqa_jax.trainer import train
 from tests import miniature
 
@@ -58,8 +58,8 @@ def run(data_dir, workdir, **fields):
 
 def content(workdir):
     """All that must not depend on stops: the metrics and the last checkpoint."""
-    with Checkpoints(workdir, read_only=True) as checkpoints:
-        return (workdir / "metrics.jsonl").read_text(), checkpoints.read(checkpoints.steps[-1])
+    checkpoints = Saved(workdir)
+    return (workdir / "metrics.jsonl").read_text(), checkpoints.read(checkpoints.steps[-1])
 
 
 def assert_same(found, expected):

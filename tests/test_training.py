@@ -9,9 +9,10 @@ import optax
 import pytest
 from flax import nnx
 
-from iqa_jax.batches import Batch, Placement
+from iqa_jax.batches import Batch
 from iqa_jax.errors import WeightsError
 from iqa_jax.models import ModelConfig, build, split_model
+from iqa_jax.placement import Placement
 from iqa_jax.training import (
     from_arrays,
     initial_state,
@@ -26,13 +27,12 @@ CROP = 64
 
 def random_batch(size=8):
     rng = np.random.default_rng(0)
-    images = rng.integers(0, 256, (2, size, 80, 72, 3), np.uint8)
+    images = rng.integers(0, 256, (2, size, CROP, CROP, 3), np.uint8)
     return Batch(
         index=np.arange(size, dtype=np.int32),
         epoch=np.zeros(size, np.int32),
         reference=images[0],
         distorted=images[1],
-        size=np.tile(np.array([[80, 72]], np.int32), (size, 1)),
         mos=rng.uniform(1200, 1700, size).astype(np.float32),
         pseudo=np.zeros(size, bool),
     )
@@ -48,7 +48,7 @@ def parts(name="iqa_conformer", **kw):
 
 def step_of(graph, optimizer, placement=None, **kw):
     placement = placement or Placement.of(jax.devices()[:1])
-    step = make_train_step(graph, optimizer, crop_size=CROP, seed=kw.pop("seed", 0), **kw)
+    step = make_train_step(graph, optimizer, seed=kw.pop("seed", 0), **kw)
     program = jit_step(step, placement)
     return lambda state, frozen, batch: program(state, frozen, None, batch)
 

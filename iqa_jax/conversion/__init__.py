@@ -9,10 +9,10 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from iqa_jax import cache
 from iqa_jax.conversion import sources
 from iqa_jax.conversion.tables import recognise, relaid, renamed
 from iqa_jax.errors import WeightsError
+from iqa_jax.files import cache_dir, local_path, writable_cache
 from iqa_jax.models import BACKBONES, ModelConfig
 from iqa_jax.weights import backbone_weights, read_weights, save_weights, weight_shapes
 
@@ -115,7 +115,7 @@ def convert_model(name: str, *, features_only: bool = False) -> tuple[Converted,
 def pretrained_backbone(backbone: str, where: str) -> tuple[dict[str, jax.Array], dict]:
     """Pretrained weights of a backbone's layers up to the last tap, and where they come from.
 
-    What has to be converted is converted once and kept in `cache.cache_dir()`.
+    What has to be converted is converted once and kept in the cache directory.
 
     Args:
       backbone: a key of `BACKBONES`.
@@ -126,15 +126,16 @@ def pretrained_backbone(backbone: str, where: str) -> tuple[dict[str, jax.Array]
     """
     if where == "auto":
         name = sources.PACKAGED_MODEL if backbone == sources.PACKAGED_MODEL else _HUB_BACKBONE
-        kept = cache.cache_dir() / "weights" / name
+        kept = cache_dir() / "weights" / name
         try:
             return _from_directory(kept, backbone)
         except WeightsError:
             pass  # not converted yet, or damaged: convert (again)
         converted, origin = convert_model(name, features_only=True)
+        writable_cache("weights", instead="config.backbone_weights")
         save_weights(kept, converted.config, converted.weights, origin)
         return _from_directory(kept, backbone)
-    path = Path(where).expanduser()
+    path = local_path(where)
     if path.is_dir():
         return _from_directory(path, backbone)
     if not path.exists():

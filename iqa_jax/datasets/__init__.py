@@ -7,9 +7,7 @@ import tempfile
 from pathlib import Path
 
 import tensorflow_datasets as tfds
-from filelock import FileLock
 
-from iqa_jax import cache
 from iqa_jax.datasets.base import REFERENCES, PairBuilder, Score
 from iqa_jax.datasets.csiq import Csiq
 from iqa_jax.datasets.iqa_demo import IqaDemo, IqaDemoUnlabelled
@@ -19,7 +17,8 @@ from iqa_jax.datasets.overview import reference_splits, summary
 from iqa_jax.datasets.pairs import Pairs
 from iqa_jax.datasets.pipal import Pipal
 from iqa_jax.datasets.tid2013 import Tid2013
-from iqa_jax.errors import DataError, writable_directory
+from iqa_jax.errors import DataError, UserError
+from iqa_jax.files import cache_dir, failure_reason, local_path, locked, writable_directory
 
 __all__ = [
     "DATASETS",
@@ -47,12 +46,12 @@ DATASETS = {
 
 def default_data_dir() -> Path:
     """Where prepared data sets are kept when no `data_dir` is given."""
-    return cache.cache_dir() / "datasets"
+    return cache_dir() / "datasets"
 
 
 def find_folder(name: str, data_dir: str | Path) -> Path | None:
     """The folder of a downloaded data set in or under `data_dir`, None if it is not there."""
-    return DATASETS[name].find_folder(Path(data_dir).expanduser())
+    return DATASETS[name].find_folder(local_path(data_dir))
 
 
 def prepare(
@@ -62,34 +61,38 @@ def prepare(
 
     Args:
       name: a key of `DATASETS`; "pairs/STEM" for pairs that were prepared from STEM.csv.
-      data_dir: where prepared data lie and are written; `default_data_dir()` if not given.
+      data_dir: where prepared data lie and are written, an existing directory or, where a `manual_dir`
+        is given, one to make; `default_data_dir()` if not given.
       manual_dir: the downloaded folder, looked for in and under `data_dir` if not given; for "pairs"
         the CSV file.
     Raises:
-      DataError: an unknown name, no downloaded folder, or files and labels that do not fit.
+      DataError: an unknown name, no such directory, no downloaded folder, or files and labels that do
+        not fit.
+      UserError: there is no room, or the directory cannot be written.
     """
     base, _, asked = name.partition("/")
     if base not in DATASETS:
         raise DataError(f"unknown data set {name!r}: expected one of {', '.join(DATASETS)}")
     kind = DATASETS[base]
-    directory = Path(data_dir).expanduser() if data_dir else default_data_dir()
-    source = Path(manual_dir).expanduser() if manual_dir else None
+    directory = local_path(data_dir).absolute() if data_dir else default_data_dir()
+    if data_dir and not directory.is_dir() and not (manual_dir and directory.parent.is_dir()):
+        raise DataError(f"data directory {data_dir}: no such directory; make it, or correct the path")
+    source = local_path(manual_dir) if manual_dir else None
     config = kind.configuration(asked, source)
     options = {"data_dir": directory, "config": config and tfds.core.BuilderConfig(name=config)}
     builder = kind(**options)
+    found = (source and kind.find_folder(source)) or kind.find_folder(directory) or source
     if _is_prepared(builder):
-        if source:
-            builder.check_unchanged(source)
+        if found:
+            builder.check_unchanged(found)
         return builder
-    if kind.MANUAL_DOWNLOAD_INSTRUCTIONS:
+    if kind.MANUAL_DOWNLOAD_INSTRUCTIONS and (found is None or not found.exists()):
         where = source or f"in or under {directory}"
-        source = kind.find_folder(source or directory) or source
-        if source is None or not source.exists():
-            raise DataError(f"{name}: not found ({where}).\n{kind.MANUAL_DOWNLOAD_INSTRUCTIONS}")
+        raise DataError(f"{name}: not found ({where}).\n{kind.MANUAL_DOWNLOAD_INSTRUCTIONS}")
     builder = kind(**options, file_format="array_record")
-    builder.source = source
-    place = writable_directory(Path(builder.data_path).parent)
-    with FileLock(place / ".lock"):  # no two processes at a time
+    builder.source = found
+    place = _place(Path(builder.data_path).parent, own=bool(data_dir))
+    with locked(place / ".lock"):  # no two processes at a time
         if not _is_prepared(builder):  # by another process meanwhile
             for left_over in place.glob("incomplete.*"):  # of a killed attempt
                 shutil.rmtree(left_over)
@@ -97,10 +100,31 @@ def prepare(
     return kind(**options)
 
 
+def _place(directory: Path, *, own: bool) -> Path:
+    try:
+        return writable_directory(directory)
+    except UserError as error:
+        hint = "" if own else "; set IQA_JAX_CACHE, or give a data directory (--config.data_dir in training)"
+        raise UserError(f"{error}{hint}") from None
+
+
 def _build(builder: PairBuilder) -> None:
+    """Writes the data set; what is half-written goes when that is interrupted or fails."""
     tfds.disable_progress_bar()  # `PairBuilder` has its own
-    with tempfile.TemporaryDirectory() as unused, contextlib.redirect_stdout(io.StringIO()):
-        builder.download_and_prepare(download_dir=unused)
+    try:
+        with tempfile.TemporaryDirectory() as unused, contextlib.redirect_stdout(io.StringIO()):
+            builder.download_and_prepare(download_dir=unused)
+    except UserError:
+        raise
+    except KeyboardInterrupt as interruption:
+        interruption.args = (f"nothing of {builder.name} was prepared, nothing half-written stays",)
+        raise
+    except Exception as error:  # array_record raises its own kinds, without a path, on a full disk say
+        raise UserError(
+            f"{Path(builder.data_path).parent}: {builder.name} could not be written "
+            f"({failure_reason(error)}); nothing half-written stays. Free some space, or give a data "
+            "directory on another disk"
+        ) from None
 
 
 def _is_prepared(builder: PairBuilder) -> bool:

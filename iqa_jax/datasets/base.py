@@ -9,18 +9,25 @@ without the images.  `iqa_jax.data.PairSource` joins the two images of a pair ag
 """
 
 import dataclasses
+import hashlib
 import io
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 import tensorflow_datasets as tfds
-from PIL import Image
+from tensorflow_datasets.core.dataset_builder import FileReaderBuilder
 from tqdm import tqdm
 
+from iqa_jax.datasets.writer import check_room, write_split
 from iqa_jax.errors import DataError
+from iqa_jax.images import decode_image
 
 REFERENCES = "references"
+# An encoded image: a file, or what makes one.
+Encoded = Path | Callable[[], bytes]
+_MADE_BYTES = 250_000  # of an image that is made: about what a PNG of 288 x 288 takes
 # One column of a split's table for each field of a record but the image.
 FIELDS = ("name", "reference", "mos", "distortion", "level")
 
@@ -48,14 +55,14 @@ class DistortedImage:
     Attributes:
       name: unique within the data set.
       reference: a key of `Contents.references`.
-      read: gives the encoded image (PNG, JPEG or BMP), `Path.read_bytes` say.
+      encoded: the image file, or what gives its content.
       mos: the label in the data set's own units; NaN without one.
       distortion, level: type and strength, as far as the data set tells; "" and 0 otherwise.
     """
 
     name: str
     reference: str
-    read: Callable[[], bytes]
+    encoded: Encoded
     mos: float = float("nan")
     distortion: str = ""
     level: int = 0
@@ -69,7 +76,7 @@ class Contents:
       labels: scores by the name of the distorted image, for `match`.
     """
 
-    references: dict[str, Callable[[], bytes]] = dataclasses.field(default_factory=dict)
+    references: dict[str, Encoded] = dataclasses.field(default_factory=dict)
     splits: dict[str, list[DistortedImage]] = dataclasses.field(default_factory=dict)
     problems: list[str] = dataclasses.field(default_factory=list)
     labels: dict[str, float] = dataclasses.field(default_factory=dict)
@@ -85,30 +92,36 @@ class Contents:
             self.labels[name] = mos
 
 
-class PairBuilder(tfds.core.GeneratorBasedBuilder):
+class PairBuilder(FileReaderBuilder):
     """Base of the builders.  A subclass gives `SCORE`, `DESCRIPTION` and `find`.
 
     Attributes:
       source: the downloaded folder or file, None for a set that needs none; `prepare` sets it.
       WHOLE: labelled pairs and references of the published set, None where there is no such thing.
       FOLDERS: what the downloaded folder is usually called.
-      MARK: a file or folder by which it is known.
+      MARKS: files or folders by which it is known, any of them.
     """
 
-    VERSION = tfds.core.Version("1.0.0")
+    VERSION = tfds.core.Version("1.1.0")
+    RELEASE_NOTES = {"1.1.0": "Sizes are those after the EXIF orientation; references have a digest."}
     source: Path | None = None
     SCORE: Score
     DESCRIPTION: str
     WHOLE: tuple[int, int] | None = None
     FOLDERS: tuple[str, ...] = ()
-    MARK = ""
+    MARKS: tuple[str, ...] = ()
+
+    @property
+    def asked_name(self) -> str:
+        """As a user asks for it: "kadid10k", "pairs/mine"."""
+        return f"{self.name}/{self.builder_config.name}" if self.builder_config else self.name
 
     @classmethod
     def find_folder(cls, data_dir: Path) -> Path | None:
         """The downloaded folder in or under `data_dir`, if it is there."""
         places = [data_dir, *(data_dir / f for f in cls.FOLDERS)]
         places += [data_dir / "downloads" / "manual" / f for f in cls.FOLDERS]
-        return next((folder for folder in places if cls.MARK and (folder / cls.MARK).exists()), None)
+        return next((f for f in places if any((f / mark).exists() for mark in cls.MARKS)), None)
 
     @classmethod
     def configuration(cls, asked: str, source: Path | None) -> str | None:
@@ -125,7 +138,7 @@ class PairBuilder(tfds.core.GeneratorBasedBuilder):
         return None
 
     def check_unchanged(self, source: Path) -> None:
-        """Raises DataError if the data were prepared from another file; folders are not compared."""
+        """Raises DataError if the data were prepared from another file or from less of the folder."""
 
     def find(self, source: Path | None) -> Contents:
         """What there is in `source`; problems are listed, not raised."""
@@ -149,44 +162,59 @@ class PairBuilder(tfds.core.GeneratorBasedBuilder):
             disable_shuffling=True,  # records stay in name order
         )
 
-    def _split_generators(self, dl_manager):
+    def _download_and_prepare(self, dl_manager, download_config=None):
         source = self.source
         if source is None and self.MANUAL_DOWNLOAD_INSTRUCTIONS:
             source = Path(dl_manager.manual_dir)  # where tensorflow-datasets' own call was given one
         contents = self.find(source)
         where = f"{self.name}, {source}" if source else self.name
         raise_problems(where, [*contents.problems, *_inconsistencies(contents)])
-        references = [DistortedImage(name, name, read) for name, read in sorted(contents.references.items())]
+        references = [
+            DistortedImage(name, name, encoded) for name, encoded in sorted(contents.references.items())
+        ]
         splits = {REFERENCES: references}
         splits |= {split: sorted(images, key=_by_name) for split, images in contents.splits.items()}
+        every = [image for images in splits.values() for image in images]
+        needed = sum(_stored_bytes(image.encoded) for image in every)
+        check_room(Path(self.data_path).parent, needed, f"preparing {self.name}")
         sizes: dict[str, tuple[int, int]] = {}
         problems: list[str] = []
+        with tqdm(total=len(every), desc=f"preparing {self.name}", unit="image", dynamic_ncols=True) as bar:
+            infos = [
+                write_split(self, split, self._records(split, images, sizes, problems, bar))
+                for split, images in splits.items()
+            ]
+        raise_problems(where, problems)
+        self.info.set_splits(tfds.core.SplitDict(infos))
 
-        def examples(split):
-            yield from self._generate_examples(split, splits[split], sizes, problems)
-            # All are told at the end; but tensorflow-datasets refuses a split without a record.
-            if split == list(splits)[-1] or not self.info.metadata["tables"][split]["name"]:
-                raise_problems(where, problems)
-
-        return {split: examples(split) for split in splits}
-
-    def _generate_examples(self, split, images, sizes, problems) -> Iterator[tuple[int, dict]]:
-        table = {column: [] for column in (*FIELDS, "width", "height")}
-        for number, image in enumerate(tqdm(images, desc=f"preparing {self.name}, {split}", unit="image")):
-            encoded = image.read()
+    def _records(self, split, images, sizes, problems, bar: tqdm) -> Iterator[dict]:
+        """The records of a split, in order; notes its table, the references' sizes and what is wrong."""
+        columns = (*FIELDS, "width", "height", *(["digest"] if split == REFERENCES else []))
+        table = {column: [] for column in columns}
+        remarks: dict[str, str] = {}
+        for image in images:
+            bar.update()
+            encoded = _read(image.encoded)
             try:
-                size = checked_size(encoded)
+                pixels = decode_image(
+                    encoded, say=lambda text, image=image: remarks.setdefault(text, image.name)
+                )
             except DataError as error:
-                problems.append(f"{image.name}: {error}")
+                problems.append(f"{image.name}: cannot be read as an image ({error})")
                 continue
+            size = pixels.shape[1::-1]
             if split == REFERENCES:
                 sizes[image.name] = size
+                table["digest"].append(digest(pixels))
             elif size != sizes.get(image.reference, size):
                 problems.append(f"{image.name}: {_by(size)}, its reference is {_by(sizes[image.reference])}")
             record = {field: getattr(image, field) for field in FIELDS}
             for column, value in (*record.items(), ("width", size[0]), ("height", size[1])):
                 table[column].append(value)
-            yield number, {**record, "image": io.BytesIO(encoded)}
+            texts = {field: as_bytes(value) for field, value in record.items() if isinstance(value, str)}
+            yield {**record, **texts, "image": io.BytesIO(encoded)}
+        for text, name in remarks.items():
+            bar.write(f"{self.name}, {split}: {text} ({name} first)", file=sys.stderr)
         self.info.metadata["tables"][split] = {**table, "mos": [none_if_nan(m) for m in table["mos"]]}
 
 
@@ -225,8 +253,7 @@ def match(
             problems.append(f"{name}: not a name of a distorted image in this data set")
             continue
         reference, distortion, level = described
-        read = images[name].read_bytes
-        found.append(DistortedImage(name, reference, read, labels[name], distortion, level))
+        found.append(DistortedImage(name, reference, images[name], labels[name], distortion, level))
 
 
 def _by_name(image: DistortedImage) -> str:
@@ -242,18 +269,22 @@ def none_if_nan(value: float) -> float | None:
     return None if np.isnan(value) else float(value)
 
 
-def checked_size(encoded: bytes) -> tuple[int, int]:
-    """Width and height of an encoded image that decodes whole.
+def digest(pixels: np.ndarray) -> str:
+    """Tells whether two decoded images (H, W, 3) are the same, whatever file they were in."""
+    return hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).hexdigest()[:16]
 
-    Raises:
-      DataError: it is no image, or truncated.
-    """
-    try:
-        with Image.open(io.BytesIO(encoded)) as image:
-            image.load()
-            return image.size
-    except Exception as error:  # Pillow raises many kinds for broken files
-        raise DataError(f"cannot be read as an image ({error or type(error).__name__})") from None
+
+def as_bytes(text: str) -> bytes:
+    """UTF-8; the bytes of a file name that is not UTF-8 stay as they are."""
+    return text.encode("utf-8", "surrogateescape")
+
+
+def _read(encoded: Encoded) -> bytes:
+    return encoded.read_bytes() if isinstance(encoded, Path) else encoded()
+
+
+def _stored_bytes(encoded: Encoded) -> int:
+    return encoded.stat().st_size if isinstance(encoded, Path) else _MADE_BYTES
 
 
 def _inconsistencies(contents: Contents) -> Iterator[str]:

@@ -28,10 +28,10 @@ folder, named CSIQ, holds src_imgs, dst_imgs (with awgn, blur, contrast, fnoise,
 csiq.DMOS.xlsx, or the sheet all_by_image of it as csiq.DMOS.csv or csiq.DMOS.txt."""
     WHOLE = (866, 30)
     FOLDERS = ("CSIQ", "csiq")
-    MARK = "src_imgs"
+    MARKS = ("src_imgs",)
 
     def find(self, folder: Path) -> Contents:
-        contents = Contents(references={p.name: p.read_bytes for p in folder.glob("src_imgs/*.png")})
+        contents = Contents(references={p.name: p for p in folder.glob("src_imgs/*.png")})
         images = {f"{p.parent.name}/{p.name}": p for p in folder.glob("dst_imgs/*/*.png")}
         names = {found.groups(): name for name in images if (found := _NAME.fullmatch(name))}
         table = next((folder / name for name in _TABLES if (folder / name).is_file()), folder / _TABLES[0])

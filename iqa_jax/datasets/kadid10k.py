@@ -19,12 +19,12 @@ KADID-10k is distributed by its authors (http://database.mmsp-kn.de/kadid-10k-da
 so that one folder, named kadid10k, holds images/I01.png, images/I01_01_01.png ... and dmos.csv."""
     WHOLE = (10_125, 81)
     FOLDERS = ("kadid10k", "KADID-10k")
-    MARK = "dmos.csv"
+    MARKS = ("dmos.csv",)
 
     def find(self, folder: Path) -> Contents:
         images = {path.name: path for path in folder.glob("images/*.png")}
         distorted = {name: path for name, path in images.items() if _NAME.fullmatch(name)}
-        references = {name: p.read_bytes for name, p in images.items() if name not in distorted}
+        references = {name: p for name, p in images.items() if name not in distorted}
         contents = Contents(references=references)
         columns = ("dist_img", "ref_img", "dmos")  # the last is a MOS in spite of its name
         for number, row in csv_rows(folder / "dmos.csv", columns, contents.problems):

@@ -28,10 +28,10 @@ it so that one folder, named LIVE, holds refimgs, jp2k, jpeg, wn, gblur, fastfad
 and info.txt), refnames_all.mat and dmos_realigned.mat; copy the last there if the archive lacks it."""
     WHOLE = (779, 29)
     FOLDERS = ("LIVE", "live", "databaserelease2", "LIVE/databaserelease2")
-    MARK = "refimgs"
+    MARKS = ("refimgs",)
 
     def find(self, folder: Path) -> Contents:
-        contents = Contents(references={p.name: p.read_bytes for p in folder.glob("refimgs/*.bmp")})
+        contents = Contents(references={p.name: p for p in folder.glob("refimgs/*.bmp")})
         problems = contents.problems
         scores, undistorted = _columns(folder / "dmos_realigned.mat", ("dmos_new", "orgs"), problems)
         (cells,) = _columns(folder / "refnames_all.mat", ("refnames_all",), problems)

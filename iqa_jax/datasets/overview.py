@@ -47,7 +47,7 @@ def reference_splits(references: Sequence[str], seeds: int, train: float) -> lis
     Args:
       train: share of the references to train on.
     Returns:
-      [{"seed", "train": names, "validation": names}], as `iqa_jax.data.split_references` reads them.
+      [{"seed", "train": names, "validation": names}], as `iqa_jax.splits.part_of_splits` reads them.
     Raises:
       DataError: fewer than two references, or values that make no sense.
     """

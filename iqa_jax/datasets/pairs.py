@@ -62,7 +62,7 @@ class Pairs(PairBuilder):
             except DataError as error:
                 contents.problems.append(f"{file.name}, line {number}: {error}")
                 continue
-            contents.references[image.reference] = (file.parent / image.reference).read_bytes
+            contents.references[image.reference] = file.parent / image.reference
             split = UNLABELLED if math.isnan(image.mos) else "train"
             contents.splits.setdefault(split, []).append(image)
         if not rows and not contents.problems:
@@ -87,8 +87,9 @@ def _image(folder: Path, row: dict[str, str], label: str) -> DistortedImage:
     level = finite(row.get("level") or 0)
     if level is None or level != int(level):
         raise DataError(f"level {row['level']!r}, expected a whole number")
-    read = (folder / distorted).read_bytes
-    return DistortedImage(distorted, reference, read, mos, row.get("distortion", ""), int(level))
+    return DistortedImage(
+        distorted, reference, folder / distorted, mos, row.get("distortion", ""), int(level)
+    )
 
 
 def _sha256(path: Path) -> str:

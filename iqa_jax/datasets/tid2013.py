@@ -50,12 +50,11 @@ TID2013 is distributed by its authors (https://www.ponomarenko.info/tid2013.htm)
 folder, named tid2013, holds reference_images, distorted_images and mos_with_names.txt."""
     WHOLE = (3_000, 25)
     FOLDERS = ("tid2013", "TID2013")
-    MARK = "mos_with_names.txt"
+    MARKS = ("mos_with_names.txt",)
 
     def find(self, folder: Path) -> Contents:
         contents = Contents()
-        references = _by_lower_case(folder / "reference_images", contents.problems)
-        contents.references = {name: path.read_bytes for name, path in references.items()}
+        contents.references = _by_lower_case(folder / "reference_images", contents.problems)
         for number, line in numbered_lines(folder / "mos_with_names.txt", contents.problems):
             score, *name = line.split()
             contents.label(f"mos_with_names.txt, line {number}", line, "".join(name).lower(), score)

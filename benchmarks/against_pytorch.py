@@ -32,18 +32,20 @@ from tqdm import tqdm
 _ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(_ROOT), str(_ROOT / "tests")]
 
-import reference  # noqa: E402
-import torch_reference  # noqa: E402
+import reference
+import torch_reference
 
-from iqa_jax.augment import ten_crop  # noqa: E402
-from iqa_jax.batches import Batch  # noqa: E402
-from iqa_jax.compilation import jit  # noqa: E402
-from iqa_jax.conversion import convert_state_dict  # noqa: E402
-from iqa_jax.models import split_model  # noqa: E402
-from iqa_jax.models.layers import few_at_a_time  # noqa: E402
-from iqa_jax.placement import Placement  # noqa: E402
-from iqa_jax.training import initial_state, jit_step, make_optimizer, make_train_step  # noqa: E402
-from iqa_jax.weights import model_with  # noqa: E402
+from iqa_jax.models import split_model
+from iqa_jax.ops.programs import (
+    few_at_a_time,
+    jit,
+)
+from iqa_jax.ops.windows import windows
+from iqa_jax.training.batches import Batch
+from iqa_jax.training.placement import Placement
+from iqa_jax.training.step import initial_state, jit_step, make_optimizer, make_train_step
+from iqa_jax.weights.flat import model_with
+from iqa_jax.weights.pytorch.convert import convert_state_dict
 
 BATCH = 16
 MODELS = {
@@ -60,7 +62,7 @@ def our_runs(name, crops, targets, images):
 
     def score(trained, frozen, images):
         model = nnx.merge(graph, trained, frozen)
-        reference_crops, distorted_crops = (ten_crop(x[None], 192)[0] for x in images)
+        reference_crops, distorted_crops = (windows(x[None], "ten", 192)[0] for x in images)
         projected = (model.project(crops) for crops in (reference_crops, distorted_crops))
         return model.denormalise(few_at_a_time(model.assess, *projected)).mean()
 

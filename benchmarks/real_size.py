@@ -104,8 +104,8 @@ def main(
         iqa = [sys.executable, "-m", "iqa_jax"]
         prepare = [*iqa]
         if shard_mib:
-            bound = f"from iqa_jax.datasets import writer; writer.SHARD_BYTES = {shard_mib} * 2**20; "
-            prepare = [sys.executable, "-c", bound + "from iqa_jax.commands import main; main()"]
+            bound = f"from iqa_jax.data.datasets import writer; writer.SHARD_BYTES = {shard_mib} * 2**20; "
+            prepare = [sys.executable, "-c", bound + "from iqa_jax.cli.app import main; main()"]
         train = [sys.executable, "train.py", f"--config={_ROOT}/configs/conformer.py:pipal"]
         train += [
             f"--config.{field}"

@@ -64,28 +64,30 @@ def folder_pairs(folder: Path) -> list[tuple[Path, Path]]:
 
 def ours():
     """`(score(reference, distorted versions), score_folder(pairs of files))` by iqa_jax."""
-    from iqa_jax.conversion import convert_state_dict
-    from iqa_jax.metric import FullReferenceMetric
-    from iqa_jax.score import score_files
-    from iqa_jax.weights import model_with
+    from iqa_jax.scoring.engine import Network
+    from iqa_jax.scoring.files import score_files
+    from iqa_jax.scoring.metric import FullReferenceMetric
+    from iqa_jax.weights.flat import model_with
+    from iqa_jax.weights.pytorch.convert import convert_state_dict
     from tests import reference as figures
 
     converted = convert_state_dict(figures.fill_rule(_MODEL))
     model = model_with(converted.config, converted.weights)
-    ten, grid = (FullReferenceMetric(model, {"sha256": ""}, crops=crops) for crops in ("ten", "grid"))
+    network = Network.of(model)
+    ten, grid = (FullReferenceMetric(network, {"sha256": ""}, crops=crops) for crops in ("ten", "grid"))
 
     def score(reference, distorted):
         reference = ten.prepare(reference) if len(distorted) > 1 else reference
         return [float(ten(reference, image)) for image in distorted]
 
-    return score, lambda pairs: [result.score for result in score_files(grid, pairs)]
+    return score, lambda pairs: [result.score for _, result in score_files(grid, pairs)]
 
 
 def pytorch(careful: bool):
     """The same two functions by PyTorch."""
     import torch
 
-    from iqa_jax.augment import grid_offsets
+    from iqa_jax.ops.windows import covering
     from tests import reference as figures
     from tests import torch_reference
 
@@ -104,9 +106,7 @@ def pytorch(careful: bool):
         return [torch_reference.ten_crop(x).contiguous(memory_format=memory)]
 
     def grid(image):
-        offsets = [
-            (t, x) for t in grid_offsets(image.shape[0], 192) for x in grid_offsets(image.shape[1], 192)
-        ]
+        offsets = [(t, x) for t in covering(image.shape[0], 192) for x in covering(image.shape[1], 192)]
         for start in range(0, len(offsets), 16):
             windows = [image[t : t + 192, x : x + 192] for t, x in offsets[start : start + 16]]
             yield torch_reference.network_input(np.stack(windows)).contiguous(memory_format=memory)

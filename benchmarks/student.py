@@ -24,12 +24,13 @@ from tables import Output, put_out
 _ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(_ROOT))
 
-from iqa_jax.compilation import keep_programs  # noqa: E402
-from iqa_jax.data import PairSource  # noqa: E402
-from iqa_jax.datasets import prepare  # noqa: E402
-from iqa_jax.metrics import correlations, luma  # noqa: E402
-from iqa_jax.protocol import bootstrap_intervals  # noqa: E402
-from iqa_jax.scoring import Predictor  # noqa: E402
+from iqa_jax.data.datasets import prepare
+from iqa_jax.data.source import PairSource
+from iqa_jax.evaluation.agreement import correlations
+from iqa_jax.evaluation.baselines import luma
+from iqa_jax.evaluation.statistics import bootstrap_intervals
+from iqa_jax.ops.programs import keep_programs
+from iqa_jax.scoring.dataset import Predictor
 
 _QUIET = ("flip", "rotation", "cut_out", "grid_mask", "dropout", "stochastic_depth")
 ARMS = {

@@ -30,25 +30,25 @@ from tqdm import tqdm
 _ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(_ROOT), str(_ROOT / "tests")]
 
-import reference  # noqa: E402
+import reference
 
-from iqa_jax.augment import Cropping  # noqa: E402
-from iqa_jax.batches import Examples, Order  # noqa: E402
-from iqa_jax.compilation import jit  # noqa: E402
-from iqa_jax.conversion import convert_state_dict  # noqa: E402
-from iqa_jax.data import PairSource  # noqa: E402
-from iqa_jax.datasets import prepare  # noqa: E402
-from iqa_jax.feed import Feed  # noqa: E402
-from iqa_jax.models import split_model  # noqa: E402
-from iqa_jax.placement import Placement  # noqa: E402
-from iqa_jax.training import (  # noqa: E402
+from iqa_jax.data.datasets import prepare
+from iqa_jax.data.source import PairSource
+from iqa_jax.models import split_model
+from iqa_jax.ops.augment import Cropping
+from iqa_jax.ops.programs import jit
+from iqa_jax.training.batches import Examples, Order
+from iqa_jax.training.feed import Feed
+from iqa_jax.training.placement import Placement
+from iqa_jax.training.step import (
     initial_state,
     jit_step,
     jit_steps,
     make_optimizer,
     make_train_step,
 )
-from iqa_jax.weights import model_with  # noqa: E402
+from iqa_jax.weights.flat import model_with
+from iqa_jax.weights.pytorch.convert import convert_state_dict
 
 BATCH, CROP = 16, 192
 RECIPE_PAIRS = 30 * 18_560  # 30 epochs of 80 % of PIPAL's 23,200

@@ -1,17 +1,3 @@
-"""IQA Transformer (after IQT, Cheon et al., 2021), the paper's second full-reference model.
+"""The IQA Transformer's recipe: `iqa_jax/configs/transformer.py`; copy that file for one of your own."""
 
-    python train.py --config configs/transformer.py[:pipal|:demo]
-
-The recipe is the Conformer's.  Published for it on PIPAL: PLCC 0.7897 / SRCC 0.7650 on the
-challenge's validation set.
-"""
-
-from ml_collections import ConfigDict
-
-from configs import conformer
-
-
-def get_config(dataset: str = "auto") -> ConfigDict:
-    c = conformer.get_config(dataset)
-    c.model = "iqa_transformer"
-    return c
+from iqa_jax.configs.transformer import get_config  # noqa: F401

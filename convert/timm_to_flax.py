@@ -7,49 +7,10 @@ python convert/timm_to_flax.py --checkpoint checkpoints_21.ckpt --ema --output w
 
 import sys
 from pathlib import Path
-from typing import Annotated, Optional
-
-import typer
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # for a clone that is not installed
 
-
-def main(
-    output: Annotated[Path, typer.Option(help="Directory to write; replaced if it holds weights.")],
-    model: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(help="timm's name on the model hub, or efficientnet_lite0 (installed package)."),
-    ] = None,
-    checkpoint: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option(help="A .safetensors, .pth or .ckpt file; its kind is recognised."),
-    ] = None,
-    ema: Annotated[bool, typer.Option("--ema", help="Take the checkpoint's EMA weights.")] = False,
-    features: Annotated[
-        bool, typer.Option("--features", help="Leave out a backbone's layers after the last tap.")
-    ] = False,
-) -> None:
-    """Turn PyTorch weights into an orbax checkpoint with its configuration beside it."""
-    from iqa_jax.conversion import convert_file, convert_model
-    from iqa_jax.ending import shown_plainly
-    from iqa_jax.errors import WeightsError
-    from iqa_jax.weights import save_weights
-
-    with shown_plainly():
-        if (model is None) == (checkpoint is None):
-            raise WeightsError("give either --model NAME or --checkpoint FILE")
-        if model is not None:
-            if ema:
-                raise WeightsError("--ema goes with --checkpoint")
-            converted, origin = convert_model(model, features_only=features)
-        else:
-            converted, origin = convert_file(checkpoint, ema=ema, features_only=features)
-        save_weights(output, converted.config, converted.weights, origin)
-    count = sum(w.size for w in converted.weights.values())
-    print(f"{origin['file']}: {converted.description}")
-    print(f"{output}: {converted.config.name}, {len(converted.weights)} arrays, {count:,} numbers", end="")
-    print(f" ({len(converted.dropped)} entries left out on purpose)" if converted.dropped else "")
-
+from iqa_jax.cli.convert import main
 
 if __name__ == "__main__":
-    typer.run(main)
+    main()

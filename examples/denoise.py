@@ -20,9 +20,9 @@ from flax import nnx
 from tqdm import tqdm
 
 import iqa_jax
-from iqa_jax.compilation import jit
-from iqa_jax.datasets.iqa_demo import PHOTOGRAPHS, VALIDATION, photograph
-from iqa_jax.metrics import psnr, ssim
+from iqa_jax.data.datasets.iqa_demo import PHOTOGRAPHS, VALIDATION, photograph
+from iqa_jax.evaluation.baselines import psnr, ssim
+from iqa_jax.ops.programs import jit
 
 NOISE = 25 / 255
 

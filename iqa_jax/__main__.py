@@ -1,4 +1,4 @@
-from iqa_jax.commands import main
+from iqa_jax.cli.app import main
 
 if __name__ == "__main__":
     main()

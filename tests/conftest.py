@@ -17,10 +17,11 @@ import pytest
 import reference
 from flax import nnx
 
-from iqa_jax import commands
-from iqa_jax.conversion import convert_state_dict, pretrained_backbone
+from iqa_jax.cli import app as commands
 from iqa_jax.models import ModelConfig, build
-from iqa_jax.weights import STORED, flat_weights, model_with, save_weights
+from iqa_jax.weights.directory import save_weights
+from iqa_jax.weights.flat import STORED, flat_weights, model_with
+from iqa_jax.weights.pytorch.convert import convert_state_dict, pretrained_backbone
 
 
 @pytest.fixture(scope="session")

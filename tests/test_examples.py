@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 from flax import nnx
 
-from iqa_jax.metric import FullReferenceMetric
 from iqa_jax.models import ModelConfig, build
+from iqa_jax.scoring.engine import Network
+from iqa_jax.scoring.metric import FullReferenceMetric
 from tests import miniature
 
 _EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -24,7 +25,7 @@ def test_a_denoiser_learns_from_the_error_and_from_the_metric():
     denoise = example("denoise")
     model = build(ModelConfig("iqa_conformer", "efficientnet_lite0", crop_size=32, dim=16), rngs=nnx.Rngs(0))
     model.eval()
-    metric = FullReferenceMetric(model, {"sha256": ""})
+    metric = FullReferenceMetric(Network.of(model), {"sha256": ""})
     photographs = np.stack([miniature.picture(seed, (48, 48)) / np.float32(255) for seed in range(2)])
     noisy = photographs + denoise.NOISE * np.random.default_rng(0).standard_normal(photographs.shape)
     errors = [np.square(noisy - photographs).mean()]

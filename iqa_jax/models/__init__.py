@@ -3,18 +3,11 @@
 import jax.numpy as jnp
 from flax import nnx
 
-from iqa_jax.models.base import (
-    BACKBONES,
-    TRAINABLE,
-    FullReferenceModel,
-    IQAModel,
-    ModelConfig,
-    split_model,
-)
-from iqa_jax.models.blind_student import BlindStudent
+from iqa_jax.models.backbones import BACKBONES
+from iqa_jax.models.base import FullReferenceModel, IQAModel, split_model
+from iqa_jax.models.config import ModelConfig
 from iqa_jax.models.conformer import IQAConformer
-from iqa_jax.models.efficientnet_lite0 import EfficientNetLite0
-from iqa_jax.models.inception_resnet_v2 import InceptionResNetV2
+from iqa_jax.models.student import BlindStudent
 from iqa_jax.models.transformer import IQATransformer
 
 IQA_MODELS: dict[str, type[IQAModel]] = {
@@ -26,14 +19,11 @@ IQA_MODELS: dict[str, type[IQAModel]] = {
 __all__ = [
     "BACKBONES",
     "IQA_MODELS",
-    "TRAINABLE",
     "BlindStudent",
-    "EfficientNetLite0",
     "FullReferenceModel",
     "IQAConformer",
     "IQAModel",
     "IQATransformer",
-    "InceptionResNetV2",
     "ModelConfig",
     "build",
     "split_model",

@@ -1,50 +1,16 @@
-"""What the IQA models share: configuration, backbone, projection, scale."""
-
-import dataclasses
+"""What the IQA models share: backbone, projection, scale."""
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from iqa_jax.models.efficientnet_lite0 import EfficientNetLite0
-from iqa_jax.models.inception_resnet_v2 import InceptionResNetV2
-from iqa_jax.models.layers import few_at_a_time
-
-BACKBONES = {"inception_resnet_v2": InceptionResNetV2, "efficientnet_lite0": EfficientNetLite0}
+from iqa_jax.models.backbones import BACKBONES
+from iqa_jax.models.config import ModelConfig
+from iqa_jax.models.layers import dense
+from iqa_jax.ops.programs import few_at_a_time
 
 # What trains in a full-reference model: everything but the backbone.
 TRAINABLE = nnx.All(nnx.Param, nnx.Not(nnx.PathContains("backbone")))
-
-
-@dataclasses.dataclass(frozen=True)
-class ModelConfig:
-    """Everything that is needed to build a model again; stands beside its weights as JSON.
-
-    Attributes:
-      name: "iqa_conformer", "iqa_transformer", "blind_student" or the name of a backbone.
-      backbone: a key of `BACKBONES`.
-      num_classes: of a backbone on its own: its classifier's size, 0 for none.
-      dim, heads, dropout: width, attention heads and dropout probability after the backbone.
-      stochastic_depth: of a student, the probability that a residual branch is left out.
-      crop_size: side of the square crops in pixels; fixes the number of positions.
-      mos_mean, mos_std: MOS = prediction * mos_std + mos_mean (PIPAL's by default).
-      mos_low, mos_high: ends of the MOS scale.
-      dtype: compute type, "float32" or "bfloat16"; parameters are float32.
-    """
-
-    name: str
-    backbone: str = "inception_resnet_v2"
-    num_classes: int = 0
-    dim: int = 128
-    heads: int = 4
-    dropout: float = 0.1
-    stochastic_depth: float = 0.0
-    crop_size: int = 192
-    mos_mean: float = 1448.9595
-    mos_std: float = 121.5351
-    mos_low: float = 916.71
-    mos_high: float = 1835.99
-    dtype: str = "float32"
 
 
 def as_unit_float(images: jax.Array) -> jax.Array:
@@ -58,10 +24,8 @@ class IQAModel(nnx.Module):
     The backbone normalises with running statistics only, so it is in evaluation mode whatever mode
     the model is in; gradients with respect to the images flow through it.
 
-    Attributes:
-      full_reference: whether it compares with a reference.
-
-    Subclasses set it and give `assess`.
+    Subclasses give `full_reference`, whether they compare with a reference, `assess` and a call with one or
+    two batches of crops.
     """
 
     full_reference: bool
@@ -83,7 +47,7 @@ class IQAModel(nnx.Module):
         if images.ndim != 4 or images.shape[1:] != (size, size, 3):
             raise ValueError(
                 f"crops of shape {images.shape}: expected (B, {size}, {size}, 3); "
-                "cut images with iqa_jax.augment.center_crop or ten_crop"
+                "cut images with iqa_jax.ops.windows.windows"
             )
         return few_at_a_time(self.backbone.stacked_taps, as_unit_float(images))
 
@@ -93,7 +57,7 @@ class IQAModel(nnx.Module):
 
     def assess(self, *projected: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
         """Normalised MOS (B,) float32 from what `project` gave of each image, reference first."""
-        raise TypeError(f"{type(self).__name__} does not define assess")
+        raise NotImplementedError
 
     def denormalise(self, prediction: jax.Array) -> jax.Array:
         """Normalised predictions -> MOS units."""
@@ -101,7 +65,7 @@ class IQAModel(nnx.Module):
 
 
 class FullReferenceModel(IQAModel):
-    """Projects f_ref and f_ref - f_dis.  Subclasses give `compare`, of both."""
+    """Projects f_ref and f_ref - f_dis.  Subclasses give `compare`."""
 
     full_reference = True
 
@@ -116,8 +80,11 @@ class FullReferenceModel(IQAModel):
         difference = reference - distorted + self.conv_proj.bias[...].astype(reference.dtype)
         return self.compare(reference, difference, rngs=rngs).astype(jnp.float32)
 
-    def compare(self, reference, difference, *, rngs=None) -> jax.Array:
-        raise TypeError(f"{type(self).__name__} does not define compare")
+    def compare(
+        self, reference: jax.Array, difference: jax.Array, *, rngs: nnx.Rngs | None = None
+    ) -> jax.Array:
+        """Normalised MOS (B,) from the projections of f_ref and of f_ref - f_dis, each (B, h, w, D)."""
+        raise NotImplementedError
 
     def __call__(
         self, reference: jax.Array, distorted: jax.Array, *, rngs: nnx.Rngs | None = None
@@ -145,19 +112,3 @@ def split_model(model: IQAModel, *, tune_backbone: bool = False) -> tuple[nnx.Gr
     if tune_backbone:
         frozen = nnx.All(frozen, nnx.Not(nnx.Param))
     return nnx.split(model, nnx.Not(frozen), ...)
-
-
-def dense(features_in: int, features_out: int, *, dtype, rngs: nnx.Rngs) -> nnx.Linear:
-    """A linear layer (a 1 x 1 convolution, channels last) with PyTorch's default kernel scale."""
-    return nnx.Linear(
-        features_in,
-        features_out,
-        kernel_init=nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform"),
-        dtype=dtype,
-        rngs=rngs,
-    )
-
-
-def layer_norm(features: int, *, dtype, rngs: nnx.Rngs) -> nnx.LayerNorm:
-    """LayerNorm with PyTorch's epsilon (Flax's default is 1e-6)."""
-    return nnx.LayerNorm(features, epsilon=1e-5, dtype=dtype, rngs=rngs)

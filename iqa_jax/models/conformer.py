@@ -4,9 +4,18 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from iqa_jax.models.attention import Head, MultiHeadAttention
-from iqa_jax.models.base import FullReferenceModel, IQAModel, ModelConfig, dense, layer_norm
-from iqa_jax.models.layers import BatchNorm, Dropout, StochasticDepth, depthwise_conv2d
+from iqa_jax.models.base import FullReferenceModel
+from iqa_jax.models.config import ModelConfig
+from iqa_jax.models.layers import (
+    BatchNorm,
+    Dropout,
+    Head,
+    MultiHeadAttention,
+    StochasticDepth,
+    dense,
+    layer_norm,
+)
+from iqa_jax.ops.conv import depthwise_conv2d
 
 
 class FeedForward(nnx.Module):
@@ -75,6 +84,19 @@ class ConformerBlock(nnx.Module):
         self.norm = layer_norm(dim, **kw)
         self.stochastic_depth = StochasticDepth(stochastic_depth)
 
+    @classmethod
+    def of(cls, config: ModelConfig, *, cross: bool, rngs: nnx.Rngs) -> "ConformerBlock":
+        """A block of the configuration's width, heads and noise."""
+        return cls(
+            config.dim,
+            config.heads,
+            config.dropout,
+            cross=cross,
+            stochastic_depth=config.stochastic_depth,
+            dtype=jnp.dtype(config.dtype),
+            rngs=rngs,
+        )
+
     def __call__(
         self, x: jax.Array, memory: jax.Array | None = None, *, rngs: nnx.Rngs | None = None
     ) -> jax.Array:
@@ -93,43 +115,26 @@ class ConformerBlock(nnx.Module):
         return self.norm(x).reshape(shape)
 
 
-class ConformerEncoder(IQAModel):
-    """What both of the paper's Conformers begin with: position embedding, dropout, one block."""
-
-    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
-        super().__init__(config, rngs=rngs)
-        shape = (self.grid, self.grid, config.dim)
-        self.emb_p = nnx.Param(0.02 * jax.random.normal(rngs.params(), shape))
-        self.dropout = Dropout(config.dropout)
-        self.encoder = self.block(config, cross=False, rngs=rngs)
-
-    @staticmethod
-    def block(config: ModelConfig, *, cross: bool, rngs: nnx.Rngs) -> ConformerBlock:
-        """A block of the configuration's width, heads and noise."""
-        return ConformerBlock(
-            config.dim,
-            config.heads,
-            config.dropout,
-            cross=cross,
-            stochastic_depth=config.stochastic_depth,
-            dtype=jnp.dtype(config.dtype),
-            rngs=rngs,
-        )
-
-    def positioned(self, x: jax.Array, *, rngs=None) -> jax.Array:
-        """Projected features (B, h, w, D) with their positions."""
-        return self.dropout(x + self.emb_p[...].astype(x.dtype), rngs=rngs)
+def positions(config: ModelConfig, grid: int, *, rngs: nnx.Rngs) -> nnx.Param:
+    """A learnt embedding of each position, (grid, grid, D)."""
+    return nnx.Param(0.02 * jax.random.normal(rngs.params(), (grid, grid, config.dim)))
 
 
-class IQAConformer(ConformerEncoder, FullReferenceModel):
+class IQAConformer(FullReferenceModel):
     """Conformer encoder on the difference of the features, cross Conformer decoder on the reference."""
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
         super().__init__(config, rngs=rngs)
-        self.decoder = self.block(config, cross=True, rngs=rngs)
+        self.emb_p = positions(config, self.grid, rngs=rngs)
+        self.dropout = Dropout(config.dropout)
+        self.encoder = ConformerBlock.of(config, cross=False, rngs=rngs)
+        self.decoder = ConformerBlock.of(config, cross=True, rngs=rngs)
         self.head = Head(config.dim, dtype=jnp.dtype(config.dtype), rngs=rngs)
 
     def compare(self, reference, difference, *, rngs=None):
-        encoded = self.encoder(self.positioned(difference, rngs=rngs), rngs=rngs)
-        decoded = self.decoder(self.positioned(reference, rngs=rngs), encoded, rngs=rngs)
+        def positioned(x):
+            return self.dropout(x + self.emb_p[...].astype(x.dtype), rngs=rngs)
+
+        encoded = self.encoder(positioned(difference), rngs=rngs)
+        decoded = self.decoder(positioned(reference), encoded, rngs=rngs)
         return self.head(decoded.mean((1, 2)))

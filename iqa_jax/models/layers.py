@@ -1,185 +1,33 @@
-"""Convolutions, normalisation and attention in the form that each platform runs fastest.
+"""Layers that the networks are made of: convolutions with their norms, attention, noise, the head.
 
-XLA has good convolution kernels on GPUs and TPUs; on CPUs several forms are slow.  Every function
-here computes the same sum on every platform and only chooses how (`lax.platform_dependent`);
-`tests/test_layers.py` holds the forms against each other.
+Every default that differs from PyTorch's is spelt out.
 """
 
 import dataclasses
-import os
-from functools import partial
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 
-_LAYOUT = ("NHWC", "HWIO", "NHWC")
+from iqa_jax.ops.attention import dot_product_attention
+from iqa_jax.ops.conv import conv2d, depthwise_conv2d
 
 
-def _summed_in_float32(form):
-    """A form for CPUs that sums in float32 at least, as the kernels of other platforms do."""
-
-    def wrapped(*args):
-        dtype = args[0].dtype
-        wide = jnp.promote_types(dtype, jnp.float32)
-        return form(*(a.astype(wide) for a in args)).astype(dtype)
-
-    return wrapped
-
-
-def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
-    """TensorFlow's "same" padding of one axis: (before, after), the odd pixel after."""
-    total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
-    return total // 2, total - total // 2
-
-
-def conv2d(x: jax.Array, kernel: jax.Array, *, stride: int = 1, padding: str = "SAME") -> jax.Array:
-    """2-D convolution: x (B, H, W, C), kernel (kh, kw, C, D) -> (B, H', W', D).
-
-    `padding` is "VALID" or TensorFlow's "SAME" (at stride 1: (k - 1) / 2 on both sides).
-    """
-    kh, kw = kernel.shape[:2]
-    if (kh, kw, stride) == (1, 1, 1):
-        return x @ kernel[0, 0]
-
-    def convolve(x, kernel):
-        return lax.conv_general_dilated(x, kernel, (stride, stride), padding, dimension_numbers=_LAYOUT)
-
-    return lax.platform_dependent(x, kernel, cpu=_summed_in_float32(convolve), default=convolve)
-
-
-def _pad_spatial(x, kh, kw, stride):
-    return jnp.pad(
-        x, ((0, 0), same_padding(x.shape[1], kh, stride), same_padding(x.shape[2], kw, stride), (0, 0))
+def dense(features_in: int, features_out: int, *, dtype, rngs: nnx.Rngs) -> nnx.Linear:
+    """A linear layer (a 1 x 1 convolution, channels last) with PyTorch's default kernel scale."""
+    return nnx.Linear(
+        features_in,
+        features_out,
+        kernel_init=nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform"),
+        dtype=dtype,
+        rngs=rngs,
     )
 
 
-def depthwise_conv2d(x: jax.Array, kernel: jax.Array, *, stride: int = 1) -> jax.Array:
-    """Depthwise convolution, TensorFlow's "same" padding: x (B, H, W, C), kernel (kh, kw, C)."""
-
-    def convolve(x, kernel):
-        return lax.conv_general_dilated(
-            x,
-            kernel[:, :, None],
-            (stride, stride),
-            "SAME",
-            feature_group_count=x.shape[-1],
-            dimension_numbers=_LAYOUT,
-        )
-
-    @_summed_in_float32
-    def on_cpu(x, kernel):
-        return _shifted_sum(_pad_spatial(x, *kernel.shape[:2], stride), kernel, stride)
-
-    return lax.platform_dependent(x, kernel, cpu=on_cpu, default=convolve)
-
-
-def _shifts(x, kh, kw, stride, height, width):
-    """The kh * kw shifted views of a padded x (..., H, W, C), each (..., height, width, C)."""
-    for i in range(kh):
-        for j in range(kw):
-            rows = slice(i, i + (height - 1) * stride + 1, stride)
-            columns = slice(j, j + (width - 1) * stride + 1, stride)
-            yield x[..., rows, columns, :]
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _shifted_sum(x, kernel, stride):
-    """Depthwise convolution of a padded x as a sum of shifted, scaled copies (one fused loop)."""
-    kh, kw, channels = kernel.shape
-    height, width = (x.shape[1] - kh) // stride + 1, (x.shape[2] - kw) // stride + 1
-    taps = kernel.reshape(kh * kw, channels)
-    return sum(v * taps[n] for n, v in enumerate(_shifts(x, kh, kw, stride, height, width)))
-
-
-def _shifted_sum_forward(x, kernel, stride):
-    return _shifted_sum(x, kernel, stride), (x, kernel)
-
-
-def _shifted_sum_backward(stride, residuals, grad):
-    x, kernel = residuals
-    kh, kw, channels = kernel.shape
-    height, width = grad.shape[1:3]
-
-    # The input's gradient is the stride-1 convolution of the dilated gradient with the flipped kernel.
-    edges = []
-    for size, length, k in zip(x.shape[1:3], (height, width), (kh, kw), strict=True):
-        reached = (length - 1) * stride + k
-        edges.append((k - 1, k - 1 + size - reached, stride - 1))
-    zero = jnp.zeros((), grad.dtype)
-    dilated = lax.pad(grad, zero, ((0, 0, 0), *edges, (0, 0, 0)))
-    grad_x = _shifted_sum(dilated, kernel[::-1, ::-1], 1)
-
-    # The kernel's gradient, one example at a time: its working set stays in the cache.
-    def add_example(total, example):
-        image, g = example
-        products = [(v * g).sum((0, 1)) for v in _shifts(image, kh, kw, stride, height, width)]
-        return total + jnp.stack(products), None
-
-    start = jnp.zeros((kh * kw, channels), jnp.float32)
-    grad_kernel, _ = lax.scan(add_example, start, (x, grad))
-    return grad_x, grad_kernel.reshape(kernel.shape).astype(kernel.dtype)
-
-
-_shifted_sum.defvjp(_shifted_sum_forward, _shifted_sum_backward)
-
-
-def dot_product_attention(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
-    """softmax(Q K^T / sqrt(D)) V for query (B, L, N, D), key and value (B, S, N, D).
-
-    On CPUs the examples are attended to one after the other, recomputing the (N, L, S) scores in
-    the backward pass: they stay in the cache, which is several times faster than one large tensor.
-    """
-
-    def attend(qkv):
-        q, k, v = qkv  # (N, L, D), (N, S, D), (N, S, D)
-        scores = (q / q.shape[-1] ** 0.5) @ k.swapaxes(-1, -2)
-        weights = jnp.exp(scores - lax.stop_gradient(scores.max(-1, keepdims=True)))
-        return (weights @ v) / weights.sum(-1, keepdims=True)
-
-    @_summed_in_float32
-    def on_cpu(*qkv):
-        heads_first = tuple(a.transpose(0, 2, 1, 3) for a in qkv)
-        return lax.map(jax.checkpoint(attend), heads_first).transpose(0, 2, 1, 3)
-
-    return lax.platform_dependent(query, key, value, cpu=on_cpu, default=jax.nn.dot_product_attention)
-
-
-def few_at_a_time(function, *arrays: jax.Array):
-    """`function(*arrays)` for a function that treats the examples of batches (B, …) independently.
-
-    On CPUs only as many examples as there are cores are computed together: what passes from layer
-    to layer then stays in the cache.
-    """
-    batch = arrays[0].shape[0]
-    cores = (os.cpu_count() or 1) if isinstance(batch, int) else 1  # an exported program's is symbolic
-    few = max(n for n in range(1, cores + 1) if batch % n == 0)
-
-    def on_cpu(*arrays):
-        if isinstance(batch, int) and batch == few:
-            return function(*arrays)
-        parts = [x.reshape(-1, few, *x.shape[1:]) for x in arrays]
-        results = lax.map(lambda part: function(*part), parts)
-        return jax.tree.map(lambda y: y.reshape(batch, *y.shape[2:]), results)
-
-    return lax.platform_dependent(*arrays, cpu=on_cpu, default=function)
-
-
-def max_pool(x: jax.Array) -> jax.Array:
-    """3 x 3 max-pooling with stride 2 and no padding, (B, H, W, C)."""
-
-    def on_cpu(x):
-        for axis in (1, 2):
-            last = x.shape[axis] - (x.shape[axis] - 3) % 2
-            a, b, c = (lax.slice_in_dim(x, k, last - 2 + k, 2, axis) for k in range(3))
-            x = jnp.maximum(jnp.maximum(a, b), c)
-        return x
-
-    def pool(x):
-        return nnx.max_pool(x, (3, 3), strides=(2, 2), padding="VALID")
-
-    return lax.platform_dependent(x, cpu=on_cpu, default=pool)
+def layer_norm(features: int, *, dtype, rngs: nnx.Rngs) -> nnx.LayerNorm:
+    """LayerNorm with PyTorch's epsilon (Flax's default is 1e-6)."""
+    return nnx.LayerNorm(features, epsilon=1e-5, dtype=dtype, rngs=rngs)
 
 
 class ConvNorm(nnx.Module):
@@ -311,7 +159,7 @@ class _Noise(nnx.Module):
         return self.noisy(rngs.dropout(), x)
 
     def noisy(self, key: jax.Array, x: jax.Array) -> jax.Array:
-        raise TypeError(f"{type(self).__name__} does not define noisy")
+        raise NotImplementedError
 
 
 class Dropout(_Noise):
@@ -338,24 +186,45 @@ class StochasticDepth(_Noise):
         return x * jnp.where(kept, 1 / (1 - self.rate), 0).astype(x.dtype)
 
 
-def check_images(images: jax.Array, smallest: int = 1) -> None:
-    """Raises ValueError unless `images` are float (B, H, W, 3), H and W of at least `smallest`."""
-    fits = images.ndim == 4 and images.shape[-1] == 3 and min(images.shape[1:3]) >= smallest
-    if not fits or not jnp.issubdtype(images.dtype, jnp.floating):
-        raise ValueError(
-            f"images of shape {images.shape}, {images.dtype}: expected float in [0, 1], "
-            f"(B, H, W, 3), H and W of at least {smallest}"
+class MultiHeadAttention(nnx.Module):
+    """LayerNorm on the query input, multi-head attention, dropout.
+
+    With a `memory` (B, S, D) it is cross-attention; the memory enters without a norm.
+    """
+
+    def __init__(self, dim: int, heads: int, dropout: float, *, dtype, rngs: nnx.Rngs):
+        kw = {"dtype": dtype, "rngs": rngs}
+        self.heads = heads
+        self.norm = layer_norm(dim, **kw)
+        self.query_layer = dense(dim, dim, **kw)
+        self.key_layer = dense(dim, dim, **kw)
+        self.value_layer = dense(dim, dim, **kw)
+        self.output_layer = dense(dim, dim, **kw)
+        self.dropout = Dropout(dropout)
+
+    def __call__(
+        self, x: jax.Array, memory: jax.Array | None = None, *, rngs: nnx.Rngs | None = None
+    ) -> jax.Array:
+        x = self.norm(x)  # (B, L, D)
+        source = x if memory is None else memory
+
+        def by_head(y):
+            return y.reshape(*y.shape[:2], self.heads, -1)  # (B, L, N, D / N)
+
+        y = dot_product_attention(
+            by_head(self.query_layer(x)),
+            by_head(self.key_layer(source)),
+            by_head(self.value_layer(source)),
         )
+        return self.dropout(self.output_layer(y.reshape(x.shape)), rngs=rngs)
 
 
-def collect_taps(stages, taps: tuple[str, ...]) -> dict[str, jax.Array]:
-    """Runs a generator of (name, output) until every name in `taps` has come."""
-    found, wanted, seen = {}, set(taps), []
-    for name, output in stages:
-        seen.append(name)
-        if name in wanted:
-            found[name] = output
-        if len(found) == len(wanted):
-            return {tap: found[tap] for tap in taps}
-    missing = ", ".join(sorted(wanted - found.keys()))
-    raise ValueError(f"no such tap: {missing}; this network has {', '.join(seen)}")
+class Head(nnx.Module):
+    """Linear, ReLU, Linear: (B, D) -> (B,)."""
+
+    def __init__(self, dim: int, *, dtype, rngs: nnx.Rngs):
+        self.hidden = dense(dim, dim, dtype=dtype, rngs=rngs)
+        self.output = dense(dim, 1, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.output(jax.nn.relu(self.hidden(x)))[:, 0]

@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from iqa_jax.models.attention import Head, MultiHeadAttention
-from iqa_jax.models.base import FullReferenceModel, ModelConfig, dense, layer_norm
-from iqa_jax.models.layers import Dropout
+from iqa_jax.models.base import FullReferenceModel
+from iqa_jax.models.config import ModelConfig
+from iqa_jax.models.layers import Dropout, Head, MultiHeadAttention, dense, layer_norm
 
 
 class FeedForward(nnx.Module):

@@ -1,0 +1,52 @@
+"""PyTorch weights from the command line."""
+
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+
+def convert(
+    output: Annotated[Path, typer.Option(help="Directory to write; replaced if it holds weights alone.")],
+    model: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="timm's name on the model hub, or efficientnet_lite0 (installed package)."),
+    ] = None,
+    checkpoint: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="A .safetensors, .pth or .ckpt file; its kind is recognised."),
+    ] = None,
+    ema: Annotated[bool, typer.Option("--ema", help="Take the checkpoint's EMA weights.")] = False,
+    features: Annotated[
+        bool, typer.Option("--features", help="Leave out a backbone's layers after the last tap.")
+    ] = False,
+) -> None:
+    """Turn PyTorch weights into an orbax checkpoint with its configuration beside it.
+
+    Example: python -m iqa_jax convert --model efficientnet_lite0 --output weights/lite0
+    """
+    from iqa_jax.errors import WeightsError
+    from iqa_jax.weights.directory import save_weights
+    from iqa_jax.weights.pytorch.convert import convert_file, convert_model
+
+    if (model is None) == (checkpoint is None):
+        raise WeightsError("give either --model NAME or --checkpoint FILE")
+    if model is not None:
+        if ema:
+            raise WeightsError("--ema goes with --checkpoint")
+        converted, origin = convert_model(model, features_only=features)
+    else:
+        converted, origin = convert_file(checkpoint, ema=ema, features_only=features)
+    save_weights(output, converted.config, converted.weights, origin)
+    count = sum(w.size for w in converted.weights.values())
+    print(f"{origin['file']}: {converted.description}")
+    print(f"{output}: {converted.config.name}, {len(converted.weights)} arrays, {count:,} numbers", end="")
+    print(f" ({len(converted.dropped)} entries left out on purpose)" if converted.dropped else "")
+
+
+def main() -> None:
+    """`convert/timm_to_flax.py` of a clone: the same command under its other name."""
+    from iqa_jax.cli.ending import shown_plainly
+
+    with shown_plainly():
+        typer.run(convert)

@@ -1,0 +1,154 @@
+"""Data sets and pairs from the command line."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from iqa_jax.cli.options import DataDir, Json, numbers_of
+from iqa_jax.cli.output import progress_bar, put_out, table_of
+from iqa_jax.errors import DataError
+from iqa_jax.files import output_file, writable_directory, write_whole
+
+
+def prepare(
+    name: Annotated[str, typer.Argument(help="Data set.")],
+    manual_dir: Annotated[
+        Path | None, typer.Option(help="The downloaded folder; for pairs, the CSV file.")
+    ] = None,
+    data_dir: DataDir = "",
+    as_json: Json = False,
+) -> None:
+    """Check a downloaded data set and prepare it for training and evaluation.
+
+    Example: python -m iqa_jax prepare kadid10k --manual-dir ~/Downloads/kadid10k
+    """
+    from iqa_jax.data import datasets
+
+    builder = datasets.prepare(name, data_dir=data_dir or None, manual_dir=manual_dir)
+    found = datasets.summary(builder)
+    rows = [
+        [split, *(part[k] for k in ("pairs", "references", "min", "max", "mean", "std"))]
+        for split, part in found["splits"].items()
+    ]
+    header = ["split", "pairs", "references", "min", "max", "mean", "std"]
+    types = {kind: None for part in found["splits"].values() for kind in part["distortions"]}
+    notes = [
+        f"labels: {found['score']['kind']}, "
+        f"{'higher' if found['score']['higher_is_better'] else 'lower'} is better",
+        f"distortion types: {', '.join(types) or 'not told'}",
+    ]
+    if found.get("deviation"):
+        notes.append(found["deviation"])
+    put_out(found, as_json, table_of(f"{name}, in {builder.data_dir}", header, rows), *notes)
+
+
+def splits(
+    name: Annotated[str, typer.Argument(help="Data set.")],
+    seeds: Annotated[int, typer.Option(help="How many splits, with seeds 0, 1, ...")] = 10,
+    train: Annotated[float, typer.Option(help="Share of the references to train on.")] = 0.8,
+    split: Annotated[str, typer.Option(help="The split that is divided.")] = "train",
+    output: Annotated[Path, typer.Option(help="Directory for the files.")] = Path("splits"),
+    data_dir: DataDir = "",
+    as_json: Json = False,
+) -> None:
+    """Divide a data set by reference content, once for each seed; config.splits takes a file.
+
+    Example: python -m iqa_jax splits kadid10k --seeds 10 --train 0.8
+    """
+    from iqa_jax.data.splits import reference_splits
+
+    source = opened(name, split, data_dir)
+    divided = reference_splits(sorted(set(source.reference)), seeds, train)
+    directory = writable_directory(output)
+    files = []
+    for part in divided:
+        path = directory / f"{name.replace('/', '-')}-{part['seed']}.json"
+        write_whole(path, json.dumps({"dataset": name, "split": split, **part}, indent=2) + "\n")
+        files.append(str(path))
+    count = f"{len(divided[0]['train'])} references to train on, {len(divided[0]['validation'])} to validate"
+    put_out(files, as_json, f"wrote {files[0]} to {Path(files[-1]).name}: {count}")
+
+
+def show(
+    dataset: Annotated[str, typer.Option(help="Data set.")],
+    split: Annotated[str, typer.Option(help="Which pairs.")] = "train",
+    output: Annotated[Path, typer.Option(help="The PNG to write.")] = Path("samples.png"),
+    count: Annotated[int, typer.Option(min=1, max=64, help="How many pairs.")] = 8,
+    seed: Annotated[int, typer.Option(help="Of the choice and the augmentation.")] = 0,
+    crop_size: Annotated[int, typer.Option(min=32, help="Side of the crops, pixels.")] = 192,
+    rotation: Annotated[float, typer.Option(help="Largest rotation, degrees.")] = 180.0,
+    data_dir: DataDir = "",
+    as_json: Json = False,
+) -> None:
+    """Draw samples of a data set as the model sees them in training.
+
+    Example: python -m iqa_jax show --dataset iqa_demo --output samples.png
+    """
+    from iqa_jax.evaluation.report import save_samples
+
+    source = opened(dataset, split, data_dir)
+    if source.size.min() < crop_size:
+        raise DataError(f"{dataset}: an image of {source.size.min()} pixels, --crop-size is {crop_size}")
+    output = output_file(output)
+    save_samples(output, source, count=count, seed=seed, crop_size=crop_size, rotation=rotation)
+    put_out({"output": str(output)}, as_json, f"wrote {output}")
+
+
+def distort(
+    images: Annotated[list[str], typer.Option(help="Photographs: file, directory or pattern.")],
+    output: Annotated[Path, typer.Option(help="Directory for the pairs and pairs.csv.")],
+    types: Annotated[str, typer.Option(help="Distortion types, jpeg,gaussian_blur; all if not given.")] = "",
+    levels: Annotated[str, typer.Option(help="Levels, 1-5 or 2,4.")] = "1-5",
+    per_image: Annotated[
+        int, typer.Option(min=0, help="So many of the combinations, drawn by chance; 0: all.")
+    ] = 0,
+    short_side: Annotated[
+        int, typer.Option(min=0, help="Scale larger photographs down to it, pixels; 0: leave them.")
+    ] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the choice and the random distortions.")] = 0,
+    label: Annotated[
+        bool, typer.Option("--label", help="Add KADID-10k's mean opinion of type and level as mos.")
+    ] = False,
+    processes: Annotated[int, typer.Option(min=0, help="At a time; 0: one a core.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Make reference-distorted pairs of photographs with KADID-10k's distortions; goes on where it stopped.
+
+    Example: python -m iqa_jax distort --images photos/ --output made --per-image 15 --short-side 384
+    """
+    from iqa_jax.data import make_pairs as making
+    from iqa_jax.data.pairing import expand
+
+    chosen = tuple(filter(None, types.split(","))) or making.Plan.types
+    plan = making.Plan(
+        types=chosen,
+        levels=tuple(numbers_of("--levels", levels)),
+        per_image=per_image,
+        seed=seed,
+        short_side=short_side,
+        label=label,
+    )
+    photographs = expand(images)
+    directory = writable_directory(output)
+    total = sum(len(plan.versions(number)) for number in range(len(photographs)))
+    with progress_bar(total, "distorting", "pair") as bar:
+        problems = making.make_pairs(
+            photographs, directory, plan, processes=processes or None, progress=bar.update
+        )
+    manifest = directory / making.MANIFEST
+    result = {"output": str(manifest), "photographs": len(photographs) - len(problems), "errors": problems}
+    put_out(result, as_json, f"wrote {manifest}: pairs of {result['photographs']} photographs")
+    for problem in problems:
+        print(f"error: {problem}", file=sys.stderr)
+    raise typer.Exit(1 if problems else 0)
+
+
+def opened(name: str, split: str, data_dir: str):
+    """The pairs of a split of a data set."""
+    from iqa_jax.data.datasets import prepare
+    from iqa_jax.data.source import PairSource
+
+    return PairSource(prepare(name, data_dir=data_dir or None), split)

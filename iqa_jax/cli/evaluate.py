@@ -1,0 +1,188 @@
+"""Evaluation and submission from the command line."""
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from iqa_jax.cli.data import opened
+from iqa_jax.cli.options import Crops, DataDir, Ema, Json, Step, Together, Weights, step_of
+from iqa_jax.cli.output import cell, progress_bar, put_out, table_of
+from iqa_jax.errors import UserError
+from iqa_jax.files import writable_directory
+
+
+def evaluate(
+    weights: Weights,
+    dataset: Annotated[list[str], typer.Option(help="Data set; several make one table.")],
+    split: Annotated[
+        str, typer.Option(help="What to evaluate; what the weights were validated on by default.")
+    ] = "",
+    splits: Annotated[
+        Path | None, typer.Option(help="A file of `splits`, to evaluate on its validation part.")
+    ] = None,
+    crops: Crops = "ten",
+    baselines: Annotated[bool, typer.Option("--baselines", help="PSNR and SSIM too.")] = False,
+    report: Annotated[Path | None, typer.Option(help="Directory for pictures and an HTML page.")] = None,
+    output: Annotated[Path, typer.Option(help="Directory for CSV and JSON.")] = Path("evaluation"),
+    resamples: Annotated[int, typer.Option(min=1, help="Of the bootstrap.")] = 1000,
+    together: Together = None,
+    step: Step = "best",
+    ema: Ema = False,
+    data_dir: DataDir = "",
+    as_json: Json = False,
+) -> None:
+    """Predict a whole split and measure the predictions as the field does.
+
+    Example: python -m iqa_jax evaluate --weights runs/conformer --dataset iqa_demo --baselines
+    """
+    from iqa_jax.data.splits import trained_on
+    from iqa_jax.evaluation import evaluate as evaluation
+    from iqa_jax.evaluation.baselines import baselines as measure_baselines
+
+    predictor = _predictor(weights, step=step, ema=ema, crops=crops)
+    sources = _sources_to_evaluate(dataset, predictor.record, split, splits, data_dir)
+    directory = writable_directory(output)
+    pages = writable_directory(report) if report else None
+    evaluations, results, tables = [], [], []
+    for source, why in sources:
+        start = time.perf_counter()
+        with progress_bar(len(source), f"predicting {source.dataset}", "pair") as bar:
+            if together:
+                predicted = predictor.together(source, together / evaluation.file_name(source), bar.update)
+            else:
+                predicted = predictor(source, bar.update)
+        seconds = time.perf_counter() - start
+        measured = None
+        if baselines:
+            with progress_bar(len(source), "PSNR and SSIM", "pair") as bar:
+                measured = measure_baselines(source, progress=bar.update)
+        with progress_bar(resamples, "bootstrap", "resample") as bar:
+            evaluated = evaluation.evaluate(
+                source,
+                predicted,
+                weights=predictor.name,
+                crops=crops,
+                trained_on=trained_on(predictor.record, source),
+                same_scale=predictor.on_scale_of(source),
+                baselines=measured,
+                resamples=resamples,
+                progress=bar.update,
+            )
+        evaluations.append(evaluated)
+        results.append(evaluation.save(evaluated, directory))
+        tables += [_metrics_table(evaluated, results[-1]), f"split: {source.split}, {why}"]
+        tables += [line for line in (evaluated.warning, evaluated.remark) if line]
+        tables.append(_rate(source, seconds, predictor))
+        if pages:
+            from iqa_jax.evaluation.report import write_report
+
+            tables.append(f"report: {write_report(evaluated, pages)}")
+    if len(evaluations) > 1:
+        tables.append(evaluation.cross_table(evaluations, directory))
+    tables.append(f"written to {directory}")
+    put_out(results, as_json, *tables)
+
+
+def _sources_to_evaluate(names: list[str], record: dict, split: str, splits: Path | None, data_dir: str):
+    """The pairs of each data set, with why these; checked before anything is predicted."""
+    from iqa_jax.data.datasets import prepare
+    from iqa_jax.data.splits import part_to_evaluate
+    from iqa_jax.evaluation import evaluate as evaluation
+
+    if split and splits:
+        raise UserError("--split and --splits: give one of them")
+    found = {}
+    for name in names:
+        builder = prepare(name, data_dir=data_dir or None)
+        source, why = part_to_evaluate(builder, record, split=split, splits=splits or "")
+        evaluation.check_labels(source)
+        file = evaluation.file_name(source)
+        if file in found:
+            raise UserError(
+                f"--dataset {name}: its files would be called {file}, as another's; give it alone"
+            )
+        found[file] = source, why
+    return list(found.values())
+
+
+def _rate(source, seconds: float, predictor) -> str:
+    told = f"{len(source):,} pairs in {seconds:.1f} s, {len(source) / seconds:.1f} pairs/s"
+    if predictor.full_reference:
+        told += f"; {len(set(source.reference))} references loaded once each"
+    return told
+
+
+def _metrics_table(evaluated, result: dict):
+    rows = []
+    for name, value in result["metrics"].items():
+        low, high = result["intervals_95"][name]
+        mapped = [result["mapped"][fit].get(name, "") for fit in ("logistic4", "logistic5")]
+        failed = [not evaluated.fits[fit].succeeded for fit in ("logistic4", "logistic5")]
+        mapped = [
+            "failed" if bad and value != "" else value for bad, value in zip(failed, mapped, strict=True)
+        ]
+        baselines = [result["baselines"][b][name] for b in result["baselines"]]
+        rows.append([name, value, f"{cell(low)} to {cell(high)}", *mapped, *baselines])
+    header = ["metric", "value", "95 % interval", "logistic 4", "logistic 5", *result["baselines"]]
+    title = f"{result['dataset']}, {result['split']}: {evaluated.weights}, {evaluated.crops} crops"
+    return table_of(title, header, rows)
+
+
+def submit(
+    weights: Weights,
+    output: Annotated[Path, typer.Option(help="Directory for output.txt, readme.txt and the zip.")],
+    dataset: Annotated[str, typer.Option(help="Data set.")] = "pipal",
+    split: Annotated[str, typer.Option(help="The unlabelled pairs.")] = "ntire2022_test",
+    crops: Crops = "ten",
+    description: Annotated[str, typer.Option(help="For readme.txt.")] = "",
+    extra_data: Annotated[bool, typer.Option(help="Was other data seen? ImageNet counts.")] = True,
+    step: Step = "best",
+    ema: Ema = False,
+    data_dir: DataDir = "",
+    as_json: Json = False,
+) -> None:
+    """Score the challenge's test pairs and write what it accepts; goes on after an interruption.
+
+    Example: python -m iqa_jax submit --weights runs/conformer --data-dir /data --output submission
+    """
+    import jax
+
+    from iqa_jax.evaluation import submission
+
+    source = opened(dataset, split, data_dir)
+    predictor = _predictor(weights, step=step, ema=ema, crops=crops)
+    directory = writable_directory(output)
+    identity = {
+        "weights": predictor.sha256,
+        "crops": crops,
+        "dataset": dataset,
+        "split": split,
+    }
+    with progress_bar(len(source), "scoring", "image") as bar:
+        predictions = submission.predict_resumably(
+            source, predictor, directory, identity=identity, progress=bar.update
+        )
+    archive = submission.write(
+        directory,
+        predictions,
+        full_reference=predictor.full_reference,
+        cpu=jax.default_backend() == "cpu",
+        extra_data=extra_data,
+        description=description or f"iqa_jax, {predictor.name}, {crops} crops",
+    )
+    result = {
+        "output": str(archive),
+        "images": len(source),
+        "seconds_per_image": predictions.seconds_per_image,
+    }
+    put_out(result, as_json, _rate(source, predictions.seconds, predictor), f"wrote {archive}")
+
+
+def _predictor(weights: Path, *, step: str, ema: bool, crops: str):
+    from iqa_jax.ops.programs import keep_programs
+    from iqa_jax.scoring.dataset import Predictor
+
+    keep_programs()
+    return Predictor(weights, step=step_of(step), ema=ema, crops=crops)

@@ -1,0 +1,74 @@
+"""Weights from the command line: averaging and export."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from iqa_jax.cli.options import DataDir, Ema, Json, Step, Weights, numbers_of, step_of
+from iqa_jax.cli.output import progress_bar, put_out
+from iqa_jax.errors import UserError
+from iqa_jax.files import output_file
+
+
+def average(
+    workdir: Annotated[Path, typer.Option(help="A training run.")],
+    epochs: Annotated[str, typer.Option(help="First and last epoch, 21-30.")] = "",
+    listed: Annotated[str, typer.Option("--list", help="Single epochs instead, 5,9,12.")] = "",
+    kind: Annotated[str, typer.Option("--type", help="equal (arithmetic mean) or exp.")] = "equal",
+    decay: Annotated[float, typer.Option(help="Of exp: the weight of each new epoch.")] = 0.9,
+    steps: Annotated[
+        int | None, typer.Option(help="Batches for BatchNorm's statistics; an epoch if not given.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="Directory; in the run if not given.")] = None,
+    data_dir: DataDir = "",
+    as_json: Json = False,
+) -> None:
+    """Average the weights of some epochs of a run and estimate BatchNorm's statistics anew.
+
+    Example: python -m iqa_jax average --workdir runs/conformer --epochs 21-30
+    """
+    from iqa_jax.ops.programs import keep_programs
+    from iqa_jax.training.averaging import average_run
+
+    chosen = numbers_of("--epochs", epochs) if epochs else numbers_of("--list", listed)
+    if bool(epochs) == bool(listed):
+        raise UserError("give either --epochs FIRST-LAST or --list A,B,C")
+    keep_programs()
+    with progress_bar(0, "BatchNorm statistics", "step") as bar:
+
+        def progress(step, of):
+            bar.total = of
+            bar.update()
+
+        written = average_run(
+            workdir,
+            chosen,
+            kind=kind,
+            decay=decay,
+            steps=steps,
+            data_dir=data_dir or None,
+            output=output,
+            progress=progress,
+        )
+    put_out({"output": str(written), "epochs": chosen, "type": kind}, as_json, f"wrote {written}")
+
+
+def export(
+    weights: Weights,
+    output: Annotated[Path, typer.Option(help="The file to write; metadata go beside it.")],
+    step: Step = "best",
+    ema: Ema = False,
+    as_json: Json = False,
+) -> None:
+    """Write a metric as one file that runs with JAX alone, on CPUs, CUDA and TPUs.
+
+    Example: python -m iqa_jax export --weights runs/conformer --output conformer.jaxexport
+    """
+    import iqa_jax
+    from iqa_jax.scoring.export import export as write
+
+    output = output_file(output)
+    metric = iqa_jax.load(weights, step=step_of(step), ema=ema)
+    files = [str(path) for path in write(metric, output)]
+    put_out({"output": files}, as_json, f"wrote {files[0]} and {files[1]}")

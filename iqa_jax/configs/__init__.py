@@ -1,0 +1,1 @@
+"""The recipes: `get_config` of each gives a configuration."""

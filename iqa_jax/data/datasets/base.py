@@ -1,0 +1,299 @@
+"""What every data set of reference and distorted images shares.
+
+A data set is a tensorflow-datasets builder of single images: each record holds one image and the
+name of its reference.  The references are stored once, in the split `references`; the other splits
+hold the distorted images in name order, so that a slice such as `train[:80%]` cuts between
+references when every reference has the same number of distorted images.  The builder's metadata say
+what the scores mean, and hold the table of every split, so that names, labels and sizes can be read
+without the images.  `iqa_jax.data.source.PairSource` joins the two images of a pair again.
+"""
+
+import dataclasses
+import hashlib
+import io
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+import tensorflow_datasets as tfds
+from tensorflow_datasets.core.dataset_builder import FileReaderBuilder
+from tqdm import tqdm
+
+from iqa_jax.data.datasets.writer import check_room, write_split
+from iqa_jax.data.images import decode_image
+from iqa_jax.data.tables import finite
+from iqa_jax.errors import DataError
+
+REFERENCES = "references"
+# An encoded image: a file, or what makes one.
+Encoded = Path | Callable[[], bytes]
+_MADE_BYTES = 250_000  # of an image that is made: about what a PNG of 288 x 288 takes
+# One column of a split's table for each field of a record but the image.
+FIELDS = ("name", "reference", "mos", "distortion", "level")
+
+
+@dataclasses.dataclass(frozen=True)
+class Score:
+    """What the labels of a data set mean.
+
+    Attributes:
+      kind: "MOS" or "DMOS".
+      low, high: ends of the scale that the authors give, or of the published scores.
+      higher_is_better: False for difference scores.
+    """
+
+    kind: str
+    low: float
+    high: float
+    higher_is_better: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class DistortedImage:
+    """One distorted image of a data set.
+
+    Attributes:
+      name: unique within the data set.
+      reference: a key of `Contents.references`.
+      encoded: the image file, or what gives its content.
+      mos: the label in the data set's own units; NaN without one.
+      distortion, level: type and strength, as far as the data set tells; "" and 0 otherwise.
+    """
+
+    name: str
+    reference: str
+    encoded: Encoded
+    mos: float = float("nan")
+    distortion: str = ""
+    level: int = 0
+
+
+@dataclasses.dataclass
+class Contents:
+    """What was found on disk: references by name, distorted images by split, and what is wrong.
+
+    Attributes:
+      labels: scores by the name of the distorted image, for `match`.
+    """
+
+    references: dict[str, Encoded] = dataclasses.field(default_factory=dict)
+    splits: dict[str, list[DistortedImage]] = dataclasses.field(default_factory=dict)
+    problems: list[str] = dataclasses.field(default_factory=list)
+    labels: dict[str, float] = dataclasses.field(default_factory=dict)
+
+    def label(self, where: str, text: str, name: str, score: str | float) -> None:
+        """Notes the score of an image; what is wrong with it is a problem of `text` at `where`."""
+        mos = finite(score)
+        if mos is None or not name:
+            self.problems.append(f"{where}: {text!r}, expected a name and a score")
+        elif name in self.labels:
+            self.problems.append(f"{where}: a second label for {name}")
+        else:
+            self.labels[name] = mos
+
+
+class PairBuilder(FileReaderBuilder):
+    """Base of the builders.  A subclass gives `SCORE`, `DESCRIPTION` and `find`.
+
+    Attributes:
+      source: the downloaded folder or file, None for a set that needs none; `prepare` sets it.
+      WHOLE: labelled pairs and references of the published set, None where there is no such thing.
+      FOLDERS: what the downloaded folder is usually called.
+      MARKS: files or folders by which it is known, any of them.
+    """
+
+    VERSION = tfds.core.Version("1.1.0")
+    RELEASE_NOTES = {"1.1.0": "Sizes are those after the EXIF orientation; references have a digest."}
+    source: Path | None = None
+    SCORE: Score
+    DESCRIPTION: str
+    WHOLE: tuple[int, int] | None = None
+    FOLDERS: tuple[str, ...] = ()
+    MARKS: tuple[str, ...] = ()
+
+    @property
+    def asked_name(self) -> str:
+        """As a user asks for it: "kadid10k", "pairs/mine"."""
+        return f"{self.name}/{self.builder_config.name}" if self.builder_config else self.name
+
+    @classmethod
+    def find_folder(cls, data_dir: Path) -> Path | None:
+        """The downloaded folder in or under `data_dir`, if it is there."""
+        places = [data_dir, *(data_dir / f for f in cls.FOLDERS)]
+        places += [data_dir / "downloads" / "manual" / f for f in cls.FOLDERS]
+        return next((f for f in places if any((f / mark).exists() for mark in cls.MARKS)), None)
+
+    @classmethod
+    def configuration(cls, asked: str, source: Path | None) -> str | None:
+        """Name of the builder's configuration; None for a set of one form.
+
+        Args:
+          asked: what follows the "/" of a data set's name.
+          source: the downloaded folder or file, if it was given.
+        Raises:
+          DataError: there is no such configuration.
+        """
+        if asked:
+            raise DataError(f"{cls.name}/{asked}: {cls.name} has one form only, ask for {cls.name}")
+        return None
+
+    def check_unchanged(self, source: Path) -> None:
+        """Raises DataError if the data were prepared from another file or from less of the folder."""
+
+    def find(self, source: Path | None) -> Contents:
+        """What there is in `source`; problems are listed, not raised."""
+        raise TypeError(f"{type(self).__name__} does not define find")
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description=self.DESCRIPTION,
+            features=tfds.features.FeaturesDict(
+                {
+                    "name": tfds.features.Text(),
+                    "reference": tfds.features.Text(),
+                    "image": tfds.features.Image(),
+                    "mos": tfds.features.Scalar(np.float32),
+                    "distortion": tfds.features.Text(),
+                    "level": tfds.features.Scalar(np.int32),
+                }
+            ),
+            metadata=tfds.core.MetadataDict(score=dataclasses.asdict(self.SCORE), tables={}),
+            disable_shuffling=True,  # records stay in name order
+        )
+
+    def _download_and_prepare(self, dl_manager, download_config=None):
+        source = self.source
+        if source is None and self.MANUAL_DOWNLOAD_INSTRUCTIONS:
+            source = Path(dl_manager.manual_dir)  # where tensorflow-datasets' own call was given one
+        contents = self.find(source)
+        where = f"{self.name}, {source}" if source else self.name
+        raise_problems(where, [*contents.problems, *_inconsistencies(contents)])
+        references = [
+            DistortedImage(name, name, encoded) for name, encoded in sorted(contents.references.items())
+        ]
+        splits = {REFERENCES: references}
+        splits |= {split: sorted(images, key=_by_name) for split, images in contents.splits.items()}
+        every = [image for images in splits.values() for image in images]
+        needed = sum(_stored_bytes(image.encoded) for image in every)
+        check_room(Path(self.data_path).parent, needed, f"preparing {self.name}")
+        sizes: dict[str, tuple[int, int]] = {}
+        problems: list[str] = []
+        with tqdm(total=len(every), desc=f"preparing {self.name}", unit="image", dynamic_ncols=True) as bar:
+            infos = [
+                write_split(self, split, self._records(split, images, sizes, problems, bar))
+                for split, images in splits.items()
+            ]
+        raise_problems(where, problems)
+        self.info.set_splits(tfds.core.SplitDict(infos))
+
+    def _records(self, split, images, sizes, problems, bar: tqdm) -> Iterator[dict]:
+        """The records of a split, in order; notes its table, the references' sizes and what is wrong."""
+        columns = (*FIELDS, "width", "height", *(["digest"] if split == REFERENCES else []))
+        table = {column: [] for column in columns}
+        remarks: dict[str, str] = {}
+        for image in images:
+            bar.update()
+            encoded = _read(image.encoded)
+            try:
+                pixels = decode_image(
+                    encoded, say=lambda text, image=image: remarks.setdefault(text, image.name)
+                )
+            except DataError as error:
+                problems.append(f"{image.name}: cannot be read as an image ({error})")
+                continue
+            size = pixels.shape[1::-1]
+            if split == REFERENCES:
+                sizes[image.name] = size
+                table["digest"].append(digest(pixels))
+            elif size != sizes.get(image.reference, size):
+                problems.append(f"{image.name}: {_by(size)}, its reference is {_by(sizes[image.reference])}")
+            record = {field: getattr(image, field) for field in FIELDS}
+            for column, value in (*record.items(), ("width", size[0]), ("height", size[1])):
+                table[column].append(value)
+            texts = {field: as_bytes(value) for field, value in record.items() if isinstance(value, str)}
+            yield {**record, **texts, "image": io.BytesIO(encoded)}
+        for text, name in remarks.items():
+            bar.write(f"{self.name}, {split}: {text} ({name} first)", file=sys.stderr)
+        self.info.metadata["tables"][split] = {**table, "mos": [none_if_nan(m) for m in table["mos"]]}
+
+
+def match(
+    contents: Contents,
+    split: str,
+    images: Mapping[str, Path],
+    labels: Mapping[str, float],
+    describe: Callable[[str], tuple[str, str, int] | None],
+) -> None:
+    """Adds the images with a label to a split; lists labels and images that stand alone.
+
+    Args:
+      images, labels: by the name of the distorted image.
+      describe: reference, distortion type and level of a name; None if it is not such a name.
+    """
+    problems = contents.problems
+    if not images or not labels:
+        problems.append(f"split {split}: {len(images)} images and {len(labels)} labels")
+        return
+    problems += [f"{name}: a label without an image" for name in sorted(labels.keys() - images.keys())]
+    problems += [f"{name}: an image without a label" for name in sorted(images.keys() - labels.keys())]
+    found = contents.splits.setdefault(split, [])
+    for name in sorted(images.keys() & labels.keys()):
+        described = describe(name)
+        if described is None:
+            problems.append(f"{name}: not a name of a distorted image in this data set")
+            continue
+        reference, distortion, level = described
+        found.append(DistortedImage(name, reference, images[name], labels[name], distortion, level))
+
+
+def _by_name(image: DistortedImage) -> str:
+    return image.name
+
+
+def _by(size: tuple[int, int]) -> str:
+    return f"{size[0]} x {size[1]}"
+
+
+def none_if_nan(value: float) -> float | None:
+    """JSON has no NaN."""
+    return None if np.isnan(value) else float(value)
+
+
+def digest(pixels: np.ndarray) -> str:
+    """Tells whether two decoded images (H, W, 3) are the same, whatever file they were in."""
+    return hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).hexdigest()[:16]
+
+
+def as_bytes(text: str) -> bytes:
+    """UTF-8; the bytes of a file name that is not UTF-8 stay as they are."""
+    return text.encode("utf-8", "surrogateescape")
+
+
+def _read(encoded: Encoded) -> bytes:
+    return encoded.read_bytes() if isinstance(encoded, Path) else encoded()
+
+
+def _stored_bytes(encoded: Encoded) -> int:
+    return encoded.stat().st_size if isinstance(encoded, Path) else _MADE_BYTES
+
+
+def _inconsistencies(contents: Contents) -> Iterator[str]:
+    """Missing references and names that stand twice."""
+    seen = set()
+    for images in contents.splits.values():
+        for image in images:
+            if image.reference not in contents.references:
+                yield f"{image.name}: its reference {image.reference} is missing"
+            if image.name in seen:
+                yield f"{image.name}: stands twice"
+            seen.add(image.name)
+
+
+def raise_problems(where: str, problems: list[str], shown: int = 10) -> None:
+    """Raises one DataError that counts all problems and names the first ones."""
+    if problems:
+        more = [f"and {len(problems) - shown} more"] if len(problems) > shown else []
+        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+        raise DataError("\n  ".join([f"{where}: {count}, nothing was prepared:", *problems[:shown], *more]))

@@ -1,0 +1,73 @@
+"""PIPAL (Gu et al., ECCV 2020) and the test pairs of the NTIRE 2022 challenge."""
+
+import re
+from collections import Counter
+from pathlib import Path
+
+from iqa_jax.data.datasets.base import Contents, PairBuilder, Score, match
+from iqa_jax.data.tables import numbered_lines
+from iqa_jax.errors import DataError
+
+TEST_SPLIT = "ntire2022_test"
+_TRAINING, _TEST = "Train_Ref", "NTIRE2022_FR_Testing_Dis"
+_NAME = re.compile(r"(?P<reference>[^_]+)_(?P<group>\d+)_(?P<index>\d+)\.bmp")
+
+INSTRUCTIONS = """\
+PIPAL is distributed by its authors (https://github.com/HaomingCai/PIPAL-dataset, NTIRE 2022 challenge
+page).  Unpack it so that one folder, named PIPAL, holds
+  Distortion_1 ... Distortion_4 (or Distortion1 ...), Train_Ref, Train_Label
+and, for the challenge's test pairs, NTIRE2022_FR_Testing_Dis and NTIRE2022_FR_Testing_Ref.
+Either part will do by itself: the first to train and evaluate, the second for a submission."""
+
+
+class Pipal(PairBuilder):
+    """Distorted images of 200 references with MOS (`train`), and the unlabelled test pairs."""
+
+    SCORE = Score(kind="MOS", low=916.71, high=1835.99, higher_is_better=True)
+    DESCRIPTION = "PIPAL: a perceptual IQA data set, scores by an Elo system from 1.13 million judgements."
+    MANUAL_DOWNLOAD_INSTRUCTIONS = INSTRUCTIONS
+    WHOLE = (23_200, 200)
+    FOLDERS = ("PIPAL", "pipal")
+    MARKS = (_TRAINING, _TEST)
+
+    @classmethod
+    def has_training_images(cls, folder: Path) -> bool:
+        """Whether it is more than the challenge's test pairs."""
+        return (folder / _TRAINING).exists()
+
+    def check_unchanged(self, source: Path) -> None:
+        folder = self.find_folder(source) or source
+        for split, part in (("train", _TRAINING), (TEST_SPLIT, _TEST)):
+            if (folder / part).exists() and split not in self.info.splits:
+                raise DataError(
+                    f"pipal: was prepared when {folder} had no {part}; delete {self.data_path} to prepare it "
+                    "anew"
+                )
+
+    def find(self, folder: Path) -> Contents:
+        contents = Contents()
+        if self.has_training_images(folder) or not (folder / _TEST).exists():
+            _find_training(folder, contents)
+        test = {path.name: path for path in folder.glob(f"{_TEST}/*.bmp")}
+        if test:
+            contents.references |= {path.name: path for path in folder.glob("NTIRE2022_FR_Testing_Ref/*.bmp")}
+            match(contents, TEST_SPLIT, test, dict.fromkeys(test, float("nan")), _describe)
+        return contents
+
+
+def _find_training(folder: Path, contents: Contents) -> None:
+    contents.references = {path.name: path for path in folder.glob(f"{_TRAINING}/*.bmp")}
+    for path in sorted(folder.glob("Train_Label/*.txt")):
+        for number, line in numbered_lines(path, contents.problems):
+            name, _, score = (part.strip() for part in line.partition(","))
+            contents.label(f"Train_Label/{path.name}, line {number}", line, name, score)
+    paths = sorted(folder.glob("Distortion*[1-4]/*.bmp"))
+    for name, count in Counter(path.name for path in paths).items():
+        if count > 1:
+            contents.problems.append(f"{name}: in {count} of the Distortion folders")
+    match(contents, "train", {path.name: path for path in paths}, contents.labels, _describe)
+
+
+def _describe(name: str) -> tuple[str, str, int] | None:
+    found = _NAME.fullmatch(name)
+    return found and (f"{found['reference']}.bmp", f"group {found['group']}", int(found["index"]))

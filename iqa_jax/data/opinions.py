@@ -1,0 +1,30 @@
+"""What people thought of KADID-10k's distortions.
+
+`kadid10k_mean_mos.csv`, beside this file, holds the mean opinion score of each type and level over the data
+set's 81 photographs, and the parameter where it is known (Lin, Hosu and Saupe, QoMEX 2019).
+
+    mean_opinion("jpeg", 4)            # 1.9454, on a scale from 1 (bad) to 5 (excellent)
+"""
+
+import csv
+import functools
+import importlib.resources
+
+from iqa_jax.data.distortions import check_level
+
+
+def mean_opinion(type: str, level: int) -> float:
+    """KADID-10k's mean opinion score of a type and level, from 1 (bad) to 5 (excellent).
+
+    Raises:
+      UserError: an unknown type or level.
+    """
+    check_level(type, level)
+    return _opinions()[type, level]
+
+
+@functools.cache
+def _opinions():
+    table = importlib.resources.files("iqa_jax.data").joinpath("kadid10k_mean_mos.csv").read_text()
+    rows = csv.DictReader(table.splitlines()[1:])  # the first line names the source
+    return {(row["type"], int(row["level"])): float(row["mos_mean"]) for row in rows}

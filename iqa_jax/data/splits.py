@@ -1,0 +1,113 @@
+"""Division by reference content: which pairs a model is trained on, and which are left to evaluate it on."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from iqa_jax.data.datasets import PairBuilder
+from iqa_jax.data.source import PairSource
+from iqa_jax.errors import DataError
+from iqa_jax.files import local_path
+
+# What the default recipes leave out of training.
+_HELD_OUT = {"pipal": "train[80%:]", "iqa_demo": "validation"}
+
+
+def part_of_splits(builder: PairBuilder, path: str | Path, part: str) -> PairSource:
+    """The pairs of one part, "train" or "validation", of a file written by `splits`.
+
+    Raises:
+      DataError: not such a file, or one of another data set.
+    """
+    try:
+        content = json.loads(local_path(path).read_text())
+        references, divided = list(content[part]), content.get("dataset")
+        split = content.get("split", "train")
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror}; expected a file of splits") from None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise DataError(f'{path}: expected JSON with lists of references, "train" and "validation"') from None
+    source = PairSource(builder, split, references, part=f"{part} of {Path(path).name}")
+    if divided not in (None, source.dataset):
+        raise DataError(f"{path}: divides {divided}, not {source.dataset}")
+    return source
+
+
+def data_of(record: Mapping) -> dict | None:
+    """What the weights of a `config.json` were trained and validated on, if it says so."""
+    return record.get("data") or record.get("source", {}).get("data")
+
+
+def part_to_evaluate(
+    builder: PairBuilder, record: Mapping, *, split: str = "", splits: str | Path = ""
+) -> tuple[PairSource, str]:
+    """The pairs to evaluate weights on, and why these.
+
+    Args:
+      record: the weights' `config.json`.
+      split: what was asked for, if anything.
+      splits: a file of splits, of which the validation part is taken.
+    """
+    if split:
+        return PairSource(builder, split), "as asked for"
+    if splits:
+        return part_of_splits(builder, splits, "validation"), f"the validation part of {Path(splits).name}"
+    name = builder.asked_name
+    data = data_of(record)
+    if data and data["dataset"] == name:
+        validation = data["validation"]
+        if validation.get("by_reference"):
+            base = validation["split"].partition(" ")[0]
+            source = PairSource(builder, base, list(validation["references"]), part="validation of the run")
+        else:
+            source = PairSource(builder, validation["split"])
+        return source, "what the run was validated on"
+    training = record.get("training") or {}
+    if training.get("dataset") == name:  # a run that began before its data were recorded
+        if training.get("splits"):
+            return part_of_splits(builder, training["splits"], "validation"), "what the run was validated on"
+        return PairSource(builder, training["validation_split"]), "what the run was validated on"
+    if name in _HELD_OUT:
+        return PairSource(builder, _HELD_OUT[name]), "what the default recipes hold out"
+    labelled = "train" if "train" in builder.info.splits else next(iter(builder.info.splits))
+    return PairSource(builder, labelled), "the whole set: the weights were trained on another"
+
+
+def trained_on(record: Mapping, source: PairSource) -> np.ndarray:
+    """Which pairs (N,) are of references that the weights were trained on.
+
+    References are compared by their pictures, whatever the data set calls them; nothing is known of
+    weights that were converted.
+    """
+    data = data_of(record)
+    if not data:
+        return np.zeros(len(source), bool)
+    seen = set(data["training"]["references"].values())
+    known = {name for name, digest in source.digests().items() if digest in seen}
+    return np.isin(source.reference.astype(str), list(known)) if known else np.zeros(len(source), bool)
+
+
+def reference_splits(references: Sequence[str], seeds: int, train: float) -> list[dict]:
+    """`seeds` divisions of the references, with seeds 0, 1, …; at least one on either side.
+
+    Args:
+      train: share of the references to train on.
+    Returns:
+      [{"seed", "train": names, "validation": names}], as `part_of_splits` reads them.
+    Raises:
+      DataError: fewer than two references, or values that make no sense.
+    """
+    references = sorted(set(references))
+    if len(references) < 2:
+        raise DataError(f"{len(references)} reference: expected two or more to divide")
+    if seeds < 1 or not 0 < train < 1:
+        raise DataError(f"seeds {seeds}, train {train}: expected 1 or more and a share between 0 and 1")
+    count = min(max(round(train * len(references)), 1), len(references) - 1)
+    divided = []
+    for seed in range(seeds):
+        order = np.random.default_rng(seed).permutation(len(references))
+        names = [references[k] for k in order]
+        divided.append({"seed": seed, "train": sorted(names[:count]), "validation": sorted(names[count:])})
+    return divided

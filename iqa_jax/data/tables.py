@@ -1,0 +1,167 @@
+"""Any table -> rows: CSV files of every kind, spreadsheets and lines of text.  The only reader.
+
+What cannot be read is added to `problems`, and the rows that were read are given.
+"""
+
+import codecs
+import csv
+import io
+import math
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+Rows = list[tuple[int, dict[str, str]]]
+# What people call the columns of a table of pairs.
+PAIR_ALIASES = {"target": "distorted", "image": "distorted", "ref": "reference"}
+_DELIMITERS = (",", ";", "\t")
+_BOMS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
+
+
+def numbered_lines(path: Path, problems: list[str]) -> list[tuple[int, str]]:
+    """The lines of a text file that are not blank, without the space around them; the first is 1."""
+    lines = enumerate(_text(path, problems).splitlines(), start=1)
+    return [(number, line.strip()) for number, line in lines if line.strip()]
+
+
+def csv_rows(
+    path: Path, columns: Sequence[str], problems: list[str], *, aliases: Mapping[str, str] = {}
+) -> Rows:
+    """Rows by lower-case column name, below the line that holds `columns`, with their line numbers.
+
+    Cells are divided by commas, semicolons or tabs, whichever make the columns; quotes, UTF-8 with or
+    without a mark, UTF-16 and the line ends of any system are understood.
+
+    Args:
+      aliases: other names of columns, and what to call them.
+    """
+    text = _text(path, problems)
+    found = None
+    for delimiter in sorted(_DELIMITERS, key=text.count, reverse=True):
+        try:
+            found = _by_column(_cells(text, delimiter), columns, aliases)
+        except csv.Error as error:
+            problems.append(f"{path.name}: {error}; expected a CSV file")
+            return []
+        if found.names is not None:
+            break
+    return _reported(path, found, columns, problems)
+
+
+def sheet_rows(path: Path, sheet: str, columns: Sequence[str], problems: list[str]) -> Rows:
+    """The same of a sheet of an .xlsx file; of the one it opens with if there is none of that name."""
+    import openpyxl
+
+    try:
+        book = openpyxl.load_workbook(path, data_only=True)
+        chosen = book[sheet] if sheet in book.sheetnames else book.active
+        cells = [
+            (number, ["" if cell is None else str(cell).strip() for cell in row])
+            for number, row in enumerate(chosen.iter_rows(values_only=True), start=1)
+        ]
+    except ModuleNotFoundError:
+        raise
+    except Exception as error:  # openpyxl raises many kinds for broken files
+        problems.append(f"{path.name}: cannot be read as a spreadsheet ({reason(error)})")
+        return []
+    return _reported(path, _by_column(cells, columns, {}), columns, problems)
+
+
+def finite(text: str | float | None) -> float | None:
+    """A number, with a decimal point or comma; None if it is not a finite one."""
+    try:
+        value = float(text)
+    except (TypeError, ValueError):
+        if not isinstance(text, str) or text.count(",") != 1:
+            return None
+        return finite(text.replace(".", "").replace(",", "."))
+    return value if math.isfinite(value) else None
+
+
+def listed_path(folder: Path, name: str) -> str:
+    """The path of a file that a table names, in the spelling that is there, normalised.
+
+    Backslashes divide folders too, and a name that is not UTF-8 may be written as Windows does.
+    """
+    spellings = [name, name.replace("\\", "/")]
+    spellings += [_as_windows(spelling) for spelling in spellings]
+    there = next((s for s in spellings if s and (folder / s).is_file()), spellings[1])
+    return os.path.normpath(there)
+
+
+def _as_windows(name: str) -> str:
+    """A name whose bytes are not UTF-8, read as Western Windows writes it; "" if it is not one."""
+    try:
+        return name.encode("utf-8", "surrogateescape").decode("cp1252")
+    except UnicodeDecodeError:
+        return ""
+
+
+def reason(error: Exception) -> str:
+    """What went wrong, without the path that a failure of the file system names too."""
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+
+
+def _text(path: Path, problems: list[str]) -> str:
+    """The content of a text file; the bytes of a name that is not UTF-8 stay as they are."""
+    try:
+        content = path.read_bytes()
+        encoding = next((name for mark, name in _BOMS.items() if content.startswith(mark)), "utf-8")
+        if encoding == "utf-8" and b"\0" in content[:4]:
+            encoding = "utf-16-le" if content[1:2] == b"\0" else "utf-16-be"
+        text = content.decode(encoding, "surrogateescape" if encoding.startswith("utf-8") else "strict")
+        if "\0" in text or text.startswith("\udc89PNG"):
+            raise ValueError("it is no text")
+    except (OSError, UnicodeDecodeError, ValueError) as error:
+        problems.append(f"{path.parent.name}/{path.name}: cannot be read as text ({reason(error)})")
+        return ""
+    if not text.strip():
+        problems.append(f"{path.name}: empty")
+    return text
+
+
+def _cells(text: str, delimiter: str) -> list[tuple[int, list[str]]]:
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
+    return [(reader.line_num, [cell.strip() for cell in row]) for row in reader]
+
+
+class _Found:
+    """What a table holds: its columns, rows, surplus cells, and its first line."""
+
+    def __init__(self):
+        self.names: list[str] | None = None
+        self.rows: Rows = []
+        self.surplus: list[tuple[int, int]] = []
+        self.first: list[str] | None = None
+
+
+def _by_column(
+    cells: Iterable[tuple[int, list[str]]], columns: Sequence[str], aliases: Mapping[str, str]
+) -> _Found:
+    found = _Found()
+    for number, row in cells:
+        if not any(row):
+            continue
+        found.first = found.first or row
+        if found.names is None:
+            lower = [cell.lower() for cell in row]
+            names = [name if name in columns else aliases.get(name, name) for name in lower]
+            found.names = names if set(columns) <= set(names) else None
+        elif any(row[len(found.names) :]):
+            found.surplus.append((number, len(row)))
+        else:
+            row += [""] * (len(found.names) - len(row))
+            by_name = {name: row[found.names.index(name)] for name in found.names if name}
+            found.rows.append((number, by_name))
+    return found
+
+
+def _reported(path: Path, found: _Found, columns: Sequence[str], problems: list[str]) -> Rows:
+    if found.names is None and found.first:
+        problems.append(
+            f"{path.name}: no line with the columns {', '.join(columns)}; it begins with "
+            f"{', '.join(found.first)}"
+        )
+    for number, count in found.surplus:
+        problems.append(f"{path.name}, line {number}: {count} cells, expected {len(found.names or ())}")
+    return found.rows

@@ -1,0 +1,1 @@
+"""The numbers of the field, and what shows them."""

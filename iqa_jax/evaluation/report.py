@@ -1,0 +1,227 @@
+"""What to look at: the report of an evaluation, and samples as a model in training sees them."""
+
+import base64
+import functools
+import io
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from iqa_jax.data.source import PairSource
+from iqa_jax.errors import DataError
+from iqa_jax.evaluation.baselines import psnr, ssim
+from iqa_jax.evaluation.evaluate import Evaluation
+from iqa_jax.evaluation.plots import Panel, polynomial_fit, save_bars, save_panels, save_scatter
+from iqa_jax.files import writable_directory, write_whole
+
+_THUMBNAIL = 288  # longest side of an image in the report
+_WORST = 3  # pairs shown each way
+_EXAMPLES = 5  # distorted versions shown of one reference
+_MEASURES = {"plcc": "PLCC", "srcc": "SRCC", "krcc": "KRCC", "rmse": "RMSE", "main_score": "main score"}
+
+
+def write_report(evaluation: Evaluation, directory: Path) -> Path:
+    """Writes `report-NAME.html`, which needs no other file, and its figures as PNG; returns the page.
+
+    The figures are `scatter-NAME.png`, `types-NAME.png` (if the data set tells distortion types),
+    `overrated-NAME.png` and `underrated-NAME.png` (if there are such pairs) and `examples-NAME.png`.
+
+    Raises:
+      UserError: `directory` is not writable.
+    """
+    import jinja2
+
+    directory = writable_directory(directory)
+    source, predicted = evaluation.source, evaluation.predicted
+    label = _label(source)
+
+    def figure(kind):
+        return directory / f"{kind}-{evaluation.name}.png"
+
+    save_scatter(figure("scatter"), predicted, source.mos, label=label)
+    types = evaluation.by("distortion")
+    if types:
+        save_bars(figure("types"), _sorted_srcc(types), label="SRCC")
+    over, under = _worst(evaluation)
+    for kind, panels in (("overrated", over), ("underrated", under)):
+        if panels:
+            save_panels(figure(kind), panels, columns=1)
+    examples = _examples(evaluation)
+    save_panels(figure("examples"), examples, columns=3)
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"number": _number, "embedded": _embedded}
+    html = environment.get_template("report.html.jinja").render(
+        source=source,
+        facts=_facts(evaluation),
+        label=label,
+        measures=_MEASURES,
+        rows=_metric_rows(evaluation),
+        baselines=[name.upper() for name in evaluation.baselines],
+        scatter=figure("scatter").read_bytes(),
+        bars=figure("types").read_bytes() if types else None,
+        types=types,
+        references=evaluation.by("reference"),
+        worst={"Over-rated": over, "Under-rated": under},
+        examples=examples,
+    )
+    page = directory / f"report-{evaluation.name}.html"
+    write_whole(page, html)
+    return page
+
+
+def save_samples(
+    path: Path, source: PairSource, *, count: int, seed: int, crop_size: int, rotation: float
+) -> None:
+    """Draws pairs as the model sees them: the crops of the first pass of a training run with `seed`.
+
+    Args:
+      count: how many pairs, drawn from `source` by `seed`; all of them if there are fewer.
+      crop_size, rotation: see `iqa_jax.ops.augment.augment_pair`.
+    Raises:
+      DataError: an image is smaller than the crop.
+    """
+    import jax
+
+    from iqa_jax.ops.augment import augment_pair, example_key
+
+    drawn = np.random.default_rng(seed).choice(len(source), min(count, len(source)), replace=False)
+    source = source.select(np.sort(drawn))
+    if source.size.min() < crop_size:
+        name = source.name[source.size.min(axis=1).argmin()]
+        raise DataError(f"{source.dataset}: {name} is smaller than crop_size={crop_size}")
+    augment = jax.jit(functools.partial(augment_pair, crop_size=crop_size, rotation=rotation))
+    panels = []
+    for pair, name in zip(source, source.name, strict=True):
+        size = np.array(pair.reference.shape[:2], np.int32)
+        crops = augment(example_key(seed, 0, pair.index), pair.reference, pair.distorted, size)
+        reference, distorted = (np.rint(np.asarray(crop) * 255).astype(np.uint8) for crop in crops)
+        score = "no label" if np.isnan(pair.mos) else f"{_label(source)} {pair.mos:.4g}"
+        panels.append(Panel([("reference", reference), ("distorted", distorted)], [name, score]))
+    save_panels(path, panels, columns=2)
+
+
+def _label(source):
+    """What to call the labels, which are negated where lower is better."""
+    return source.score.kind if source.score.higher_is_better else f"−{source.score.kind}"
+
+
+def _facts(evaluation):
+    source, score = evaluation.source, evaluation.source.score
+    label = f"{score.kind}, {score.low:g} to {score.high:g}, "
+    if score.higher_is_better:
+        label += "higher is better"
+    else:
+        label += "lower is better; negated on this page, so that higher is better throughout"
+    facts = {"Attention": evaluation.warning} if evaluation.warning else {}
+    return facts | {
+        "Data set": source.dataset,
+        "Split": source.split,
+        "Pairs": len(source),
+        "References": len(set(source.reference)),
+        "Label": label,
+        "Weights": evaluation.weights,
+        "Crops": evaluation.crops,
+    }
+
+
+def _metric_rows(evaluation):
+    """Rows of the table of metrics: name, value, interval, values of the baselines, reason of a failure."""
+    baselines = evaluation.baseline_metrics().values()
+    rows = []
+    for key, name in _MEASURES.items():
+        others = [metrics[key] for metrics in baselines]
+        rows.append((name, evaluation.metrics[key], evaluation.intervals[key], others, ""))
+    nothing = (float("nan"), float("nan"))
+    for fit, values in evaluation.mapped().items():
+        for key, value in values.items():
+            name = f"{_MEASURES[key]}, {fit[-1]}-parameter logistic"
+            interval = evaluation.intervals.get(f"{fit}_{key}", nothing)
+            others = [float("nan")] * len(baselines)
+            rows.append((name, value, interval, others, evaluation.fits[fit].message))
+    return rows
+
+
+def _sorted_srcc(groups):
+    """SRCC of each group, best first, undefined ones last."""
+    values = {name: metrics["srcc"] for name, metrics in groups.items()}
+    return dict(sorted(values.items(), key=lambda item: (np.isnan(item[1]), -item[1])))
+
+
+def _worst(evaluation):
+    """Panels of the pairs that lie farthest above and farthest below the linear fit."""
+    source, predicted, label = evaluation.source, evaluation.predicted, _label(evaluation.source)
+    line = polynomial_fit(source.mos, predicted, 1)(source.mos)
+    residual = np.where(np.isclose(predicted, line), 0.0, predicted - line)
+    order = np.argsort(residual, kind="stable")
+
+    def panel(position):
+        pair = source[position]
+        return Panel(
+            [
+                (f"Reference {source.reference[position]}", _thumbnail(pair.reference)),
+                (f"Distorted image {source.name[position]}", _thumbnail(pair.distorted)),
+            ],
+            [
+                source.name[position],
+                f"{label} {source.mos[position]:.4g}, predicted {predicted[position]:.4g}",
+                f"{residual[position]:+.3g} from the linear fit",
+            ],
+        )
+
+    over = [panel(position) for position in order[::-1][:_WORST] if residual[position] > 0]
+    under = [panel(position) for position in order[:_WORST] if residual[position] < 0]
+    return over, under
+
+
+def _examples(evaluation):
+    """Panels of the first reference and of distorted versions of it, spread over their range of MOS."""
+    source = evaluation.source
+    name, label = source.reference[0], _label(source)
+    candidates = np.flatnonzero(source.reference == name)
+    mos = source.mos[candidates]
+    nearest = [np.abs(mos - target).argmin() for target in np.linspace(mos.max(), mos.min(), _EXAMPLES)]
+    reference = source.reference_image(name)
+    panels = [Panel([(f"Reference {name}", _thumbnail(reference))], [name, "reference"])]
+    for position in candidates[list(dict.fromkeys(nearest))]:
+        distorted = source.distorted_image(position)
+        if evaluation.baselines:
+            decibel, similarity = (evaluation.baselines[key][position] for key in ("psnr", "ssim"))
+        else:
+            decibel, similarity = psnr(reference, distorted), ssim(reference, distorted)
+        caption = [
+            source.name[position],
+            f"PSNR {decibel:.2f} dB".replace("inf", "∞"),
+            f"SSIM {similarity:.3f}",
+            f"{label} {source.mos[position]:.4g}",
+            f"predicted {evaluation.predicted[position]:.4g}",
+        ]
+        image = _thumbnail(distorted)
+        panels.append(Panel([(f"Distorted image {source.name[position]}", image)], caption))
+    return panels
+
+
+def _thumbnail(image):
+    small = Image.fromarray(image)
+    small.thumbnail((_THUMBNAIL, _THUMBNAIL), Image.Resampling.LANCZOS)
+    return np.asarray(small)
+
+
+def _number(value):
+    return "–" if np.isnan(value) else f"{value:.4f}"
+
+
+def _embedded(image):
+    """A data URI of a PNG's bytes or of pixels (H, W, 3)."""
+    if isinstance(image, np.ndarray):
+        buffer = io.BytesIO()
+        Image.fromarray(image).save(buffer, "PNG")
+        image = buffer.getvalue()
+    return "data:image/png;base64," + base64.b64encode(image).decode()

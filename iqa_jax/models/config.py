@@ -1,0 +1,34 @@
+"""What a model is made of."""
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """Everything that is needed to build a model again; stands beside its weights as JSON.
+
+    Attributes:
+      name: "iqa_conformer", "iqa_transformer", "blind_student" or the name of a backbone.
+      backbone: a key of `BACKBONES`.
+      num_classes: of a backbone on its own: its classifier's size, 0 for none.
+      dim, heads, dropout: width, attention heads and dropout probability after the backbone.
+      stochastic_depth: of a student, the probability that a residual branch is left out.
+      crop_size: side of the square crops in pixels; fixes the number of positions.
+      mos_mean, mos_std: MOS = prediction * mos_std + mos_mean (PIPAL's by default).
+      mos_low, mos_high: ends of the MOS scale.
+      dtype: compute type, "float32" or "bfloat16"; parameters are float32.
+    """
+
+    name: str
+    backbone: str = "inception_resnet_v2"
+    num_classes: int = 0
+    dim: int = 128
+    heads: int = 4
+    dropout: float = 0.1
+    stochastic_depth: float = 0.0
+    crop_size: int = 192
+    mos_mean: float = 1448.9595
+    mos_std: float = 121.5351
+    mos_low: float = 916.71
+    mos_high: float = 1835.99
+    dtype: str = "float32"

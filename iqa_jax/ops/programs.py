@@ -1,0 +1,115 @@
+"""How a function becomes a program: `jax.jit` with each platform's options, and the store of programs."""
+
+import functools
+import os
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from iqa_jax.errors import UserError
+from iqa_jax.files import writable_cache
+
+# XLA gives convolutions and matrix products on CPUs to YNNPACK, whose convolutions are slow where there are
+# few channels: Inception-ResNet-v2's stem takes two thirds more time.  This leaves it the reductions only.
+_CPU_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE"}
+
+
+@functools.cache
+def compiler_options() -> dict[str, str]:
+    """Options for `jax.jit(..., compiler_options=…)` on the default backend; {} where they are unknown."""
+    if jax.default_backend() != "cpu":
+        return {}
+    try:
+        jax.jit(lambda: 0, compiler_options=_CPU_OPTIONS).lower().compile()
+    except Exception:  # another version of XLA, which says so in its own ways
+        return {}
+    return _CPU_OPTIONS
+
+
+def jit(function: Callable, **options) -> Callable:
+    """`jax.jit` for a program's outermost function, with `compiler_options()`."""
+    return jax.jit(function, compiler_options=compiler_options(), **options)
+
+
+def cores() -> int:
+    """How many this process may use; work is sized by them, results are not."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def few_at_a_time(function: Callable, *arrays: jax.Array, count: jax.Array | None = None):
+    """`function(*arrays)` for a function that treats the examples of batches (B, …) independently.
+
+    On CPUs only as many examples as there are cores are computed together: what passes from layer
+    to layer then stays in the cache.
+
+    Args:
+      count: how many of the examples matter, (); the results of the others may be anything.
+    """
+    batch = arrays[0].shape[0]
+    if not isinstance(batch, int):  # an exported program's is symbolic
+        few = 1
+    elif count is None:
+        few = max(n for n in range(1, cores() + 1) if batch % n == 0)
+    else:
+        few = min(cores(), batch)
+
+    def on_cpu(*arrays):
+        if isinstance(batch, int) and batch == few:
+            return function(*arrays)
+        if count is not None:
+            return _up_to(function, arrays, few, count)
+        parts = [x.reshape(-1, few, *x.shape[1:]) for x in arrays]
+        results = lax.map(lambda part: function(*part), parts)
+        return jax.tree.map(lambda y: y.reshape(batch, *y.shape[2:]), results)
+
+    return lax.platform_dependent(*arrays, cpu=on_cpu, default=function)
+
+
+def _up_to(function: Callable, arrays: tuple[jax.Array, ...], few: int, count: jax.Array):
+    """`function` on `few` examples after the other, until `count` are done."""
+    batch = arrays[0].shape[0]
+    shapes = jax.eval_shape(function, *(jax.ShapeDtypeStruct((few, *x.shape[1:]), x.dtype) for x in arrays))
+    start = jax.tree.map(lambda s: jnp.zeros((batch, *s.shape[1:]), s.dtype), shapes)
+
+    def do_part(number, results):
+        at = jnp.minimum(number * few, batch - few)  # the last part may overlap the one before
+        part = function(*(lax.dynamic_slice_in_dim(x, at, few) for x in arrays))
+
+        def put(whole, new):
+            return lax.dynamic_update_slice_in_dim(whole, new, at, 0)
+
+        return jax.tree.map(put, results, part)
+
+    return lax.fori_loop(0, (count + few - 1) // few, do_part, start)
+
+
+def summed_in_float32(form):
+    """A form for CPUs that sums in float32 at least, as the kernels of other platforms do."""
+
+    def wrapped(*args):
+        dtype = args[0].dtype
+        wide = jnp.promote_types(dtype, jnp.float32)
+        return form(*(a.astype(wide) for a in args)).astype(dtype)
+
+    return wrapped
+
+
+def keep_programs() -> None:
+    """Lets JAX keep compiled programs in the cache directory, so that a second start is quick.
+
+    For command lines; a setting of `JAX_COMPILATION_CACHE_DIR` stays as it is.  Where the cache directory
+    cannot be written, programs are compiled at each start.
+    """
+    if jax.config.jax_compilation_cache_dir:
+        return
+    try:
+        store = writable_cache("programs")
+    except UserError:
+        return
+    jax.config.update("jax_compilation_cache_dir", str(store))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)

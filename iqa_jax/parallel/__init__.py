@@ -1,0 +1,1 @@
+"""Several processes: one training run, or one job that they share."""

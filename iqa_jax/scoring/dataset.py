@@ -1,0 +1,161 @@
+"""Scores of a whole split of a data set, under one or several sets of weights."""
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from iqa_jax.data.source import PairSource
+from iqa_jax.errors import DataError, UserError
+from iqa_jax.ops.windows import CROPS, SMALLEST, places
+from iqa_jax.parallel.jobs import do_together, grouped
+from iqa_jax.scoring.engine import BATCH_SIZE, KEPT_WINDOWS, Engine, Reference, WindowModel
+from iqa_jax.scoring.load import load_model
+
+_AHEAD = 4  # images decoded while others are scored
+_PART = 64  # pairs that a process takes at a time, when several do the work
+
+
+def predict(
+    model: WindowModel,
+    source: PairSource,
+    *,
+    crops: str,
+    batch_size: int = BATCH_SIZE,
+    progress: Callable[[int], object] = lambda pairs: None,
+) -> np.ndarray:
+    """Predicted MOS of every pair of `source`: (sets of weights, N) float32.
+
+    Each image is read once, and a reference's features serve all its distorted versions.
+
+    Args:
+      crops: one of `CROPS`.
+      progress: is told how many more pairs are done.
+    Raises:
+      DataError: an image is too small for the crops.
+    """
+    size = model.config.crop_size
+    _check_sizes(source, crops, size)
+    first = {name: number for number, name in reversed(list(enumerate(source.reference)))}
+    order = sorted(range(len(source)), key=lambda position: first[source.reference[position]])
+
+    def items(reference=None, name=None):
+        for position, distorted, of_pair in _decoded(source, order, model.full_reference):
+            where = places(crops, *distorted.shape[:2], size)
+            if model.full_reference and source.reference[position] != name:
+                name = source.reference[position]
+                reference = Reference(of_pair(), keep=len(where) <= KEPT_WINDOWS)
+            yield reference, distorted, where
+
+    predicted = np.empty((model.sets, len(source)), np.float32)
+    for position, scores in zip(order, Engine(model, batch_size=batch_size).scores(items()), strict=True):
+        predicted[:, position] = scores.mean(1, dtype=np.float64)
+        progress(1)
+    return predicted
+
+
+def _decoded(
+    source: PairSource, order: Iterable[int], with_references: bool
+) -> Iterator[tuple[int, np.ndarray, Callable[[], np.ndarray]]]:
+    """Each position with its distorted image and what gives its reference, decoded ahead by a thread."""
+    with ThreadPoolExecutor(1) as pool:
+        waiting: deque = deque()
+        latest: tuple[str, object] = ("", None)
+
+        def taken():
+            position, distorted, reference = waiting.popleft()
+            return position, distorted.result(), reference and reference.result
+
+        for position in order:
+            name = source.reference[position]
+            if with_references and latest[0] != name:
+                latest = name, pool.submit(source.reference_image, name)
+            waiting.append((position, pool.submit(source.distorted_image, position), latest[1]))
+            if len(waiting) > _AHEAD:
+                yield taken()
+        while waiting:
+            yield taken()
+
+
+def _check_sizes(source: PairSource, crops: str, size: int) -> None:
+    smallest = SMALLEST if crops == "grid" else size
+    small = np.flatnonzero(source.size.min(axis=1) < smallest)
+    if small.size:
+        height, width = source.size[small[0]]
+        raise DataError(
+            f"{source.name[small[0]]}: {height} x {width} pixels, crops={crops} needs {smallest} "
+            "or more on each side" + ("; use grid" if crops != "grid" else "")
+        )
+
+
+class Predictor:
+    """Weights from disk as a function from pairs to scores.
+
+    Attributes:
+      config: the model's configuration.
+      record: the weights' `config.json`.
+      full_reference: whether the model compares with references.
+      crops: the protocol.
+      sha256: of the weights.
+      name: what to call them.
+    """
+
+    def __init__(
+        self,
+        weights: str | os.PathLike,
+        *,
+        step: int | str = "best",
+        ema: bool = False,
+        crops: str = "ten",
+    ):
+        """Reads the weights, see `iqa_jax.scoring.load.load_model`.
+
+        Raises:
+          UserError: an unknown crop protocol.
+          WeightsError: no weights of an IQA model there.
+        """
+        if crops not in CROPS:
+            raise UserError(f"crops {crops}: expected one of {', '.join(CROPS)}")
+        self._model, self.record = load_model(weights, step=step, ema=ema)
+        self.config, self.full_reference = self._model.config, self._model.full_reference
+        self.crops, self.sha256 = crops, self.record["sha256"]
+        self.name = f"{self.config.name} {self.sha256[:12]}"
+
+    def on_scale_of(self, source: PairSource) -> bool:
+        """Whether predictions are in the units of the labels, so that their differences mean something."""
+        ends = (source.score.low, source.score.high)
+        if not source.score.higher_is_better:
+            ends = (-ends[1], -ends[0])
+        return ends == (self.config.mos_low, self.config.mos_high)
+
+    def __call__(
+        self, source: PairSource, progress: Callable[[int], object] = lambda pairs: None
+    ) -> np.ndarray:
+        """Predicted MOS (N,) of the pairs; `progress` is told how many more are done."""
+        return predict(self._model, source, crops=self.crops, progress=progress)[0]
+
+    def together(
+        self,
+        source: PairSource,
+        directory: Path,
+        progress: Callable[[int], object] = lambda pairs: None,
+    ) -> np.ndarray:
+        """The same, of which other processes work out a part; `directory` keeps what is done.
+
+        See `iqa_jax.parallel.jobs.do_together`.
+        """
+        parts = grouped(source.reference, _PART)
+        done = do_together(
+            directory,
+            len(parts),
+            lambda number: self(source.select(parts[number])).tolist(),
+            identity={"weights": self.sha256, "crops": self.crops, "pairs": source.fingerprint()},
+            progress=lambda number: progress(len(parts[number])),
+        )
+        predicted = np.empty(len(source), np.float32)
+        for part, values in zip(parts, done, strict=True):
+            predicted[part] = values
+        return predicted

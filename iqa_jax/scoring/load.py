@@ -1,0 +1,62 @@
+"""Loading a metric from whatever holds weights."""
+
+import os
+
+from iqa_jax.errors import WeightsError
+from iqa_jax.files import local_path
+from iqa_jax.models import IQA_MODELS
+from iqa_jax.scoring.engine import BATCH_SIZE, Network, WindowModel
+from iqa_jax.scoring.metric import BlindMetric, FullReferenceMetric, Metric
+from iqa_jax.weights.flat import model_with
+from iqa_jax.weights.reading import read_any
+
+
+def load(
+    path: str | os.PathLike,
+    *,
+    crops: str = "grid",
+    batch_size: int = BATCH_SIZE,
+    step: int | str = "best",
+    ema: bool = False,
+) -> Metric:
+    """The metric of a run, a converted directory, an averaged checkpoint or an exported file.
+
+    Args:
+      path: the directory or file.
+      crops, batch_size: see `Metric`.
+      step: of a run: "best" (by validation SRCC), "latest" or a step number.
+      ema: of a run: its exponential moving average instead of the raw weights.
+    Returns:
+      A `FullReferenceMetric` or a `BlindMetric`.
+    Raises:
+      WeightsError: nothing there to load, it is damaged, or it is a backbone's.
+    """
+    model, record = load_model(path, step=step, ema=ema)
+    return metric_of(model, record, crops=crops, batch_size=batch_size)
+
+
+def load_model(
+    path: str | os.PathLike, *, step: int | str = "best", ema: bool = False
+) -> tuple[WindowModel, dict]:
+    """What scores windows, and the record of its weights (`config.json` with their "sha256").
+
+    Raises:
+      WeightsError: see `load`.
+    """
+    if local_path(path).is_file():
+        from iqa_jax.scoring.export import read_exported
+
+        return read_exported(path)
+    config, weights, record = read_any(path, step=step, ema=ema)
+    if config.name not in IQA_MODELS:
+        raise WeightsError(
+            f"{path}: a backbone's weights ({config.name}), expected an IQA model's; the network itself is "
+            "what iqa_jax.weights.reading.load_backbone gives"
+        )
+    return Network.of(model_with(config, weights)), record
+
+
+def metric_of(model: WindowModel, record: dict, **options) -> Metric:
+    """The metric for a model of either kind; see `Metric`."""
+    kind = FullReferenceMetric if model.full_reference else BlindMetric
+    return kind(model, record, **options)

@@ -1,0 +1,1 @@
+"""Training, from the configuration to the last checkpoint."""

@@ -1,0 +1,158 @@
+"""Batches of pairs: which examples make them up, and which crops of their images.
+
+Both depend on the seed and on the number of the batch alone, wherever the images are kept; see
+`iqa_jax.training.feed`.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+
+from iqa_jax.data.source import PairSource
+from iqa_jax.ops.augment import Cropping
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    """Pairs of crops in arrays.
+
+    Attributes:
+      index, epoch: (B,) int32, position in the split and pass over the data; with the seed they
+        determine each example's augmentation.
+      reference, distorted: (B, S, S, 3) uint8; no reference for a model that needs none.
+      mos: (B,) float32.
+      pseudo: (B,) bool, whether a label is a model's.
+    """
+
+    index: np.ndarray
+    epoch: np.ndarray
+    reference: np.ndarray | None
+    distorted: np.ndarray
+    mos: np.ndarray
+    pseudo: np.ndarray
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Draw:
+    """Which examples make up a batch.
+
+    Attributes:
+      position: (B,) int32, in `Examples`.
+      epoch: (B,) int32, pass over the data.
+    """
+
+    position: np.ndarray
+    epoch: np.ndarray
+
+    def rows(self, rows: np.ndarray) -> "Draw":
+        """Some of the examples."""
+        return Draw(self.position[rows], self.epoch[rows])
+
+
+class Order:
+    """The draw of each batch, by its number; every epoch is shuffled anew.
+
+    With two kinds of examples (labelled and pseudo-labelled), a batch has the first kind's followed by
+    the second's.  An epoch of a kind is as many whole shares of a batch as there are.
+    """
+
+    def __init__(self, lengths: Sequence[int], batch_sizes: Sequence[int], *, seed: int):
+        """Takes the number of examples of each kind and how many of them a batch has."""
+        self._kinds = list(zip(lengths, batch_sizes, strict=True))
+        self._seed = seed
+        self._permutation = functools.lru_cache(maxsize=8)(self._shuffled)
+
+    def _shuffled(self, kind: int, epoch: int) -> np.ndarray:
+        length, _ = self._kinds[kind]
+        return np.random.default_rng((self._seed, kind, epoch)).permutation(length).astype(np.int32)
+
+    def __call__(self, number: int) -> Draw:
+        """The draw of the batch of this number."""
+        positions, epochs, offset = [], [], 0
+        for kind, (length, size) in enumerate(self._kinds):
+            epoch, place = divmod(number, length // size)
+            positions.append(offset + self._permutation(kind, epoch)[place * size : (place + 1) * size])
+            epochs.append(np.full(size, epoch, np.int32))
+            offset += length
+        return Draw(np.concatenate(positions), np.concatenate(epochs))
+
+
+class Examples:
+    """The pairs of one or more sources, by their position in all of them.
+
+    Attributes:
+      index, mos, pseudo: columns as in `Batch`, (N, …).
+      size: (N, 2) int32, height and width of the images.
+      reference: (N,) int32, number of the reference image; 0 for a model that needs none.
+      reference_size: (R, 2) int32, height and width of the reference images.
+    """
+
+    def __init__(self, sources: Sequence[PairSource], *, with_references: bool = True):
+        self._sources = sources
+        self._start = np.cumsum([0, *(len(source) for source in sources)])
+        self.index = np.concatenate([source.index for source in sources]).astype(np.int32)
+        self.size = np.concatenate([source.size for source in sources]).astype(np.int32)
+        self.mos = np.concatenate([source.mos for source in sources]).astype(np.float32)
+        self.pseudo = np.repeat([source.pseudo for source in sources], np.diff(self._start))
+        names = [(kind, name) for kind, source in enumerate(sources) for name in source.reference]
+        self._references = list(dict.fromkeys(names)) if with_references else []
+        number = {name: n for n, name in enumerate(self._references)}
+        self.reference = np.array([number.get(name, 0) for name in names], np.int32)
+        self.reference_size = np.zeros((len(self._references), 2), np.int32)
+        if with_references:
+            self.reference_size[self.reference] = self.size  # a pair's images are of one size
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    @property
+    def lengths(self) -> list[int]:
+        """How many there are of each source."""
+        return np.diff(self._start).tolist()
+
+    def distorted_image(self, position: int) -> np.ndarray:
+        """(H, W, 3) uint8."""
+        kind = int(np.searchsorted(self._start, position, side="right")) - 1
+        return self._sources[kind].distorted_image(position - self._start[kind])
+
+    def reference_image(self, number: int) -> np.ndarray:
+        """The reference of this number in `reference`, (H, W, 3) uint8."""
+        kind, name = self._references[number]
+        return self._sources[kind].reference_image(name)
+
+    def batch(self, draw: Draw, cropping: Cropping, images: "Images") -> Batch:
+        """The crops of a draw.
+
+        Args:
+          images: where the images are taken from; the examples themselves read them.
+        """
+        at = draw.position
+        corners = cropping.corners_on_host(draw.epoch, self.index[at], self.size[at], self.pseudo[at])
+
+        def cut(image, corner):
+            top, left = corner
+            return image[top : top + cropping.size, left : left + cropping.size]
+
+        distorted = np.stack(
+            [cut(images.distorted_image(p), corner) for p, corner in zip(at, corners, strict=True)]
+        )
+        reference = None
+        if self._references:
+            numbers = self.reference[at]
+            reference = np.stack(
+                [cut(images.reference_image(n), corner) for n, corner in zip(numbers, corners, strict=True)]
+            )
+        columns = {name: getattr(self, name)[at] for name in ("index", "mos", "pseudo")}
+        return Batch(epoch=draw.epoch, reference=reference, distorted=distorted, **columns)
+
+
+class Images:
+    """All images of some examples, decoded in memory."""
+
+    def __init__(self, distorted: Sequence[np.ndarray], references: Sequence[np.ndarray]):
+        self.distorted_image, self.reference_image = distorted.__getitem__, references.__getitem__

@@ -1,0 +1,268 @@
+"""The training configuration: reading it from the command line, and checking it."""
+
+import contextlib
+import dataclasses
+import difflib
+import math
+import re
+import sys
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from iqa_jax.data.datasets import DATASETS, default_data_dir, find_folder
+from iqa_jax.errors import ConfigError
+from iqa_jax.models import BACKBONES, IQA_MODELS
+from iqa_jax.ops.windows import CROPS
+from iqa_jax.training.feed import PLACEMENTS
+
+_CHOICES = {
+    "model": tuple(IQA_MODELS),
+    "dataset": ("auto", *DATASETS),
+    "backbone": tuple(BACKBONES),
+    "dtype": ("float32", "bfloat16"),
+    "optimizer": ("adam", "sgd"),
+    "schedule": ("constant", "cosine"),
+    "crops": tuple(CROPS),
+}
+_ABOUT_PROCESSES = re.compile(r"(?<=^--)(num-processes|process-id)")
+_AT_LEAST_ONE = ("batch_size", "accumulation", "num_epochs", "keep_checkpoints")
+_NOT_NEGATIVE = ("seed", "warmup_steps", "num_steps", "eval_every", "checkpoint_every", "rotation")
+
+
+@dataclasses.dataclass(frozen=True)
+class Command:
+    """What a training command asks for.
+
+    Attributes:
+      config: checked, with `dataset` settled.
+      name: of the configuration file, without its ending.
+      workdir: if given.
+      reason: why this data set, as a sentence.
+      processes: what `iqa_jax.parallel.processes.join` takes.
+    """
+
+    config: ConfigDict
+    name: str
+    workdir: str | None
+    reason: str
+    processes: dict = dataclasses.field(default_factory=dict)
+
+
+def parse(argv: list[str]) -> Command:
+    """Reads `--config FILE[:RECIPE] [--config.FIELD=VALUE …] [--workdir DIR]` and, for one of several
+    processes, `--coordinator HOST:PORT --num-processes N --process-id K`.
+
+    Raises:
+      ConfigError: a flag, a field or a value that does not exist or does not fit.
+    """
+    config, file, overrides, flags = _parse_flags(argv)
+    path, _, recipe = file.partition(":")
+    reason = f"{config.dataset} was asked for"
+    if config.dataset == "auto":
+        data_dir = config.data_dir or str(default_data_dir())
+        found = find_folder("pipal", data_dir)
+        if found and not DATASETS["pipal"].has_training_images(found):
+            found = None  # the challenge's test pairs alone
+        recipe = "pipal" if found else "demo"
+        if found:
+            reason = f"PIPAL was found in {found}; for the built-in set: --config {path}:demo"
+        else:
+            reason = (
+                f"PIPAL was not found in or under {data_dir}; to train on it, unpack it there or give the "
+                f"folder above it: --config {path}:pipal --config.data_dir=DIR"
+            )
+        overrides.pop("dataset", None)
+    elif recipe in ("", "auto"):
+        recipe = "demo" if config.dataset == "iqa_demo" else "pipal"
+    config, *_ = _parse_flags([f"--config={path}:{recipe}"])
+    with config.ignore_type():  # the values are of the right types already
+        config.update_from_flattened_dict(overrides)
+    check(config)
+    workdir = flags.pop("workdir")
+    return Command(config, Path(path).stem, workdir, reason, flags)
+
+
+def _parse_flags(argv: list[str]) -> tuple[ConfigDict, str, dict, dict]:
+    """Configuration, its file with the recipe, what was overridden, and the other flags."""
+    from absl import flags
+    from ml_collections import config_flags
+
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_file("config", flag_values=values)
+    flags.DEFINE_string("workdir", None, "Where the run is kept.", flag_values=values)
+    flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0.", flag_values=values)
+    flags.DEFINE_integer("num_processes", None, "How many there are.", flag_values=values)
+    flags.DEFINE_integer("process_id", None, "Which one this is, from 0.", flag_values=values)
+    argv = [_ABOUT_PROCESSES.sub(lambda name: name[0].replace("-", "_"), a) for a in argv]
+    _check_file(argv)
+    before = sys.argv
+    sys.argv = ["train.py", *argv]  # where config_flags looks for overrides
+    try:
+        surplus = values(sys.argv)[1:]
+        config = values.config
+        list(config)  # a file that could not be read fails here
+        file, overrides = (
+            config_flags.get_config_filename(values["config"]),
+            config_flags.get_override_values(values["config"]),
+        )
+    except Exception as error:  # absl's and ml_collections', and whatever the file raises
+        raise ConfigError(_plainly(error, argv)) from None
+    finally:
+        sys.argv = before
+    if surplus:
+        raise ConfigError(f"unexpected argument {surplus[0]!r}; fields are set as --config.FIELD=VALUE")
+    others = ("workdir", "coordinator", "num_processes", "process_id")
+    return config, file, overrides, {name: values[name].value for name in others}
+
+
+def _file_of(argv: list[str]) -> str | None:
+    """What stands after --config, in either spelling."""
+    for number, argument in enumerate(argv):
+        name, equals, value = argument.partition("=")
+        if name in ("--config", "-config"):
+            return value if equals else next(iter(argv[number + 1 :]), None)
+    return None
+
+
+def _check_file(argv: list[str]) -> None:
+    """Raises ConfigError unless a Python file is given as the configuration."""
+    given = _file_of(argv)
+    if not given:
+        raise ConfigError("give a configuration: --config configs/conformer.py")
+    path = Path(given.partition(":")[0])
+    if not path.is_file():
+        what = "a directory" if path.is_dir() else "no such configuration file"
+        raise ConfigError(f"{given}: {what}; expected configs/conformer.py, say")
+    if path.suffix != ".py":
+        raise ConfigError(
+            f"{given}: not a Python file; expected a configuration such as configs/conformer.py"
+        )
+
+
+def _plainly(error: Exception, argv: list[str]) -> str:
+    """One line for what absl, ml_collections or the configuration file raise."""
+    given = _file_of(argv)
+    if overrides := _overrides(argv):
+        config, *_ = _parse_flags([f"--config={given}"])  # raises if it is the file's fault
+        problems = (_problem_of(override, config) for override in overrides)
+        if problem := next(filter(None, problems), None):
+            return problem
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    text = " ".join(dict.fromkeys((lines[0], lines[-1])))
+    if type(error).__module__.startswith(("absl", "ml_collections")) or isinstance(error, ValueError):
+        return text
+    return f"{given}: cannot be read as a configuration ({type(error).__name__}: {text})"
+
+
+def _overrides(argv: list[str]) -> list[str]:
+    """Each --config.FIELD with its value, as FIELD=VALUE."""
+    found = []
+    for number, argument in enumerate(argv):
+        if match := re.match(r"--?config\.(.*)", argument):
+            following = next(iter(argv[number + 1 :]), "--")
+            apart = "=" not in argument and not following.startswith("-")
+            found.append(f"{match[1]}={following}" if apart else match[1])
+    return found
+
+
+_EXPECTED = {bool: "true or false", int: "a whole number", float: "a number"}
+
+
+def _problem_of(override: str, config: ConfigDict) -> str | None:
+    """What is wrong with FIELD=VALUE; None if nothing is."""
+    name, equals, value = override.partition("=")
+    names = [field for field, _ in _leaves(config)]
+    if name not in names:
+        near = difflib.get_close_matches(name, names, n=1)
+        hint = (
+            f"; the nearest is config.{near[0]}" if near else ", nor one like it; the file lists its fields"
+        )
+        return f"config has no field {name!r}{hint}"
+    group, _, inner = name.rpartition(".")
+    kind = type((config[group] if group else config)[inner])
+    if kind is bool and (not equals or value.lower() in ("true", "false", "1", "0", "t", "f")):
+        return None
+    if kind in _EXPECTED:
+        with contextlib.suppress(ValueError):
+            if kind is not bool:
+                kind(value)
+                return None
+    elif equals:
+        return None
+    return f"config.{name}={value}: expected {_EXPECTED.get(kind, 'a value')}"
+
+
+def _leaves(config: ConfigDict) -> list[tuple[str, object]]:
+    """All fields with their values, those of a group as GROUP.FIELD."""
+    leaves = []
+    for name, value in config.items():
+        inner = value.items() if isinstance(value, ConfigDict) else None
+        leaves += [(name, value)] if inner is None else [(f"{name}.{n}", v) for n, v in inner]
+    return leaves
+
+
+def check(config: ConfigDict) -> None:
+    """Raises ConfigError for a value that makes no sense; names the field and what is expected."""
+    for field, choices in _CHOICES.items():
+        value = config[field].partition("/")[0] if field == "dataset" else config[field]  # "pairs/NAME"
+        if value not in choices:
+            near = difflib.get_close_matches(config[field], choices, n=1, cutoff=0.0)[0]
+            raise ConfigError(
+                f"config.{field}={config[field]}: expected one of {', '.join(choices)}; did you mean {near}?"
+            )
+    for field, value in _leaves(config):
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ConfigError(f"config.{field}={value}: expected a finite number")
+    for fields, bound in ((_AT_LEAST_ONE, 1), (_NOT_NEGATIVE, 0)):
+        for field in fields:
+            if config[field] < bound:
+                raise ConfigError(f"config.{field}={config[field]}: expected {bound} or more")
+    for field, fits, expected in (
+        ("seed", config.seed < 2**31, "a number below 2147483648"),
+        ("learning_rate", config.learning_rate > 0, "a number above 0"),
+        ("dropout", 0 <= config.get("dropout", 0.0) < 1, "a probability below 1"),
+        ("ema_decay", 0 <= config.ema_decay < 1, "0 (none) or a number below 1"),
+        ("accumulation", config.batch_size % config.accumulation == 0, "a divisor of config.batch_size"),
+        ("crop_size", config.crop_size >= 96, "96 or more"),
+    ):
+        if not fits:
+            raise ConfigError(f"config.{field}={config[field]}: expected {expected}")
+    if config.data.placement not in PLACEMENTS:
+        raise ConfigError(
+            f"config.data.placement={config.data.placement}: expected one of {', '.join(PLACEMENTS)}"
+        )
+    if config.data.steps_at_once < 0:
+        raise ConfigError(f"config.data.steps_at_once={config.data.steps_at_once}: expected 0 or more")
+    if not IQA_MODELS[config.model].full_reference:
+        _check_student(config)
+
+
+def _check_student(config: ConfigDict) -> None:
+    noise = config.noise
+    checks = [
+        ("pseudo_ratio", config.pseudo_ratio >= 0, "0 (labels only) or more"),
+        ("pseudo_weight", config.pseudo_weight >= 0, "0 or more"),
+        ("pseudo_crops", config.pseudo_crops in CROPS, f"one of {', '.join(CROPS)}"),
+        ("rounds", config.rounds >= 1, "1 or more"),
+        ("backbone_learning_rate", config.backbone_learning_rate >= 0, "0 (frozen) or more"),
+        ("noise.rotation", noise.rotation >= 0, "degrees, 0 or more"),
+    ]
+    checks += [(f"noise.{n}", 0 <= noise[n] <= 1, "a probability") for n in ("flip", "cut_out", "grid_mask")]
+    checks += [
+        (f"noise.{n}", 0 <= noise[n] < 1, "a probability below 1") for n in ("dropout", "stochastic_depth")
+    ]
+    for field, fits, expected in checks:
+        if not fits:
+            value = noise[field.partition(".")[2]] if "." in field else config[field]
+            raise ConfigError(f"config.{field}={value}: expected {expected}")
+    if config.pseudo_ratio and not config.teacher:
+        raise ConfigError(
+            "config.teacher: give the run or the averaged checkpoint of a full-reference model, "
+            "--config.teacher=runs/conformer; or --config.pseudo_ratio=0 to train on the labels alone"
+        )
+    if config.pseudo_ratio and config.unlabelled.partition("/")[0] not in DATASETS:
+        raise ConfigError(
+            f"config.unlabelled={config.unlabelled}: expected one of {', '.join(DATASETS)}; pairs that "
+            "`python -m iqa_jax distort` made are pairs/NAME once they are prepared"
+        )

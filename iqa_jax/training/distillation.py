@@ -1,0 +1,110 @@
+"""The student's training: pseudo-labels from a teacher, then labelled and pseudo-labelled images together."""
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+from ml_collections import ConfigDict
+from tqdm import tqdm
+
+from iqa_jax.data.datasets import prepare
+from iqa_jax.data.source import PairSource
+from iqa_jax.errors import DataError, WeightsError
+from iqa_jax.files import writable_cache
+from iqa_jax.models import ModelConfig
+from iqa_jax.parallel import processes
+from iqa_jax.scoring.dataset import Predictor
+from iqa_jax.training.inputs import model_config_for, open_data
+from iqa_jax.training.log import say
+from iqa_jax.training.loop import train
+from iqa_jax.weights.directory import read_config
+
+
+def train_student(config: ConfigDict, workdir: str | Path, *, reason: str = "") -> dict:
+    """Trains a Blind Noisy Student, or goes on where it stopped; see `iqa_jax.training.loop.train`.
+
+    With several rounds, the students before the last are the runs `workdir`/round-1 and so on; each
+    scores the unlabelled pairs for the next, and its scores and the teacher's are averaged.
+
+    Args:
+      config: see `configs/student.py`.
+    Raises:
+      WeightsError: the teacher is missing, needs no reference or has learned another scale.
+    """
+    if not config.pseudo_ratio:
+        return train(config, workdir, reason=reason)
+    training, _ = open_data(config)
+    teacher = _teacher(config, model_config_for(config, training))
+    unlabelled = _unlabelled(config)
+    labellers = [teacher]
+    for number in range(1, config.rounds + 1):
+        last = number == config.rounds
+        directory = Path(workdir) if last else Path(workdir) / f"round-{number}"
+        if config.rounds > 1:
+            say(f"round {number} of {config.rounds}: {directory}")
+        labels = np.mean([pseudo_labels(labeller, unlabelled) for labeller in labellers], axis=0)
+        origin = {
+            "dataset": config.unlabelled,
+            "split": config.unlabelled_split,
+            "crops": config.pseudo_crops,
+            "by": [labeller.sha256 for labeller in labellers],
+        }
+        pseudo = unlabelled.pseudo_labelled(labels)
+        metrics = train(config, directory, reason=reason, pseudo=pseudo, pseudo_origin=origin)
+        if not last:
+            labellers = [teacher, _predictor(directory, config.pseudo_crops)]
+    return metrics
+
+
+def _predictor(weights: str | Path, crops: str) -> Predictor:
+    """Of a run, its averaged weights if it kept them."""
+    weights = Path(weights).expanduser()
+    ema = bool(read_config(weights).get("training", {}).get("ema_decay", 0.0))
+    return Predictor(weights, ema=ema, crops=crops)
+
+
+def _teacher(config: ConfigDict, student: ModelConfig) -> Predictor:
+    told = f"config.teacher={config.teacher}"
+    try:
+        teacher = _predictor(config.teacher, config.pseudo_crops)
+    except WeightsError as error:
+        raise WeightsError(f"{told}: {error}") from None
+    if not teacher.full_reference:
+        raise WeightsError(
+            f"{told}: {teacher.config.name} needs no reference; expected a full-reference model"
+        )
+    scales = [(c.mos_low, c.mos_high) for c in (teacher.config, student)]
+    if scales[0] != scales[1]:
+        (low, high), (wanted_low, wanted_high) = scales
+        raise WeightsError(
+            f"{told}: has learned scores from {low:g} to {high:g}, the labels of {config.dataset} go from "
+            f"{wanted_low:g} to {wanted_high:g}; expected a teacher that was trained on that scale"
+        )
+    say(f"teacher: {teacher.name}")
+    return teacher
+
+
+def _unlabelled(config: ConfigDict) -> PairSource:
+    source = PairSource(prepare(config.unlabelled, data_dir=config.data_dir or None), config.unlabelled_split)
+    if source.size.min() < config.crop_size:
+        raise DataError(
+            f"config.unlabelled_split={config.unlabelled_split}: an image of {source.size.min()} pixels on a "
+            f"side, expected config.crop_size={config.crop_size} or more"
+        )
+    return source
+
+
+def pseudo_labels(labeller: Predictor, source: PairSource) -> np.ndarray:
+    """The labeller's scores (N,) of the pairs, computed once and kept in the cache directory.
+
+    An interrupted start is gone on with; the processes of a run share the work.  What is kept is named by the
+    labeller's hash, the crops and the pairs.
+    """
+    depends_on = f"{labeller.sha256} {labeller.crops} {source.fingerprint()}"
+    key = hashlib.sha256(depends_on.encode()).hexdigest()[:32]
+    directory = writable_cache("pseudo_labels", key)
+    quiet = not processes.is_first()
+    with tqdm(total=len(source), desc="pseudo-labels", unit="pair", dynamic_ncols=True, disable=quiet) as bar:
+        labels = labeller.together(source, directory, bar.update)
+    say(f"pseudo-labels: {len(source):,} pairs by {labeller.name}, {directory}")
+    return labels

@@ -1,0 +1,282 @@
+"""What the steps of a run take: batches of crops, from images that are kept somewhere.
+
+Images are decoded as they are needed ("stream"), kept decoded in this process's memory ("host") or kept on
+the devices, where a step cuts the crops that it needs ("device"); the batches are the same.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import psutil
+from jax import lax
+from jax.sharding import Mesh, PartitionSpec
+from tqdm import tqdm
+
+from iqa_jax.errors import ConfigError
+from iqa_jax.ops.augment import Cropping, cut_crop
+from iqa_jax.training.batches import Batch, Draw, Examples, Images, Order
+from iqa_jax.training.placement import AXIS, Placement
+
+PLACEMENTS = ("auto", "device", "host", "stream")
+# Shares of the memory that there is, up to which "auto" takes it for decoded images.
+_DEVICE_SHARE, _HOST_SHARE = 0.4, 0.3
+_SHELF_WIDTH = 2048  # pixels, of an atlas of images that are not wider
+
+
+@dataclasses.dataclass(frozen=True)
+class Shelves:
+    """Where images of several sizes lie in one large image, side by side on shelves.
+
+    Attributes:
+      height, width: of the large image.
+      corner: (N, 2) int32, top and left of each.
+    """
+
+    height: int
+    width: int
+    corner: np.ndarray
+
+    @classmethod
+    def of(cls, size: np.ndarray) -> "Shelves":
+        """For images of (N, 2) height and width; the highest come first, so that little is lost."""
+        corner = np.zeros((len(size), 2), np.int32)
+        width = max(_SHELF_WIDTH, int(size[:, 1].max(initial=1)))
+        top = left = shelf = 0
+        for number in np.argsort(-size[:, 0], kind="stable"):
+            if left + size[number, 1] > width:
+                top, left, shelf = top + shelf, 0, 0
+            corner[number] = top, left
+            left += size[number, 1]
+            shelf = max(shelf, size[number, 0])
+        return cls(int(top + shelf), width, corner)
+
+    def filled(self, images: Iterator[tuple[int, np.ndarray]], height: int) -> np.ndarray:
+        """The large image, (height, width, 3) uint8, with these numbered images in it."""
+        large = np.zeros((height, self.width, 3), np.uint8)
+        for number, image in images:
+            top, left = self.corner[number]
+            large[top : top + image.shape[0], left : left + image.shape[1]] = image
+        return large
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Store:
+    """Decoded images on the devices: the distorted ones divided between them, all else on each.
+
+    Attributes:
+      distorted: (devices * height, width, 3) uint8, a large image for each device.
+      place: (N, 3) int32, each distorted image's device, top and left there.
+      references: (height, width, 3) uint8; None for a model that needs none.
+      reference_corner: (R, 2) int32, top and left of each reference.
+      reference: (N,) int32, row of `reference_corner`.
+      index, size, mos, pseudo: columns as in `Examples`.
+    """
+
+    distorted: jax.Array
+    place: jax.Array
+    references: jax.Array | None
+    reference_corner: jax.Array | None
+    reference: jax.Array
+    index: jax.Array
+    size: jax.Array
+    mos: jax.Array
+    pseudo: jax.Array
+
+    def batch(self, draw: Draw, cropping: Cropping, mesh: Mesh) -> Batch:
+        """The crops of a draw; for use in a jitted step."""
+        at = draw.position
+        index, pseudo = self.index[at], self.pseudo[at]
+        corners = cropping.corners(draw.epoch, index, self.size[at], pseudo)
+        place = self.place[at]
+        place = jnp.concatenate([place[:, :1], place[:, 1:] + corners], axis=1)
+        reference = None
+        if self.references is not None:
+            corners += self.reference_corner[self.reference[at]]
+            reference = _crops(self.references, corners, cropping.size)
+        return Batch(
+            index=index,
+            epoch=draw.epoch,
+            reference=reference,
+            distorted=_gathered(self.distorted, place, cropping.size, mesh),
+            mos=self.mos[at],
+            pseudo=pseudo,
+        )
+
+
+def _crops(large: jax.Array, corners: jax.Array, size: int) -> jax.Array:
+    """(B, size, size, 3) from a large image (H, W, 3), at (B, 2) corners."""
+    return jax.vmap(lambda corner: cut_crop(large, corner, size))(corners)
+
+
+def _gathered(large: jax.Array, place: jax.Array, size: int, mesh: Mesh) -> jax.Array:
+    """Crops (B, size, size, 3) at (B, 3) devices and corners; only they go from device to device."""
+    if mesh.size == 1:
+        return _crops(large, place[:, 1:], size)
+
+    def on_one(large, place):
+        every = lax.all_gather(place, AXIS, tiled=True)  # the whole batch's
+        here = every[:, 0] == lax.axis_index(AXIS)
+        crops = _crops(large, jnp.where(here[:, None], every[:, 1:], 0), size)
+        crops = jnp.where(here[:, None, None, None], crops, 0)
+        return lax.psum_scatter(crops, AXIS, tiled=True)  # one device has each crop, the others 0
+
+    split = PartitionSpec(AXIS)
+    return jax.shard_map(on_one, mesh=mesh, in_specs=(split, split), out_specs=split)(large, place)
+
+
+class Feed:
+    """What the steps of a run take, wherever the images are kept.
+
+    Attributes:
+      placement: of the batches.
+      kept: "device", "host" or "stream".
+      store: what a step needs beside its own input; None unless the images are on the devices.
+    """
+
+    def __init__(
+        self,
+        examples: Examples,
+        order: Order,
+        cropping: Cropping,
+        placement: Placement,
+        *,
+        kept: str,
+        say: Callable[[str], None] = lambda line: None,
+    ):
+        """Decodes the images, unless they are streamed.
+
+        Args:
+          kept: one of `PLACEMENTS`; "auto" takes the first that there is room for, and says so.
+        Raises:
+          ConfigError: there is no room on the devices.
+        """
+        self._examples, self._order, self.cropping = examples, order, cropping
+        self.placement = placement
+        self.kept = _chosen(kept, examples, placement, say)
+        self._count = len(order(0).position)
+        self._rows = placement.rows(self._count)
+        self._batches: Iterator[Batch] | None = None
+        self.store: Store | None = None
+        self._images: Examples | Images = examples
+        if self.kept == "device":
+            self.store = _on_devices(examples, placement)
+        elif self.kept == "host":
+            self._images = _in_memory(examples)
+
+    def take(self, number: int) -> Batch | Draw:
+        """What the step of this number takes, on the devices; the numbers have to follow one another."""
+        if self.kept == "device":
+            inputs = self._order(number).rows(self._rows)
+        else:
+            if self._batches is None:
+                self._batches = _ahead(self._loaded, number)
+            inputs = next(self._batches)
+        return self.placement.put_split(inputs, self._rows, self._count)
+
+    def _loaded(self, number: int) -> Batch:
+        draw = self._order(number).rows(self._rows)
+        return self._examples.batch(draw, self.cropping, self._images)
+
+    def several(self, start: int, count: int) -> Draw:
+        """The draws of `count` steps, stacked; only for images that are kept on the devices."""
+        draws = [self._order(number) for number in range(start, start + count)]
+        return self.placement.put_everywhere(jax.tree.map(lambda *parts: np.stack(parts), *draws))
+
+    def batch(self, store: Store | None, inputs: Batch | Draw) -> Batch:
+        """The batch that `take` stands for; for use in a jitted step, which is given `store`."""
+        return inputs if store is None else store.batch(inputs, self.cropping, self.placement.mesh)
+
+
+def _ahead(load: Callable[[int], Batch], start: int) -> Iterator[Batch]:
+    """What `load` gives for `start`, `start + 1` and so on, computed ahead by threads."""
+    import grain
+
+    numbers = grain.MapDataset.range(start, start + 2**31)
+    options = grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)
+    return iter(numbers.map(load).to_iter_dataset(options))
+
+
+def _memory(placement: Placement) -> tuple[int, int]:
+    """Bytes that the devices have together (0 where they do not tell), and that are free in memory."""
+    stats = [device.memory_stats() or {} for device in placement.mesh.local_devices]
+    free = psutil.virtual_memory().available
+    return min(s.get("bytes_limit", 0) for s in stats) * placement.mesh.size, free
+
+
+def _chosen(kept: str, examples: Examples, placement: Placement, say) -> str:
+    needed = 3 * int((examples.size.prod(1).sum(dtype=np.int64)) + examples.reference_size.prod(1).sum())
+    device, free = _memory(placement)
+    room = device * _DEVICE_SHARE
+    told = f"{needed / 2**20:,.0f} MiB decoded"
+    if kept == "device" and 0 < room < needed:
+        raise ConfigError(
+            f"config.data.placement=device: {told}, there is room for {room / 2**20:,.0f}; use host"
+        )
+    if kept != "auto":
+        say(f"images: {kept} ({told})")
+        return kept
+    if needed < room:
+        kept, why = "device", f"room for {room / 2**20:,.0f} on the devices"
+    elif needed < free * _HOST_SHARE:
+        kept, why = "host", f"{free / 2**20:,.0f} free in memory"
+    else:
+        kept, why = "stream", f"only {free / 2**20:,.0f} free in memory"
+    say(f"images: {kept} ({told}, {why})")
+    return kept
+
+
+def _decoded(
+    read: Callable[[int], np.ndarray], numbers: Sequence[int], what: str
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Each number with its image, a few of them decoded ahead by threads."""
+    with ThreadPoolExecutor() as pool, tqdm(total=len(numbers), desc=what, unit="image", leave=False) as bar:
+        for start in range(0, len(numbers), 64):
+            some = numbers[start : start + 64]
+            yield from zip(some, pool.map(read, some), strict=True)
+            bar.update(len(some))
+
+
+def _in_memory(examples: Examples) -> Images:
+    distorted = _decoded(examples.distorted_image, range(len(examples)), "decoding")
+    references = _decoded(
+        examples.reference_image, range(len(examples.reference_size)), "decoding references"
+    )
+    return Images([image for _, image in distorted], [image for _, image in references])
+
+
+def _on_devices(examples: Examples, placement: Placement) -> Store:
+    devices = placement.mesh.size
+    parts = np.array_split(np.arange(len(examples)), devices)
+    shelves = [Shelves.of(examples.size[part]) for part in parts]
+    height = max(one.height for one in shelves)
+    width = max(one.width for one in shelves)
+    shelves = [dataclasses.replace(one, width=width) for one in shelves]
+    place = np.concatenate(
+        [
+            np.column_stack([np.full(len(part), device), one.corner])
+            for device, (part, one) in enumerate(zip(parts, shelves, strict=True))
+        ]
+    )
+
+    def of_device(index):
+        number = (index[0].start or 0) // height
+        part = parts[number]
+        images = _decoded(lambda k: examples.distorted_image(part[k]), range(len(part)), "decoding")
+        return shelves[number].filled(images, height)
+
+    shape = (devices * height, width, 3)
+    columns = {name: getattr(examples, name) for name in ("reference", "index", "size", "mos", "pseudo")}
+    columns |= {"place": place.astype(np.int32), "references": None, "reference_corner": None}
+    if len(examples.reference_size):
+        under = Shelves.of(examples.reference_size)
+        images = _decoded(
+            examples.reference_image, range(len(examples.reference_size)), "decoding references"
+        )
+        columns |= {"references": under.filled(images, under.height), "reference_corner": under.corner}
+    distorted = jax.make_array_from_callback(shape, placement.split, of_device)
+    return Store(distorted=distorted, **placement.put_everywhere(columns))

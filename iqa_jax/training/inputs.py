@@ -1,0 +1,126 @@
+"""What a run takes: its pairs, how many of each kind are in a batch, and the model on their scale."""
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from iqa_jax.data.datasets import prepare
+from iqa_jax.data.source import PairSource
+from iqa_jax.data.splits import part_of_splits
+from iqa_jax.errors import ConfigError, DataError
+from iqa_jax.models import ModelConfig
+
+_PIPAL_MOS = (1448.9595, 121.5351)  # mean and deviation that the original normalises with
+
+
+def open_data(config: ConfigDict) -> tuple[PairSource, PairSource]:
+    """Training and validation pairs, prepared if need be.
+
+    Raises:
+      DataError, ConfigError: they are not there, share a reference, have no labels or are too small.
+    """
+    builder = prepare(config.dataset, data_dir=config.data_dir or None)
+    if config.splits:
+        training, validation = (
+            part_of_splits(builder, config.splits, part) for part in ("train", "validation")
+        )
+    else:
+        training = PairSource(builder, config.train_split)
+        validation = PairSource(builder, config.validation_split)
+    for field, source in (("train_split", training), ("validation_split", validation)):
+        if np.isnan(source.mos).any():
+            raise DataError(f"config.{field}={source.split}: pairs without a label; choose another split")
+        if source.size.min() < config.crop_size:
+            raise DataError(
+                f"config.{field}={source.split}: an image of {source.size.min()} pixels on a side, "
+                f"expected config.crop_size={config.crop_size} or more"
+            )
+    if not np.ptp(training.mos) > 0:
+        raise DataError(
+            f"config.train_split={training.split}: every label is {abs(training.mos[0]):g}; expected labels "
+            "that vary, there is nothing to learn from these"
+        )
+    shared = set(training.reference) & set(validation.reference)
+    if shared:
+        raise DataError(
+            f"the reference {min(shared)} is in both config.train_split={training.split} and "
+            f"config.validation_split={validation.split}; split between references"
+        )
+    return training, validation
+
+
+def batch_sizes(config: ConfigDict, training: PairSource, pseudo: PairSource | None) -> tuple[int, int]:
+    """How many labelled and how many pseudo-labelled pairs there are in a batch.
+
+    Raises:
+      ConfigError: there are fewer in all, or none of a kind in a batch.
+    """
+    share = config.pseudo_ratio / (1 + config.pseudo_ratio) if pseudo else 0
+    from_pseudo = round(config.batch_size * share)
+    sizes = (config.batch_size - from_pseudo, from_pseudo)
+    if pseudo and not all(sizes):
+        raise ConfigError(
+            f"config.pseudo_ratio={config.pseudo_ratio}: makes {sizes[0]} labelled and {sizes[1]} "
+            f"pseudo-labelled images in a batch of {config.batch_size}; expected one or more of each"
+        )
+    for kind, source, size in (("training", training, sizes[0]), ("pseudo-labelled", pseudo, sizes[1])):
+        if source is not None and len(source) < size:
+            raise ConfigError(
+                f"config.batch_size={config.batch_size}: takes {size} {kind} pairs, there are {len(source)}"
+            )
+    return sizes
+
+
+def model_config_for(config: ConfigDict, training: PairSource) -> ModelConfig:
+    """The model that `config` asks for, on the scale of the training pairs' labels."""
+    mean, deviation = _PIPAL_MOS
+    if config.dataset != "pipal":
+        mean, deviation = round(float(training.mos.mean()), 4), round(float(training.mos.std()), 4)
+    ends = (training.score.low, training.score.high)
+    low, high = ends if training.score.higher_is_better else (-ends[1], -ends[0])
+    noise = config.get("noise", {})
+    return ModelConfig(
+        name=config.model,
+        backbone=config.backbone,
+        dropout=noise["dropout"] if noise else config.dropout,
+        stochastic_depth=noise["stochastic_depth"] if noise else 0.0,
+        dim=config.dim,
+        heads=config.heads,
+        crop_size=config.crop_size,
+        mos_mean=mean,
+        mos_std=deviation,
+        mos_low=low,
+        mos_high=high,
+        dtype=config.dtype,
+    )
+
+
+def data_record(training: PairSource, validation: PairSource, *, by_reference: bool) -> dict:
+    """What a run is trained on and validated on, for its config.json; references with their digests.
+
+    Args:
+      by_reference: whether a file of splits divided them.
+    """
+
+    def of(source):
+        return {
+            "split": source.split,
+            "by_reference": by_reference,
+            "pairs": len(source),
+            "mos_mean": round(float(source.mos.mean()), 4),
+            "mos_std": round(float(source.mos.std()), 4),
+            "references": source.digests(),
+        }
+
+    return {"dataset": training.dataset, "training": of(training), "validation": of(validation)}
+
+
+def changed(before: dict, now: dict) -> str | None:
+    """The first difference between two records of `data_record`, as a phrase; None if there is none."""
+    for part in ("training", "validation"):
+        for name, value in now[part].items():
+            earlier = before[part].get(name)
+            if name == "references" and earlier != value:
+                return f"{part} references"
+            if name != "split" and earlier != value:
+                return f"{part} {name} {value}, before {earlier}"
+    return None

@@ -1,0 +1,357 @@
+"""Training: the loop, which reads like the recipe, and how it is stopped."""
+
+import contextlib
+import dataclasses
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import numpy as np
+from flax import nnx
+from ml_collections import ConfigDict
+from tqdm import tqdm
+
+from iqa_jax import __version__
+from iqa_jax.data.source import PairSource
+from iqa_jax.errors import ConfigError, TrainingError
+from iqa_jax.evaluation.plots import save_scatter
+from iqa_jax.files import writable_directory
+from iqa_jax.models import IQA_MODELS, split_model
+from iqa_jax.ops.augment import Cropping
+from iqa_jax.ops.noise import InputNoise
+from iqa_jax.parallel import processes
+from iqa_jax.signals import STOP_SIGNALS
+from iqa_jax.training.batches import Examples, Order
+from iqa_jax.training.feed import Feed
+from iqa_jax.training.inputs import batch_sizes, data_record, model_config_for, open_data
+from iqa_jax.training.log import Log, closing_table, say
+from iqa_jax.training.placement import Placement
+from iqa_jax.training.run import alone_in, begun, of_this_version
+from iqa_jax.training.step import (
+    TrainState,
+    evaluated,
+    from_arrays,
+    initial_state,
+    jit_step,
+    jit_steps,
+    make_optimizer,
+    make_train_step,
+    to_arrays,
+)
+from iqa_jax.training.validation import Evaluator
+from iqa_jax.weights.checkpoints import Checkpoints
+from iqa_jax.weights.directory import FORMAT
+from iqa_jax.weights.flat import model_with
+
+_AT_ONCE = 10  # steps in one dispatch, where the images are on the devices
+_LOOK_EVERY = 10  # steps between looks at the loss, each of which waits for the device
+
+
+def train(
+    config: ConfigDict,
+    workdir: str | os.PathLike,
+    *,
+    reason: str = "",
+    pseudo: PairSource | None = None,
+    pseudo_origin: dict | None = None,
+) -> dict:
+    """Trains an IQA model, or goes on with the run that is in `workdir`.
+
+    A run that was stopped at any step and goes on ends with the same bits as one that never was.
+
+    Args:
+      config: see `iqa_jax.configs.conformer` and, for a model without reference, `iqa_jax.configs.student`.
+      workdir: gets config.json, backbone/, checkpoints/, metrics.jsonl, TensorBoard events and
+        scatter.png.
+      reason: why this data set, to be said and recorded.
+      pseudo: pseudo-labelled pairs for a model without reference, and `pseudo_origin`, where their
+        labels come from, to be recorded.
+    Returns:
+      The last line of metrics.jsonl.
+    Raises:
+      ConfigError, DataError, WeightsError: what is asked for does not fit or is not there.
+      TrainingError: the loss is not finite.
+      Interrupted: by Ctrl-C or a signal that asks to stop, after saving.
+    """
+    workdir = writable_directory(workdir).absolute()
+    with alone_in(workdir):
+        placement = _checked_placement(config)
+        plan = _planned(config, workdir, reason, pseudo, pseudo_origin)
+        frozen, state, evaluation_graph, train_step = _built(config, plan)
+        evaluator = Evaluator(workdir, plan.validation, evaluation_graph, crops=config.crops)
+        kept_epochs = plan.steps_per_epoch if config.keep_epochs else None
+        with Checkpoints(workdir, keep=config.keep_checkpoints, every=kept_epochs, say=say) as checkpoints:
+            found = checkpoints.read_latest()
+            if found:
+                state = from_arrays(state, of_this_version(found[1], workdir))
+                say(f"going on from step {found[0]}")
+            state, frozen = placement.put_everywhere((state, frozen))
+            step = int(state.step)
+            last_line = int(state.evaluated_step) if step < plan.last_step else step
+            with Log(workdir, first_step=step, last_line=last_line, writes=processes.is_first()) as log:
+                if step < plan.last_step:
+                    loop = _Loop(config, plan, placement, train_step, evaluator, checkpoints, log)
+                    loop.run(state, frozen)
+            best = checkpoints.best_step()
+        if processes.is_first():
+            closing_table(log.lines, best, workdir)
+            if evaluator.predicted is not None:
+                save_scatter(workdir / "scatter.png", evaluator.predicted, plan.validation.mos)
+        return log.lines[-1]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Plan:
+    """What a run does, before anything is computed.
+
+    Attributes:
+      validation: the pairs to validate on.
+      examples, order, cropping: what the batches are made of.
+      weights, model_config: of the model at the start.
+      steps_per_epoch, total_steps: of the schedule.
+      last_step: where the run ends.
+    """
+
+    validation: PairSource
+    examples: Examples
+    order: Order
+    cropping: Cropping
+    weights: dict
+    model_config: object
+    steps_per_epoch: int
+    total_steps: int
+    last_step: int
+
+
+def _checked_placement(config: ConfigDict) -> Placement:
+    placement = Placement.of(jax.devices())
+    devices = placement.mesh.size
+    if config.batch_size % (config.accumulation * devices):
+        raise ConfigError(
+            f"config.batch_size={config.batch_size}: expected a multiple of "
+            f"config.accumulation={config.accumulation} times the number of devices, {devices}"
+        )
+    return placement
+
+
+def _planned(config: ConfigDict, workdir: Path, reason: str, pseudo, pseudo_origin) -> _Plan:
+    """Opens the data, checks that all fits, and begins the run's directory or checks it."""
+    say(f"data: {config.dataset} ({reason})" if reason else f"data: {config.dataset}")
+    training, validation = open_data(config)
+    named = {"training": training, "validation": validation, "pseudo-labelled": pseudo}
+    for name, source in named.items():
+        if source is not None:
+            references = len(set(source.reference))
+            say(f"  {name}: {len(source):,} pairs of {references} references ({source.split})")
+    sizes = batch_sizes(config, training, pseudo)
+    steps_per_epoch = len(training) // sizes[0]
+    total_steps = config.num_epochs * steps_per_epoch
+    if config.warmup_steps >= total_steps:
+        raise ConfigError(
+            f"config.warmup_steps={config.warmup_steps}: expected fewer than the {total_steps} steps of the "
+            f"schedule ({config.num_epochs} epochs of {steps_per_epoch})"
+        )
+    model_config = model_config_for(config, training)
+    origin = {"dataset": config.dataset, "reason": reason, "version": __version__}
+    record = {
+        "format": FORMAT,
+        "model": dataclasses.asdict(model_config),
+        "source": origin | ({"pseudo_labels": pseudo_origin} if pseudo_origin else {}),
+        "training": config.to_dict(),
+        "steps_per_epoch": steps_per_epoch,
+        "data": data_record(training, validation, by_reference=bool(config.splits)),
+    }
+    with processes.first_before_others("begin"):
+        weights = begun(workdir, config, model_config, record)
+    full_reference = IQA_MODELS[config.model].full_reference
+    examples = Examples([training, *([pseudo] if pseudo else [])], with_references=full_reference)
+    return _Plan(
+        validation=validation,
+        examples=examples,
+        order=Order(examples.lengths, sizes[: len(examples.lengths)], seed=config.seed),
+        cropping=Cropping(config.seed, config.crop_size, noise=bool(_noise(config))),
+        weights=weights,
+        model_config=model_config,
+        steps_per_epoch=steps_per_epoch,
+        total_steps=total_steps,
+        last_step=config.num_steps or total_steps,
+    )
+
+
+def _built(config: ConfigDict, plan: _Plan):
+    """Frozen weights, the state at the start, the model's structure in evaluation, and the step."""
+    backbone_rate = config.get("backbone_learning_rate", 0.0)
+    model = model_with(plan.model_config, plan.weights)
+    evaluation_graph, trained, frozen = split_model(model, tune_backbone=backbone_rate > 0)
+    model.train()
+    train_graph, _, _ = split_model(model, tune_backbone=backbone_rate > 0)
+    optimizer = make_optimizer(
+        config.learning_rate,
+        kind=config.optimizer,
+        schedule=config.schedule,
+        warmup_steps=config.warmup_steps,
+        total_steps=plan.total_steps,
+        backbone_learning_rate=backbone_rate,
+    )
+    train_step = make_train_step(
+        train_graph,
+        optimizer,
+        seed=config.seed,
+        rotation=config.rotation,
+        accumulation=config.accumulation,
+        ema_decay=config.ema_decay,
+        **_noise(config),
+    )
+    return frozen, initial_state(trained, optimizer, ema=config.ema_decay > 0), evaluation_graph, train_step
+
+
+def _noise(config: ConfigDict) -> dict:
+    """What `make_train_step` takes of a student's configuration."""
+    if IQA_MODELS[config.model].full_reference or not config.pseudo_ratio:
+        return {}
+    noise = InputNoise(**{f.name: config.noise[f.name] for f in dataclasses.fields(InputNoise)})
+    return {"noise": noise, "pseudo_weight": config.pseudo_weight}
+
+
+class _Loop:
+    """Steps, evaluations and checkpoints, until the last step or a signal."""
+
+    def __init__(self, config, plan: _Plan, placement, train_step, evaluator, checkpoints, log: Log):
+        self._plan, self._evaluator, self._checkpoints, self._log = plan, evaluator, checkpoints, log
+        self._eval_every = config.eval_every or plan.steps_per_epoch
+        self._checkpoint_every = config.checkpoint_every or plan.steps_per_epoch
+        kept = config.data.placement
+        self._feed = Feed(plan.examples, plan.order, plan.cropping, placement, kept=kept, say=say)
+        self._take_step = jit_step(train_step, placement, self._feed.batch)
+        self._take_steps = jit_steps(train_step, placement, self._feed.batch)
+        default = _AT_ONCE if self._feed.kept == "device" else 1
+        self._at_once = config.data.steps_at_once or default
+        self._unseen: list[jax.Array] = []  # losses that nobody has looked at
+
+    def run(self, state: TrainState, frozen: nnx.State) -> None:
+        """Trains from the state's step on.
+
+        Raises:
+          TrainingError: the loss is not finite, or another process is lost.
+          Interrupted: after saving.
+        """
+        step, last = int(state.step), self._plan.last_step
+        bar = tqdm(
+            total=last,
+            initial=step,
+            desc="training",
+            unit="step",
+            dynamic_ncols=True,
+            disable=not processes.is_first(),
+        )
+        with _stop_signals() as stop, bar, _lost_process_named(self._checkpoints):
+            while step < last:
+                due = min(_next(step, self._eval_every), _next(step, self._checkpoint_every), last)
+                state, losses = self._advanced(state, frozen, step, due)
+                step += losses.size
+                bar.update(losses.size)
+                self._unseen.append(losses)
+                looking = step == due or sum(x.size for x in self._unseen) >= _LOOK_EVERY
+                alone = jax.process_count() == 1
+                stopping = bool(stop) if alone else looking and processes.any_of(bool(stop))
+                if looking or stopping:
+                    self._look(step, bar)
+                srcc = None
+                if step % self._eval_every == 0 or step == last:
+                    state, srcc = self._evaluated(state, frozen, step)
+                    bar.set_postfix_str(f"srcc {srcc:.3f}")
+                if step == due or stopping:
+                    self._checkpoints.save(step, to_arrays(state), srcc=srcc)
+                if stopping:
+                    self._checkpoints.wait()
+                    raise Interrupted(stop[0] if stop else signal.SIGTERM, step)
+            self._checkpoints.wait()
+
+    def _advanced(self, state: TrainState, frozen, step: int, due: int) -> tuple[TrainState, jax.Array]:
+        """The state after one step, or after several in one dispatch, and their losses."""
+        feed = self._feed
+        if feed.kept == "device" and 1 < self._at_once <= due - step:
+            return self._take_steps(state, frozen, feed.store, feed.several(step, self._at_once))
+        return self._take_step(state, frozen, feed.store, feed.take(step))
+
+    def _evaluated(self, state: TrainState, frozen, step: int) -> tuple[TrainState, float]:
+        """Evaluates and logs; the state after that, and the SRCC."""
+        since = step - int(state.evaluated_step)
+        metrics = {"loss": float(state.loss_sum) / since} | self._evaluator(state, frozen)
+        self._log.evaluation(step, step / self._plan.steps_per_epoch, metrics)
+        regular = step % self._eval_every == 0  # else it is the end, for now
+        return evaluated(state) if regular else state, metrics["srcc"]
+
+    def _look(self, step: int, bar: tqdm) -> None:
+        """Fetches the latest losses, shows and logs them, and stops the run if one is not finite."""
+        losses = np.concatenate([np.atleast_1d(x) for x in jax.device_get(self._unseen)])
+        first = step - len(losses) + 1
+        self._unseen.clear()
+        if not np.isfinite(losses).all():
+            bad = first + int(np.flatnonzero(~np.isfinite(losses))[0])
+            steps = self._checkpoints.steps
+            good = f"the last good checkpoint is step {steps[-1]}" if steps else "no checkpoint yet"
+            raise TrainingError(
+                f"the loss of step {bad} is {losses[bad - first]}; {good}. A lower config.learning_rate in a "
+                "new working directory may help"
+            )
+        bar.set_postfix_str(f"loss {losses.mean():.4f}")
+        for number, loss in enumerate(losses):
+            self._log.scalar("training/loss", loss, first + number)
+        if bar.format_dict["rate"]:
+            self._log.scalar("training/steps_per_second", bar.format_dict["rate"], step)
+
+
+class Interrupted(Exception):
+    """The run was asked to stop; everything up to `step` is saved."""
+
+    def __init__(self, signal_number: int, step: int):
+        self.exit_code = 128 + signal_number
+        super().__init__(
+            f"stopped at step {step} ({signal.Signals(signal_number).name}), all is saved; "
+            "run the same command again to go on"
+        )
+
+
+def _next(step: int, every: int) -> int:
+    """The first multiple of `every` after `step`."""
+    return (step // every + 1) * every
+
+
+@contextlib.contextmanager
+def _lost_process_named(checkpoints: Checkpoints) -> Iterator[None]:
+    """What JAX raises when another process of the run has ended, as an error that says so."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if jax.process_count() == 1:
+            raise
+        steps = checkpoints.steps
+        saved = f"saved is step {steps[-1]}" if steps else "no checkpoint yet"
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+        raise TrainingError(
+            f"another process of the run has ended or cannot be reached ({reason}); {saved}. Start the same "
+            "command again in all processes to go on"
+        ) from None
+
+
+@contextlib.contextmanager
+def _stop_signals() -> Iterator[list[int]]:
+    """A list that gets the number of the first signal that asks to stop; a second Ctrl-C ends at once."""
+    received: list[int] = []
+
+    def handle(number, frame):
+        if received and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        received.append(number)
+        say(f"{signal.Signals(number).name}: saving after this step; press Ctrl-C again to end without")
+
+    wanted = [n for n in (*STOP_SIGNALS, signal.SIGINT) if signal.getsignal(n) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, handle) for number in wanted}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,131 @@
+"""A run's directory: begun, or checked to be that of the same run."""
+
+import contextlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import numpy as np
+from flax import nnx
+from ml_collections import ConfigDict
+
+from iqa_jax.errors import ConfigError, DataError, WeightsError
+from iqa_jax.files import Busy, locked, write_whole
+from iqa_jax.models import ModelConfig, build
+from iqa_jax.parallel import processes
+from iqa_jax.training.inputs import changed
+from iqa_jax.training.log import read_lines, say
+from iqa_jax.weights.checkpoints import Saved
+from iqa_jax.weights.directory import read_config, read_weights, save_weights
+from iqa_jax.weights.flat import STORED, flat_weights
+from iqa_jax.weights.pytorch.convert import pretrained_backbone
+from iqa_jax.weights.reading import backbone_weights
+
+# Fields that may differ when a run goes on: they do not change what a step does.
+_FREE_FIELDS = (
+    "num_steps",
+    "eval_every",
+    "checkpoint_every",
+    "keep_checkpoints",
+    "data_dir",
+    "data",
+    "crops",
+)
+
+
+@contextlib.contextmanager
+def alone_in(workdir: Path) -> Iterator[None]:
+    """Refuses a second run in a directory; the processes of one run count as one."""
+    with contextlib.ExitStack() as stack:
+        if processes.is_first():
+            try:
+                stack.enter_context(locked(workdir / ".lock", wait=False))
+            except Busy:
+                raise ConfigError(
+                    f"{workdir}: another training is at work there; wait for its end, stop it, or choose "
+                    "another working directory"
+                ) from None
+        yield
+
+
+def begun(workdir: Path, config: ConfigDict, model_config: ModelConfig, record: dict) -> dict[str, jax.Array]:
+    """The initial weights of the run in `workdir`; begins it, or makes sure that it is the same run.
+
+    A run without a checkpoint begins anew, whatever its settings were.
+    """
+    if Saved(workdir).steps:
+        if not (workdir / "config.json").exists():
+            raise WeightsError(
+                f"{workdir}: has checkpoints but no config.json; choose another working directory"
+            )
+        _check_same_run(workdir, config, model_config, record)
+        return _initial_weights(workdir, config, model_config)
+    if (workdir / "weights").exists():
+        raise WeightsError(f"{workdir}: holds converted weights, not a run; choose another working directory")
+    weights = _initial_weights(workdir, config, model_config, anew=True)
+    for left_over in ("metrics.jsonl", "baselines.json"):
+        (workdir / left_over).unlink(missing_ok=True)
+    write_whole(workdir / "config.json", json.dumps(record, indent=2) + "\n")
+    return weights
+
+
+def _check_same_run(workdir: Path, config: ConfigDict, model_config: ModelConfig, record: dict) -> None:
+    """Raises ConfigError or DataError if settings or data are others than when the run began."""
+    before = read_config(workdir)
+    if before.get("training") is None:
+        raise WeightsError(f"{workdir}: holds converted weights, not a run; choose another working directory")
+    free = set(_FREE_FIELDS)
+    if config.schedule == "constant":
+        free.add("num_epochs")
+    for field, value in config.to_dict().items():
+        if field not in free and before["training"].get(field, value) != value:
+            raise ConfigError(
+                f"config.{field}={value}, but the run in {workdir} has {before['training'].get(field)}; "
+                "choose another working directory, or the same settings to go on"
+            )
+    if before["source"].get("pseudo_labels") != record["source"].get("pseudo_labels"):
+        raise ConfigError(
+            f"config.teacher={config.teacher}: other weights or pairs than when the run in {workdir} began; "
+            "choose another working directory"
+        )
+    change = changed(before.get("data", record["data"]), record["data"])
+    scale = ModelConfig(**before["model"])
+    if change is None and (scale.mos_mean, scale.mos_std) != (model_config.mos_mean, model_config.mos_std):
+        change = f"labels of mean {model_config.mos_mean:g} and deviation {model_config.mos_std:g}, before "
+        change += f"{scale.mos_mean:g} and {scale.mos_std:g}"
+    if change:
+        raise DataError(
+            f"the data have changed since the run in {workdir} began: {change}; choose another working "
+            "directory, or prepare the same data again to go on"
+        )
+
+
+def of_this_version(arrays: dict[str, np.ndarray], workdir: Path) -> dict[str, np.ndarray]:
+    """A checkpoint's arrays; one that does not know its last evaluation is told by metrics.jsonl."""
+    if "evaluated_step" in arrays:
+        return arrays
+    steps = [line["step"] for line in read_lines(workdir / "metrics.jsonl")]
+    steps = [step for step in steps if step <= arrays["step"]]
+    return {**arrays, "evaluated_step": np.int32(max(steps, default=0))}
+
+
+def _initial_weights(
+    workdir: Path, config: ConfigDict, model_config: ModelConfig, *, anew: bool = False
+) -> dict[str, jax.Array]:
+    """Random ones, but for the backbone's, which are kept in the run from its first start on."""
+    model = build(model_config, rngs=nnx.Rngs(config.seed))
+    weights = flat_weights(nnx.state(model, STORED))
+    kept = workdir / "backbone"
+    if kept.is_dir() and not anew:
+        _, backbone, record = read_weights(kept)
+        origin = record["source"]
+    else:
+        if config.backbone_weights == "random":
+            backbone = backbone_weights(model_config, weights)
+            origin = {"file": "random", "seed": config.seed}
+        else:
+            backbone, origin = pretrained_backbone(config.backbone, config.backbone_weights)
+        save_weights(kept, ModelConfig(config.backbone, config.backbone), backbone, origin)
+    say(f"model: {config.model} on {config.backbone}, backbone weights: {origin['file']}")
+    return weights | {f"backbone.{name}": array for name, array in backbone.items()}

@@ -1,0 +1,180 @@
+"""A weights directory: written whole or not at all, checked when read.
+
+It holds `config.json` (the model's configuration, where the weights come from and the SHA-256 of their
+content) and `weights/`, an orbax checkpoint.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from iqa_jax.errors import WeightsError
+from iqa_jax.files import local_path, writable_directory, write_whole
+from iqa_jax.models import ModelConfig
+from iqa_jax.weights.flat import content_hash, weight_shapes
+
+FORMAT = 1
+
+
+def file_sums(folder: Path) -> dict[str, str]:
+    """SHA-256 of each file of an orbax checkpoint that holds arrays."""
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != "commit_success.txt"  # which orbax adds last
+    }
+
+
+def damage(folder: Path, expected: Mapping[str, str]) -> str | None:
+    """The first file whose checksum is not the `expected` one, as a phrase; None if all are."""
+    found = file_sums(folder)
+    for name in sorted(expected.keys() | found.keys()):
+        if name not in found:
+            return f"{name} is missing"
+        if found[name] != expected.get(name):
+            return f"{name} is not what was written"
+    return None
+
+
+def by_itself():
+    """Orbax's option that a process reads or writes without the others, if there are any."""
+    from orbax.checkpoint.options import MultiprocessingOptions
+
+    number = jax.process_index()
+    return MultiprocessingOptions(
+        primary_host=number, active_processes={number}, barrier_sync_key_prefix=f"process_{number}"
+    )
+
+
+def save_weights(
+    directory: str | os.PathLike, config: ModelConfig, weights: Mapping[str, jax.Array], source: dict
+) -> None:
+    """Writes a weights directory; it appears complete or not at all.
+
+    Args:
+      directory: must not exist, be empty, or be a weights directory that holds nothing else; that is
+        replaced.
+      source: where the weights come from, kept in `config.json`.
+    Raises:
+      WeightsError: `directory` holds something else.
+      UserError: it cannot be written.
+    """
+    import orbax.checkpoint as ocp
+
+    directory = local_path(directory).absolute()
+    _check_replaceable(directory)
+    writable_directory(directory.parent)
+    partial = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
+    try:
+        with ocp.StandardCheckpointer(multiprocessing_options=by_itself()) as checkpointer:
+            checkpointer.save(partial / "weights", dict(weights))
+        record = {
+            "format": FORMAT,
+            "model": dataclasses.asdict(config),
+            "source": source,
+            "sha256": content_hash(weights),
+            "files": file_sums(partial / "weights"),
+        }
+        write_whole(partial / "config.json", json.dumps(record, indent=2) + "\n")
+        partial.chmod(0o755)
+        _put_in_place(partial, directory)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def _check_replaceable(directory: Path) -> None:
+    """Raises WeightsError if there is something that no weights directory has."""
+    if not directory.exists() or (directory.is_dir() and not any(directory.iterdir())):
+        return
+    other = "it is a file" if directory.is_file() else _foreign(directory)
+    if other:
+        raise WeightsError(
+            f"{directory}: {other}, so it is not replaced; choose another output directory, "
+            "one that is not there yet"
+        )
+
+
+def _foreign(directory: Path) -> str | None:
+    """What a directory holds beside weights that were written here, as a phrase; None if nothing."""
+    surplus = sorted({path.name for path in directory.iterdir()} - {"config.json", "weights"})
+    if surplus:
+        return f"it holds {surplus[0]}"
+    try:
+        files = read_config(directory)["files"]
+    except (WeightsError, KeyError):
+        return "it has no config.json of weights"
+    surplus = sorted(file_sums(directory / "weights").keys() - files.keys())
+    return f"it holds weights/{surplus[0]}" if surplus else None
+
+
+def _put_in_place(new: Path, directory: Path) -> None:
+    """Renames `new` to `directory`; what is there is moved aside first and removed last."""
+    if not directory.exists():
+        new.rename(directory)
+        return
+    aside = Path(tempfile.mkdtemp(prefix=f".{directory.name}-before-", dir=directory.parent))
+    directory.rename(aside / directory.name)
+    try:
+        new.rename(directory)
+    except BaseException:
+        (aside / directory.name).rename(directory)
+        raise
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def read_config(directory: str | os.PathLike) -> dict:
+    """`config.json` of a weights directory or of a run.
+
+    Raises:
+      WeightsError: there is none, or it is not one of ours.
+    """
+    directory = local_path(directory)
+    path = directory / "config.json"
+    if not directory.is_dir():
+        what = "a file" if directory.exists() else "no such directory"
+        raise WeightsError(
+            f"{directory}: {what}; expected a training run or a converted directory "
+            "(python convert/timm_to_flax.py)"
+        )
+    try:
+        record = json.loads(path.read_text())
+        if record["format"] != FORMAT:
+            raise WeightsError(f"{path}: format {record['format']!r}, this version reads {FORMAT}")
+        ModelConfig(**record["model"])
+        return record
+    except OSError as error:
+        raise WeightsError(f"{path}: {error.strerror}; expected a run or converted weights") from None
+    except (ValueError, KeyError, TypeError) as error:
+        if isinstance(error, WeightsError):
+            raise
+        raise WeightsError(f"{path}: not a configuration written by iqa_jax ({error})") from None
+
+
+def read_weights(directory: str | os.PathLike) -> tuple[ModelConfig, dict[str, jax.Array], dict]:
+    """(configuration, weights, whole `config.json`) of a weights directory.
+
+    Raises:
+      WeightsError: something is missing, truncated or differs from what was written.
+    """
+    import orbax.checkpoint as ocp
+
+    directory = local_path(directory).absolute()
+    record = read_config(directory)
+    config = ModelConfig(**record["model"])
+    target = {name: jax.ShapeDtypeStruct(shape, np.float32) for name, shape in weight_shapes(config).items()}
+    problem = damage(directory / "weights", record.get("files", {}))
+    if problem:
+        raise WeightsError(f"{directory / 'weights'}: damaged ({problem}); convert the weights again")
+    with ocp.StandardCheckpointer(multiprocessing_options=by_itself()) as checkpointer:
+        weights = checkpointer.restore(directory / "weights", target)
+    return config, weights, record

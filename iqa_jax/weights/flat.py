@@ -1,0 +1,76 @@
+"""An NNX state as a flat {path: array} mapping and back, checked."""
+
+import functools
+import hashlib
+from collections.abc import Mapping
+
+import jax
+import numpy as np
+from flax import nnx
+
+from iqa_jax.errors import WeightsError
+from iqa_jax.models import ModelConfig, build
+
+STORED = nnx.Any(nnx.Param, nnx.BatchStat)
+
+
+def flat_weights(state: nnx.State) -> dict[str, jax.Array]:
+    """An NNX state as {"encoder.norm.scale": array, …}."""
+    return {".".join(map(str, path)): leaf[...] for path, leaf in nnx.to_flat_state(state)}
+
+
+def filled_state(state: nnx.State, weights: Mapping[str, jax.Array]) -> nnx.State:
+    """`state` with the arrays of a mapping as `flat_weights` makes it."""
+    filled = [
+        (path, leaf.replace(jax.numpy.asarray(weights[".".join(map(str, path))])))
+        for path, leaf in nnx.to_flat_state(state)
+    ]
+    return nnx.from_flat_state(filled)
+
+
+def abstract_model(config: ModelConfig) -> nnx.Module:
+    """The model with shapes in place of arrays; costs no arithmetic."""
+    return nnx.eval_shape(lambda: build(config, rngs=nnx.Rngs(0)))
+
+
+@functools.cache
+def weight_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    state = nnx.state(abstract_model(config), STORED)
+    return {".".join(map(str, path)): leaf.shape for path, leaf in nnx.to_flat_state(state)}
+
+
+def model_with(config: ModelConfig, weights: Mapping[str, jax.Array]) -> nnx.Module:
+    """The model of `config` with these weights, in evaluation mode.
+
+    Raises:
+      WeightsError: a weight is missing, surplus or of another shape.
+    """
+    check_weights({name: np.shape(w) for name, w in weights.items()}, weight_shapes(config))
+    graphdef, state = nnx.split(abstract_model(config))
+    model = nnx.merge(graphdef, filled_state(state, weights))
+    model.eval()
+    return model
+
+
+def check_weights(found: Mapping[str, tuple], expected: Mapping[str, tuple]) -> None:
+    """Raises WeightsError unless both have the same names and shapes."""
+    for problem, names in (
+        ("missing", sorted(expected.keys() - found.keys())),
+        ("not part of this model", sorted(found.keys() - expected.keys())),
+    ):
+        if names:
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            raise WeightsError(f"weight {names[0]}{more}: {problem}")
+    for name, shape in expected.items():
+        if tuple(found[name]) != tuple(shape):
+            raise WeightsError(f"weight {name}: shape {tuple(found[name])}, expected {tuple(shape)}")
+
+
+def content_hash(weights: Mapping[str, jax.Array]) -> str:
+    """SHA-256 over names, dtypes, shapes and bytes; the same wherever the arrays live."""
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        array = np.asarray(weights[name])
+        digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()

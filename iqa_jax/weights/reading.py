@@ -1,0 +1,90 @@
+"""Reading whatever holds weights: a training run, a converted directory, an averaged checkpoint."""
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import jax
+import numpy as np
+from flax import nnx
+
+from iqa_jax.errors import WeightsError
+from iqa_jax.files import local_path
+from iqa_jax.models import IQA_MODELS, ModelConfig
+from iqa_jax.weights.checkpoints import Saved
+from iqa_jax.weights.directory import read_config, read_weights
+from iqa_jax.weights.flat import content_hash, model_with, weight_shapes
+
+
+def read_any(
+    path: str | os.PathLike, *, step: int | str = "best", ema: bool = False
+) -> tuple[ModelConfig, dict[str, jax.Array], dict]:
+    """(configuration, weights, `config.json` with the weights' "sha256") of whatever holds weights.
+
+    Args:
+      path: a directory written by `convert/timm_to_flax.py` or by `average`, or the `--workdir` of a
+        training run.
+      step: of a run: "best" (by validation SRCC), "latest" or a step number.
+      ema: of a run: its exponential moving average instead of the raw weights.
+    Raises:
+      WeightsError: nothing there to read, or it is damaged.
+    """
+    directory = local_path(path)
+    record = read_config(directory)
+    if (directory / "weights").is_dir():
+        return read_weights(directory)
+    if (directory / "checkpoints").is_dir():
+        weights = read_run_weights(directory, step=step, ema=ema)
+        return ModelConfig(**record["model"]), weights, record | {"sha256": content_hash(weights)}
+    raise WeightsError(f"{directory}: neither weights/ nor checkpoints/ is there; is the run just begun?")
+
+
+def load_backbone(path: str | os.PathLike) -> nnx.Module:
+    """The backbone of a directory that `convert/timm_to_flax.py` wrote, in evaluation mode.
+
+    Raises:
+      WeightsError: nothing there to load, it is damaged, or it is an IQA model's.
+    """
+    config, weights, _ = read_any(path)
+    if config.name in IQA_MODELS:
+        raise WeightsError(f"{path}: weights of {config.name}, expected a backbone's; use iqa_jax.load")
+    return model_with(config, weights)
+
+
+def backbone_weights(config: ModelConfig, weights: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+    """What an IQA model needs of its backbone, from a backbone's or an IQA model's weights.
+
+    Layers after the last tap are left out.
+
+    Args:
+      config: of the model that `weights` belong to.
+    """
+    if config.name in IQA_MODELS:
+        prefix = "backbone."
+        return {n[len(prefix) :]: w for n, w in weights.items() if n.startswith(prefix)}
+    needed = weight_shapes(dataclasses.replace(config, num_classes=0))
+    return {name: weights[name] for name in needed}
+
+
+def read_run_weights(workdir: Path, *, step: int | str = "best", ema: bool = False) -> dict[str, np.ndarray]:
+    """The trained weights of a run together with its backbone's.
+
+    Args:
+      step: "best" (by validation SRCC), "latest" or a step number.
+    Raises:
+      WeightsError: no such checkpoint, or it is damaged.
+    """
+    saved = Saved(workdir)
+    if not saved.steps:
+        raise WeightsError(f"{saved.folder}: no checkpoint yet")
+    chosen = {"best": saved.best_step(), "latest": saved.steps[-1]}.get(step, step)
+    if not isinstance(chosen, int):
+        raise WeightsError(f"step {step!r}: expected 'best', 'latest' or a number")
+    arrays = saved.read(chosen)
+    wanted = "ema." if ema else "weights."
+    trained = {name.removeprefix(wanted): a for name, a in arrays.items() if name.startswith(wanted)}
+    if not trained:
+        raise WeightsError(f"{workdir}: the run kept no EMA weights (config.ema_decay was 0)")
+    _, backbone, _ = read_weights(Path(workdir) / "backbone")
+    return {**{f"backbone.{name}": array for name, array in backbone.items()}, **trained}

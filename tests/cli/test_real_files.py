@@ -1,0 +1,246 @@
+"""Files as people have them: every command reads them alike, and nothing is wrong in silence."""
+
+import csv
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageCms
+
+from iqa_jax.data import datasets
+from iqa_jax.data.source import PairSource
+from iqa_jax.data.splits import trained_on
+from iqa_jax.evaluation.evaluate import file_name
+from iqa_jax.parallel.jobs import do_together
+from tests import miniature
+
+SIZE = (80, 100)
+
+
+def kinds(folder: Path) -> Path:
+    """A pair of each kind of image that is read, and a table of them."""
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    rgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    reference = miniature.picture(1, SIZE)
+    for side, image in (("references", reference), ("distorted", miniature.noisy(reference, 15.0, 1))):
+        place = folder / side
+        place.mkdir(parents=True)
+        plain = Image.fromarray(image)
+        alpha = np.tile(np.linspace(0, 255, SIZE[1]).astype(np.uint8), (SIZE[0], 1))
+        Image.fromarray((image.mean(2) * 257).astype(np.uint16)).save(place / "grey16.png")
+        Image.fromarray(np.dstack([image, alpha])).save(place / "alpha.png")
+        plain.save(place / "exif.jpg", quality=95, exif=turned)
+        plain.save(place / "profile.png", icc_profile=rgb)
+        plain.convert("CMYK").save(place / "cmyk.jpg", quality=95)
+        plain.quantize(64).save(place / "palette.png")
+        plain.convert("LA").save(place / "grey_alpha.png")
+        plain.convert("1").save(place / "bits.png")
+        plain.save(place / "lossless.webp", lossless=True)
+        plain.save(place / "deflated.tif", compression="tiff_deflate")
+        plain.save(place / "plain.bmp")
+        rows = [file.name for file in sorted(place.iterdir())]
+    table = folder / "kinds.csv"
+    lines = [f"references/{name},distorted/{name},{3 + 0.1 * k:.1f}" for k, name in enumerate(rows)]
+    table.write_text("\n".join(["reference,distorted,mos", *lines]) + "\n")
+    return table
+
+
+def test_evaluate_and_score_read_every_kind_of_image_alike(tmp_path, call, small_weights):
+    table = kinds(tmp_path / "files")
+    call("prepare", "pairs", "--manual-dir", table, "--data-dir", tmp_path)
+    common = ("--weights", small_weights, "--crops", "grid")
+    code, _, err = call(
+        "evaluate", *common, "--dataset", "pairs/kinds", "--data-dir", tmp_path, "--output", tmp_path / "e"
+    )
+    assert code == 0, err
+    with open(tmp_path / "e" / "predictions-pairs-kinds-train.csv") as file:
+        evaluated = {Path(row["name"]).name: float(row["predicted"]) for row in csv.DictReader(file)}
+    folder = table.parent
+    code, out, err = call("score", *common, "-t", folder / "distorted", "-r", folder / "references", "--json")
+    assert code == 0, err
+    scored = {Path(result["target"]).name: result["score"] for result in json.loads(out)}
+    assert len(scored) == 11 and evaluated == pytest.approx(scored, abs=1e-4)
+
+
+def test_a_pair_that_only_exif_turns_is_a_pair(tmp_path, call, small_weights):
+    image, turned = miniature.picture(1, SIZE), Image.Exif()
+    turned[0x0112] = 6
+    (tmp_path / "d").mkdir()
+    miniature.save(tmp_path / "r" / "up.png", np.rot90(image, -1).copy())
+    Image.fromarray(image).save(tmp_path / "d" / "up.jpg", quality=95, exif=turned)
+    (tmp_path / "turned.csv").write_text("reference,distorted,mos\nr/up.png,d/up.jpg,3\n")
+    builder = datasets.prepare("pairs", data_dir=tmp_path, manual_dir=tmp_path / "turned.csv")
+    source = PairSource(builder, "train")
+    assert source.size.tolist() == [[100, 80]]
+    assert np.abs(source[0].reference.astype(float) - source[0].distorted).mean() < 10
+    code, out, err = call(
+        "score", "--weights", small_weights, "-t", tmp_path / "d/up.jpg", "-r", tmp_path / "r/up.png"
+    )
+    assert code == 0 and float(out), err
+
+
+@pytest.fixture
+def two_tables(tmp_path, call):
+    """pairs/mine and pairs/second, prepared; the second has half of the first's references."""
+    table = miniature.pairs(tmp_path / "own", size=(72, 80))
+    lines = table.read_text().splitlines()
+    (table.parent / "second.csv").write_text("\n".join(lines[:4]) + "\n")
+    for name in ("mine", "second"):
+        call("prepare", "pairs", "--manual-dir", table.parent / f"{name}.csv", "--data-dir", tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_each_data_set_has_files_of_its_own(two_tables, call, small_weights, together):
+    out = two_tables / "out"
+    arguments = ["--weights", small_weights, "--data-dir", two_tables, "--output", out, "--crops", "grid"]
+    arguments += ["--dataset", "pairs/mine", "--dataset", "pairs/second"]
+    arguments += ["--together", two_tables / "job"] if together else []
+    code, _, err = call("evaluate", *arguments)
+    assert code == 0, err
+    found = {
+        name: json.loads((out / f"metrics-pairs-{name}-train.json").read_text())
+        for name in ("mine", "second")
+    }
+    assert {name: result["dataset"] for name, result in found.items()} == {
+        "mine": "pairs/mine",
+        "second": "pairs/second",
+    }
+    assert [result["pairs"] for result in found.values()] == [4, 2]
+    assert "pairs/second" in (out / "cross.md").read_text()
+    code, _, err = call("evaluate", *arguments, "--dataset", "pairs/mine")
+    assert code == 1 and "--dataset pairs/mine: its files would be called pairs-mine-train" in err
+
+
+def test_decibels_have_no_rmse(two_tables, call, small_weights):
+    arguments = ["--weights", small_weights, "--data-dir", two_tables, "--output", two_tables / "out"]
+    arguments += ["--dataset", "pairs/mine", "--crops", "grid", "--baselines", "--json"]
+    code, out, err = call("evaluate", *arguments)
+    (result,) = json.loads(out)
+    assert code == 0 and result["baselines"]["psnr"]["srcc"] is not None, err
+    assert result["baselines"]["psnr"]["rmse"] is None and result["baselines"]["ssim"]["rmse"] is None
+    # Nor has a model that was trained on 1 to 5 where the labels go from 59 to 70.
+    assert result["metrics"]["rmse"] is None and result["mapped"]["logistic4"].keys() == {"plcc", "rmse"}
+
+
+def test_what_was_trained_on_is_known_by_its_picture(two_tables):
+    mine, second = (
+        PairSource(datasets.prepare(f"pairs/{name}", data_dir=two_tables), "train")
+        for name in ("mine", "second")
+    )
+    first = mine.select(np.flatnonzero(mine.reference == mine.reference[0]))
+    record = {"data": {"training": {"references": first.digests()}}}
+    assert trained_on(record, mine).tolist() == [True, True, False, False]
+    assert trained_on(record, second).all()  # other names, the same pictures
+    assert not trained_on({"source": {}}, mine).any()
+    assert file_name(mine) != file_name(second)
+
+
+def test_names_that_are_not_utf_8_keep_their_scores(tmp_path, call, small_weights):
+    names = [b"caf\xe9.png", "日本 語.png".encode(), b"a, b;c.png"]
+    for side, strength in (("names", 0.0), ("names_d", 20.0)):
+        (tmp_path / side).mkdir()
+        for number, name in enumerate(names):
+            image = Image.fromarray(miniature.noisy(miniature.picture(number, (72, 72)), strength, 0))
+            with open(os.fsencode(tmp_path / side) + b"/" + name, "wb") as file:
+                image.save(file, "PNG")
+    code, _, err = call(
+        "score",
+        *("--weights", small_weights, "-t", tmp_path / "names_d", "-r", tmp_path / "names"),
+        *("--csv", tmp_path / "scores.csv", "--map", tmp_path / "maps"),
+    )
+    assert code == 0, err
+    with open(tmp_path / "scores.csv", newline="", encoding="utf-8", errors="surrogateescape") as file:
+        rows = list(csv.DictReader(file))
+    assert {os.fsencode(Path(row["target"]).name) for row in rows} == set(names)
+    assert all(float(row["score"]) for row in rows) and len(list((tmp_path / "maps").iterdir())) == 3
+
+
+def test_maps_of_equal_names_stay_apart_when_the_work_is_shared(tmp_path, call, small_weights, monkeypatch):
+    monkeypatch.setattr("iqa_jax.cli.score._PART", 1)
+    for scene in "ab":
+        image = miniature.picture(ord(scene), (72, 72))
+        miniature.save(tmp_path / "r" / scene / "1.png", image)
+        miniature.save(tmp_path / "d" / scene / "1.png", miniature.noisy(image, 20.0, 0))
+    table = tmp_path / "pairs.csv"
+    table.write_text("target,reference\nd/a/1.png,r/a/1.png\nd/b/1.png,r/b/1.png\n")
+    code, _, err = call(
+        "score",
+        *("--weights", small_weights, "-r", table, "-t", tmp_path / "d/a", "-t", tmp_path / "d/b"),
+        *("--map", tmp_path / "maps", "--together", tmp_path / "job"),
+    )
+    assert code == 0, err
+    assert sorted(path.name for path in (tmp_path / "maps").iterdir()) == ["1-map-2.png", "1-map.png"]
+
+
+def test_a_device_out_of_memory_is_not_kept_as_a_result(tmp_path, call, small_weights, monkeypatch):
+    from iqa_jax.scoring.metric import FullReferenceMetric
+
+    image = miniature.picture(0, (72, 72))
+    for side in "rd":
+        miniature.save(tmp_path / side / "1.png", image)
+    arguments = ["--weights", small_weights, "-t", tmp_path / "d", "-r", tmp_path / "r"]
+    arguments += ["--together", tmp_path / "job"]
+    with monkeypatch.context() as patch:
+
+        def full(*_):
+            raise RuntimeError("RESOURCE_EXHAUSTED: out of memory")
+
+        patch.setattr(FullReferenceMetric, "stream", full)
+        code, _, err = call("score", *arguments)
+        assert code == 1 and "out of memory" in err and "start again to go on" in err
+    code, out, err = call("score", *arguments)
+    assert code == 0 and float(out), err
+
+
+def test_an_output_that_is_read_is_not_written(tmp_path, call, small_weights):
+    table = miniature.pairs(tmp_path / "own", size=(72, 80))
+    before = table.read_text()
+    arguments = ("--weights", small_weights, "-t", table.parent / "distorted", "-r", table)
+    code, _, err = call("score", *arguments, "--csv", table)
+    assert code == 1 and "is read here; choose another file to write" in err and table.read_text() == before
+    code, _, err = call("score", *arguments, "--csv", tmp_path)
+    assert code == 1 and "a directory; expected the name of a file to write" in err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("score", "-t", "gs://bucket/a.png", "-r", "b.png", "--weights", "w"),
+        ("evaluate", "--weights", "s3://bucket/run", "--dataset", "iqa_demo"),
+        ("splits", "iqa_demo", "--output", "gs://bucket/splits"),
+        ("prepare", "iqa_demo", "--data-dir", "gs://bucket/data"),
+        ("average", "--workdir", "gs://bucket/run", "--epochs", "1-2"),
+    ],
+)
+def test_a_path_with_a_scheme_is_refused(tmp_path, call, small_weights, monkeypatch, arguments):
+    monkeypatch.chdir(tmp_path)
+    code, _, err = call(*(small_weights if argument == "w" else argument for argument in arguments))
+    assert code == 1 and "not a path of this machine's file system" in err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_job_with_other_pairs_is_refused(tmp_path):
+    do_together(tmp_path / "job", 2, lambda number: number, identity={"pairs": 1})
+    assert do_together(tmp_path / "job", 2, lambda number: None, identity={"pairs": 1}) == [0, 1]
+
+
+@pytest.mark.parametrize("weights", ["backbone", "exported"])
+def test_what_is_no_metric_is_named(tmp_path, call, small_weights, packaged_weights, weights):
+    import iqa_jax
+    from iqa_jax.scoring.export import export
+
+    miniature.save(tmp_path / "a.png", miniature.picture(0, (72, 72)))
+    given = packaged_weights / "weights" / "efficientnet_lite0"
+    if weights == "exported":
+        given, _ = export(iqa_jax.load(small_weights), tmp_path / "metric.jaxexport")
+    image = tmp_path / "a.png"
+    code, _, err = call("score", "--weights", given, "-t", image, "-r", image)
+    assert (code == 0) == (weights == "exported"), err
+    code, _, err = call("evaluate", "--weights", given, "--dataset", "iqa_demo")
+    assert code == 1 and str(given) in err and len(err.splitlines()) == 1
+    code, _, err = call("export", "--weights", given, "--output", tmp_path / "again")
+    assert code == 1 and len(err.splitlines()) == 1

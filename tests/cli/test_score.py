@@ -1,0 +1,276 @@
+"""Scoring of files, with a metric that is quick to compute."""
+
+import csv
+import dataclasses
+import json
+import threading
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from iqa_jax.cli.score import score_paths
+from iqa_jax.errors import UserError
+from iqa_jax.scoring.files import Result, heat_map, map_files, score_files, to_json, write_csv
+from tests.miniature import noisy, picture, save
+
+
+@dataclasses.dataclass
+class Fidelity:
+    """100 less the mean absolute difference; notes each reference that comes anew."""
+
+    full_reference: bool = True
+    higher_is_better: bool = True
+    range: tuple[float, float] = (0.0, 100.0)
+    prepared: list = dataclasses.field(default_factory=list)
+
+    def check(self, *images):
+        if len({image.shape for image in images}) > 1:
+            raise UserError(f"reference {images[0].shape} and distorted {images[1].shape} differ")
+
+    def stream(self, pairs):
+        latest = None
+        for images in pairs:
+            if len(images) == 2 and images[0] is not latest:
+                latest = images[0]
+                self.prepared.append(latest.shape)
+            yield self.score(*images)
+
+    def score(self, *images):
+        if not self.full_reference:
+            return np.float32(images[0].std())
+        reference, distorted = images
+        return np.float32(100 - np.abs(reference - distorted.astype(float)).mean())
+
+    def map(self, *images):
+        *reference, distorted = images
+        difference = np.abs(reference[0] - distorted.astype(float)).mean(-1) if reference else 0
+        return SimpleNamespace(values=np.broadcast_to(100.0 - difference, distorted.shape[:2]))
+
+
+def in_order(metric, pairs, **options):
+    """The results of all pairs, by position."""
+    return [result for _, result in sorted(score_files(metric, pairs, **options), key=lambda found: found[0])]
+
+
+def folder(path: Path, references: int, versions: int) -> Path:
+    for r in range(references):
+        image = picture(r, (32, 36 + r))
+        save(path / "ref" / f"R{r}.png", image)
+        for v in range(versions):
+            save(path / "dis" / f"R{r}_{v:02d}.png", noisy(image, 5.0 * v, v))
+    return path
+
+
+def command(path: Path, metric=None, **options) -> int:
+    return score_paths(metric or Fidelity(), [str(path / "dis")], str(path / "ref"), **options)
+
+
+def test_one_pair_prints_a_number(tmp_path, capsys):
+    folder(tmp_path, 1, 1)
+    assert command(tmp_path) == 0
+    assert capsys.readouterr().out == "100.0000\n"
+
+
+def test_several_pairs_print_a_table(tmp_path, capsys):
+    folder(tmp_path, 2, 3)
+    metric = Fidelity()
+    assert command(tmp_path, metric) == 0
+    out = capsys.readouterr().out
+    assert "6 of 6 scored, mean 9" in out.replace("\n", " ") and out.count("100.0000") == 2
+    assert metric.prepared == [(32, 36, 3), (32, 37, 3)]
+
+
+def test_sorted_json_alone_on_standard_output(tmp_path, capsys):
+    folder(tmp_path, 2, 3)
+    (tmp_path / "dis" / "R0_00.png").write_bytes(b"")
+    assert command(tmp_path, as_json=True, sort=True) == 1
+    out, err = capsys.readouterr()
+    found = json.loads(out)
+    scores = [entry["score"] for entry in found[:-1]]
+    assert scores == sorted(scores, reverse=True) and len(scores) == 5
+    assert set(found[0]) == {"target", "reference", "score"}
+    assert set(found[-1]) == {"target", "reference", "error"} and "empty file" in found[-1]["error"]
+    assert err.count("error:") == 1
+
+
+def test_hundred_images_of_which_seven_are_broken(tmp_path, capsys):
+    folder(tmp_path, 4, 25)
+    broken = {
+        "R0_03.png": "empty file",
+        "R0_11.png": "not an image",
+        "R1_00.png": "truncated",
+        "R1_24.png": "differ",
+        "R2_07.png": "32 bits",
+        "R3_08.png": "bomb",
+        "R3_09.png": "Truncated",
+    }
+    files = [tmp_path / "dis" / name for name in broken]
+    whole = files[2].read_bytes()
+    files[0].write_bytes(b"")
+    files[1].write_text("a web page")
+    files[2].write_bytes(whole[: len(whole) // 2])
+    save(files[3], picture(0, (50, 50)))
+    Image.fromarray(np.ones((32, 38), np.float32)).save(files[4], format="TIFF")
+    Image.new("1", (20_000, 20_000)).save(files[5])
+    files[6].write_bytes(whole[:20])
+    table = tmp_path / "scores.csv"
+    assert command(tmp_path, csv=table) == 1
+    out, err = capsys.readouterr()
+    assert "93 of 100 scored" in out
+    assert sum(line.startswith("error: ") for line in err.splitlines()) == 7
+    with open(table) as file:
+        rows = {Path(row["target"]).name: row for row in csv.DictReader(file)}
+    assert len(rows) == 100
+    assert {name for name, row in rows.items() if row["error"]} == set(broken)
+    for name, row in rows.items():
+        assert bool(row["score"]) == (name not in broken)
+        assert broken.get(name, "") in row["error"] and Path(row["reference"]).stem == name[:2]
+
+
+def test_results_keep_the_order_of_the_pairs(tmp_path):
+    folder(tmp_path, 3, 2)
+    pairs = [
+        (tmp_path / f"dis/R{r}_{v:02d}.png", tmp_path / f"ref/R{r}.png") for v in (1, 0) for r in (2, 0, 1)
+    ]
+    metric = Fidelity()
+    results = in_order(metric, pairs)
+    assert [(r.target, r.reference) for r in results] == pairs
+    assert [r.score == 100 for r in results] == [False] * 3 + [True] * 3
+    assert [shape[1] for shape in metric.prepared] == [38, 36, 37]
+
+
+def test_broken_reference_fails_its_pairs_alone(tmp_path):
+    folder(tmp_path, 2, 2)
+    (tmp_path / "ref" / "R0.png").write_bytes(b"")
+    pairs = [(tmp_path / f"dis/R{r}_00.png", tmp_path / f"ref/R{r}.png") for r in (0, 1)]
+    failed, scored = in_order(Fidelity(), pairs)
+    assert failed.score is None and failed.error == f"{tmp_path}/ref/R0.png: empty file"
+    assert scored == Result(*pairs[1], score=100.0)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "reason"),
+    [
+        (RuntimeError("out of memory\ndetails"), "out of memory"),
+        (MemoryError(), "MemoryError"),
+        (float("nan"), "the metric gives nan"),
+    ],
+)
+def test_failures_of_the_device_do_not_end_the_run(tmp_path, outcome, reason):
+    folder(tmp_path, 1, 3)
+
+    class Failing(Fidelity):
+        def score(self, reference, distorted):
+            score = super().score(reference, distorted)
+            if score < 100:
+                return score
+            if isinstance(outcome, Exception):
+                raise outcome
+            return outcome
+
+    pairs = [(tmp_path / f"dis/R0_0{v}.png", tmp_path / "ref/R0.png") for v in range(3)]
+    failed, *others = in_order(Failing(), pairs)
+    assert failed.error.startswith(reason) and "details" not in failed.error
+    assert all(result.score < 100 and result.error is None for result in others)
+
+
+def test_decoding_runs_ahead_but_not_far(tmp_path, monkeypatch):
+    from iqa_jax.scoring import files as score
+
+    folder(tmp_path, 1, 12)
+    read, ahead, read_image = [], [], score.read_image
+    decoded = threading.Semaphore(0)
+
+    def counted(path, *, say):
+        read.append(path)
+        decoded.release()
+        return read_image(path, say=say)
+
+    monkeypatch.setattr(score, "read_image", counted)
+    pairs = [(tmp_path / f"dis/R0_{v:02d}.png", tmp_path / "ref/R0.png") for v in range(12)]
+
+    class Waiting(Fidelity):
+        def score(self, reference, distorted):
+            if not ahead:  # the reference, this image and those ahead are read while it is scored
+                assert all(decoded.acquire(timeout=10) for _ in range(4))
+            ahead.append(len(read))
+            return super().score(reference, distorted)
+
+    in_order(Waiting(), pairs)
+    assert ahead[0] == 4 and all(n <= k + 4 for k, n in enumerate(ahead))
+
+
+def test_maps_are_named_after_their_targets(tmp_path, capsys):
+    folder(tmp_path, 1, 2)
+    save(tmp_path / "dis" / "R0_01.bmp", picture(0, (32, 36)))
+    maps = tmp_path / "dis"  # nothing there is overwritten
+    before = (maps / "R0_01.png").read_bytes()
+    assert command(tmp_path, map_dir=maps) == 0
+    names = {"R0_00-map.png", "R0_01-map.png", "R0_01-map-2.png"}
+    assert {path.name for path in maps.glob("*-map*")} == names
+    assert (maps / "R0_01.png").read_bytes() == before
+    with Image.open(maps / "R0_00-map.png") as image:
+        assert image.size == (36 + 72, 32) and image.mode == "RGB"
+
+
+def test_map_that_cannot_be_written_leaves_the_score(tmp_path):
+    folder(tmp_path, 1, 1)
+    pairs = [(tmp_path / "dis/R0_00.png", tmp_path / "ref/R0.png")]
+    (result,) = in_order(Fidelity(), pairs, maps=map_files(tmp_path / "missing", [t for t, _ in pairs]))
+    assert result.score == 100 and result.error.startswith("no map: ")
+    assert set(to_json([result])[0]) == {"target", "reference", "score", "error"}
+
+
+def test_heat_map_goes_from_purple_to_yellow():
+    image = np.full((40, 60, 3), 128, np.uint8)
+    values = np.repeat(np.linspace(-1, 11, 60)[None], 40, axis=0)
+    drawn = heat_map(image, values, 0.0, 10.0).astype(int)
+    assert drawn.shape == (40, 60 + 72, 3)
+    left, right = drawn[20, 0], drawn[20, 59]
+    assert left[2] > left[1] and right[1] > right[2]
+    legend = drawn[:, 60 + 10]
+    assert legend[0, 1] > legend[-1, 1] + 100
+    np.testing.assert_array_equal(drawn[:, 0], np.repeat(left[None], 40, axis=0))
+
+
+def test_remarks_are_said_once(tmp_path, capsys):
+    folder(tmp_path, 1, 3)
+    for path in (tmp_path / "dis").iterdir():
+        with Image.open(path) as image:
+            image.putalpha(200)
+            image.save(path)
+    assert command(tmp_path, as_json=True) == 0
+    out, err = capsys.readouterr()
+    assert len(json.loads(out)) == 3 and err.count("mid-grey") == 1
+
+
+def test_no_reference_metric(tmp_path, capsys):
+    folder(tmp_path, 1, 2)
+    metric = Fidelity(full_reference=False)
+    target = [str(tmp_path / "dis")]
+    assert score_paths(metric, target, as_json=True, map_dir=tmp_path / "maps") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert len(found) == 2 and set(found[0]) == {"target", "score"} and not metric.prepared
+    assert len(list((tmp_path / "maps").iterdir())) == 2
+    with pytest.raises(UserError, match="needs no reference"):
+        score_paths(metric, target, str(tmp_path / "ref"))
+    with pytest.raises(UserError, match="give --reference"):
+        score_paths(Fidelity(), target)
+
+
+def test_failure_of_one_pair(tmp_path, capsys):
+    folder(tmp_path, 1, 1)
+    (tmp_path / "dis" / "R0_00.png").write_bytes(b"")
+    assert command(tmp_path) == 1
+    out, err = capsys.readouterr()
+    assert out == "" and err == f"error: {tmp_path}/dis/R0_00.png: empty file\n"
+
+
+def test_csv_of_results(tmp_path):
+    path = tmp_path / "scores.csv"
+    write_csv(path, [Result(Path("a,b.png"), None, 1.5), Result(Path("c.png"), Path("r.png"), error="bad")])
+    expected = 'target,reference,score,error\n"a,b.png",,1.5,\nc.png,r.png,,bad\n'
+    assert path.read_text() == expected

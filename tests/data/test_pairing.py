@@ -1,0 +1,148 @@
+"""Finding files and their references."""
+
+from pathlib import Path
+
+import pytest
+
+from iqa_jax.data.pairing import expand, find_pairs, pair_files, pairs_from_csv
+from iqa_jax.errors import DataError
+
+
+def paired(targets: str, references: str) -> dict[str, str]:
+    targets, references = (
+        [folder / name for name in names.split()]
+        for folder, names in ((Path("t"), targets), (Path("r"), references))
+    )
+    pairs = pair_files(targets, references)
+    return {target.name: reference.name for target, reference in pairs}
+
+
+@pytest.mark.parametrize(
+    ("target", "references", "expected"),
+    [
+        ("a.png", "b.jpg a.jpg", "a.jpg"),
+        ("A0001_00_03.bmp", "A0001.bmp A0002.bmp", "A0001.bmp"),
+        ("A0001_00_03.bmp", "A0001.bmp A0001_00.bmp", "A0001_00.bmp"),
+        ("A0001_00_03.bmp", "A0001_99.bmp A0001.bmp", "A0001.bmp"),
+        ("A0001.bmp", "A0001_00.bmp A0001.bmp", "A0001.bmp"),
+        ("img10-blur.png", "img1.png img10.png", "img10.png"),
+        ("photo.v2.png", "photo.png", "photo.png"),
+        ("_a_b.png", "_a.png _b.png", "_a.png"),
+    ],
+)
+def test_names_that_fit(target, references, expected):
+    assert paired(target, references) == {target: expected}
+
+
+@pytest.mark.parametrize(
+    ("target", "references", "problem"),
+    [
+        ("a.png", "a.png a.jpg", "a.png: a.png, a.jpg fit equally"),
+        ("a_1.png", "a.png a.jpg", "a_1.png: a.png, a.jpg fit equally"),
+        ("DSC_0003.png", "DSC_0001.png", "DSC_0003.png: no reference fits"),
+        ("DSC_0005_x.png", "DSC_0001.png DSC_0002.png", "no reference fits"),
+        ("bird_x4_SR.png", "bird_x4_HR.png", "no reference fits"),
+        ("A0001.bmp", "A0001_00.bmp", "no reference fits"),
+        ("img10_x.png", "img1.png img2.png", "img10_x.png: no reference fits"),
+        ("_a.png", "_b.png", "no reference fits"),
+    ],
+)
+def test_names_that_do_not_fit(target, references, problem):
+    with pytest.raises(DataError, match="1 target cannot be paired") as error:
+        paired(target, references)
+    assert problem in str(error.value)
+
+
+def test_no_file_is_its_own_reference_unless_named_so(tmp_path):
+    folder = tmp_path / "one"
+    reference, version = touch(folder, "I01.png", "I01_blur_1.png")
+    with pytest.raises(DataError, match=r"1 target cannot be paired(?s:.*)I01.png: no reference fits"):
+        find_pairs([str(folder)], str(folder))
+    assert find_pairs([str(version)], str(folder)) == [(version, reference)]
+    assert find_pairs([str(reference)], str(reference)) == [(reference, reference)]
+    link = tmp_path / "links" / "I01.png"
+    link.parent.mkdir()
+    link.symlink_to(reference)
+    with pytest.raises(DataError, match="no reference fits"):
+        find_pairs([str(reference)], str(link.parent))
+
+
+def test_all_problems_are_in_one_error():
+    with pytest.raises(DataError) as error:
+        paired("a.png x.png ok.png y.png", "a.png a.bmp ok.png")
+    lines = str(error.value).splitlines()
+    assert lines[0].startswith("3 targets cannot be paired by name")
+    assert [line.split(":")[0].strip() for line in lines[1:]] == ["t/a.png", "t/x.png", "t/y.png"]
+    with pytest.raises(DataError, match="… and 80 more"):
+        paired(" ".join(f"x{k}.png" for k in range(100)), "a.png")
+
+
+def touch(folder: Path, *names: str) -> list[Path]:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    return [folder / name for name in names]
+
+
+def test_expand(tmp_path):
+    b, a, deep, odd, *_ = touch(tmp_path, "b.PNG", "a.jpeg", "in/c.webp", "odd.dat", "notes.txt", "._a.png")
+    assert expand([str(tmp_path)]) == [a, b]
+    assert expand([str(odd)]) == [odd]
+    assert expand([f"{tmp_path}/**/*", str(a)]) == [a, b, deep]
+    assert expand([f"{tmp_path}/[ab].*"]) == [a, b]
+    (literal,) = touch(tmp_path, "x[1].png")
+    assert expand([str(literal)]) == [literal]
+
+
+def test_expand_names_what_is_not_there(tmp_path):
+    touch(tmp_path, "in/notes.txt")
+    for pattern, problem in (
+        ("none.png", "none.png: no such file or directory"),
+        ("in", "in: no image in this directory; expected .png, .jpg"),
+        ("*.png", r"\*.png: matches no image"),
+    ):
+        with pytest.raises(DataError, match=problem):
+            expand([str(tmp_path / pattern)])
+
+
+def test_csv(tmp_path):
+    path = tmp_path / "pairs.csv"
+    path.write_text("\ufeffReference, Distorted, mos\nr/a.png, d/a1.png, 3\n\nr/a.png, /abs/a2.png, 4\n")
+    first, second = (tmp_path / "d/a1.png", tmp_path / "r/a.png"), (Path("/abs/a2.png"), tmp_path / "r/a.png")
+    assert pairs_from_csv(path) == [first, second]
+    path.write_text("target,reference\nd/a1.png,r/a.png\n")
+    assert pairs_from_csv(path) == [first]
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("", "pairs.csv: empty"),
+        (
+            "target,original\na,b\n",
+            "no line with the columns distorted, reference; it begins",
+        ),
+        ("target,reference\n", "lists no pair"),
+        ("target,reference\na,b\na\n", "line 3: expected a target and a reference"),
+        (None, "cannot be read as text"),
+    ],
+)
+def test_csv_that_does_not_fit(tmp_path, text, problem):
+    path = tmp_path / "pairs.csv"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(DataError, match=problem):
+        pairs_from_csv(path)
+
+
+def test_find_pairs(tmp_path):
+    a1, a2, a, z = touch(tmp_path, "d/a_1.png", "d/a_2.png", "r/a.png", "z.png")
+    folder = str(tmp_path / "d")
+    assert find_pairs([folder], str(tmp_path / "r")) == [(a1, a), (a2, a)]
+    assert find_pairs([folder], str(z)) == [(a1, z), (a2, z)]
+    table = tmp_path / "pairs.csv"
+    table.write_text("target,reference\nd/a_2.png,z.png\nd/gone.png,z.png\n")
+    assert find_pairs([], str(table)) == [(a2, z), (tmp_path / "d/gone.png", z)]
+    assert find_pairs([str(a2)], str(table)) == [(a2, z)]
+    with pytest.raises(DataError, match=r"1 target not in .*pairs.csv:\n  .*a_1.png"):
+        find_pairs([folder], str(table))

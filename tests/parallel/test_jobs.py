@@ -1,0 +1,84 @@
+"""Jobs that processes share."""
+
+import json
+import multiprocessing
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from iqa_jax.cli.score import score_paths
+from iqa_jax.errors import UserError
+from iqa_jax.parallel.jobs import do_together, grouped
+from tests import miniature
+from tests.cli.test_score import Fidelity
+
+
+def work_slowly(directory: Path, parts: int, pause: float):
+    def work(number):
+        (directory / f"begun-{number}-{os.getpid()}").touch()
+        time.sleep(pause)
+        return number**2
+
+    return do_together(directory, parts, work, identity={"job": "squares"})
+
+
+def process(*arguments):
+    started = multiprocessing.get_context("spawn").Process(target=work_slowly, args=arguments)
+    started.start()
+    return started
+
+
+def test_processes_share_the_parts_and_each_gets_all_results(tmp_path):
+    other = process(tmp_path, 12, 0.2)
+    while not list(tmp_path.glob("begun-*")):
+        time.sleep(0.01)
+    assert work_slowly(tmp_path, 12, 0.2) == [k**2 for k in range(12)]
+    other.join(30)
+    assert other.exitcode == 0
+    begun = [path.name.split("-")[1:] for path in tmp_path.glob("begun-*")]
+    assert len(begun) == 12 and len({who for _, who in begun}) == 2
+
+
+def test_the_part_of_a_lost_process_is_done_by_another(tmp_path):
+    lost = process(tmp_path, 4, 1000.0)
+    while not list(tmp_path.glob("begun-*")):
+        time.sleep(0.01)
+    os.kill(lost.pid, signal.SIGKILL)
+    lost.join()
+    assert work_slowly(tmp_path, 4, 0.0) == [0, 1, 4, 9]
+    asked = []
+    assert do_together(tmp_path, 4, asked.append, identity={"job": "squares"}) == [0, 1, 4, 9]
+    assert asked == []
+    with pytest.raises(UserError, match="has another job; choose another directory"):
+        do_together(tmp_path, 4, asked.append, identity={"job": "cubes"})
+
+
+def test_equal_keys_stay_together():
+    parts = grouped(["a", "b", "a", "c", "b", "d"], 3)
+    assert [part.tolist() for part in parts] == [[0, 2], [1, 4, 3], [5]]
+    assert grouped([], 3) == []
+
+
+def test_scores_are_merged_in_order(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("iqa_jax.cli.score._PART", 3)
+    monkeypatch.setattr(Fidelity, "describe", lambda self: {"metric": "fidelity"}, raising=False)
+    for number in range(3):
+        image = miniature.picture(number, (32, 40))
+        miniature.save(tmp_path / "ref" / f"R{number}.png", image)
+        for version in range(2):
+            miniature.save(
+                tmp_path / "dis" / f"R{number}_{version}.png", miniature.noisy(image, 9.0 * version, version)
+            )
+    (tmp_path / "dis" / "R1_0.png").write_bytes(b"broken")
+    found = {}
+    for together in (None, tmp_path / "job"):
+        code = score_paths(
+            Fidelity(), [str(tmp_path / "dis")], str(tmp_path / "ref"), as_json=True, together=together
+        )
+        assert code == 1
+        found[together] = json.loads(capsys.readouterr().out)
+    assert found[None] == found[tmp_path / "job"] and len(found[None]) == 6
+    assert len(list((tmp_path / "job").glob("part-*.json"))) == 3

@@ -1,0 +1,76 @@
+import json
+import os
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+import iqa_jax
+from iqa_jax.errors import UserError, WeightsError
+from iqa_jax.models import ModelConfig, build
+from iqa_jax.scoring.engine import Network
+from iqa_jax.scoring.export import export
+from iqa_jax.scoring.metric import FullReferenceMetric
+from tests import miniature
+
+
+@pytest.fixture(scope="module", params=["iqa_conformer", "iqa_transformer"])
+def exported(request, tmp_path_factory):
+    """A metric and the file that it was exported to."""
+    model = build(ModelConfig(request.param, "efficientnet_lite0", crop_size=64, dim=32), rngs=nnx.Rngs(0))
+    model.eval()
+    metric = FullReferenceMetric(Network.of(model), {"sha256": "a" * 64, "source": {"file": "random"}})
+    path, _ = export(metric, tmp_path_factory.mktemp("exported") / "metric.jaxexport")
+    return metric, path
+
+
+def test_an_exported_metric_gives_the_same_scores(exported):
+    metric, path = exported
+    loaded = iqa_jax.load(path)
+    for height, width in ((64, 64), (90, 70), (200, 40)):
+        reference = miniature.picture(0, (height, width))
+        distorted = miniature.noisy(reference, 20.0, 0)
+        expected = float(metric(reference, distorted))
+        assert float(loaded(reference, distorted)) == pytest.approx(expected, rel=1e-5)
+        assert float(loaded(loaded.prepare(reference), distorted)) == pytest.approx(expected, rel=1e-5)
+    assert loaded.describe() == metric.describe() and loaded.range == metric.range
+    images = [np.float32(image / 255) for image in (reference, distorted)]
+    assert float(loaded.loss(*images)) == pytest.approx(float(metric.loss(*images)), rel=1e-4)
+    with pytest.raises(UserError, match="an exported metric has no gradient"):
+        jax.grad(loaded.loss, argnums=1)(*images)
+
+
+def test_it_runs_with_jax_alone_and_names_its_platforms(exported, tmp_path):
+    metric, path = exported
+    metadata = json.loads((path.parent / (path.name + ".json")).read_text())
+    assert metadata["platforms"] == ["cpu", "cuda", "tpu"] and metadata["sha256"] == "a" * 64
+    rng = np.random.default_rng(0)
+    crops = rng.uniform(size=(2, 3, 64, 64, 3)).astype(np.float32)
+    np.save(tmp_path / "crops.npy", crops)
+    code = (
+        "import sys, jax, numpy as np\n"
+        "program = jax.export.deserialize(bytearray(open(sys.argv[1], 'rb').read()))\n"
+        "print(*program.call(*np.load(sys.argv[2])), sep='\\n')\n"
+        "assert 'iqa_jax' not in sys.modules and 'flax' not in sys.modules\n"
+    )
+    command = [sys.executable, "-c", code, path, tmp_path / "crops.npy"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=os.environ)
+    assert done.returncode == 0, done.stderr
+    expected = metric.model.predict(*crops)
+    np.testing.assert_allclose([float(x) for x in done.stdout.split()], expected, rtol=1e-5)
+
+
+def test_a_file_that_is_none_is_refused(exported, tmp_path):
+    _, path = exported
+    whole = path.read_bytes()
+    for content in (b"", b"no program", whole[: len(whole) // 3]):
+        (tmp_path / "broken.jaxexport").write_bytes(content)
+        (tmp_path / "broken.jaxexport.json").write_text((path.parent / (path.name + ".json")).read_text())
+        with pytest.raises(WeightsError, match="broken.jaxexport: not a metric that"):
+            iqa_jax.load(tmp_path / "broken.jaxexport")
+    (tmp_path / "alone.jaxexport").write_bytes(whole)
+    with pytest.raises(WeightsError, match="alone.jaxexport: not a metric that .* with its .json beside it"):
+        iqa_jax.load(tmp_path / "alone.jaxexport")

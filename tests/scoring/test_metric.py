@@ -1,0 +1,218 @@
+import copy
+import pickle
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from iqa_jax.errors import UserError
+from iqa_jax.models import ModelConfig, build
+from iqa_jax.ops.windows import windows
+from iqa_jax.scoring.engine import Network
+from iqa_jax.scoring.metric import FullReferenceMetric
+from tests import miniature
+
+CROP = 64
+
+
+@pytest.fixture(scope="module")
+def model():
+    config = ModelConfig(
+        "iqa_conformer",
+        "efficientnet_lite0",
+        crop_size=CROP,
+        dim=32,
+        mos_mean=3.0,
+        mos_std=1.0,
+        mos_low=1.0,
+        mos_high=5.0,
+    )
+    model = build(config, rngs=nnx.Rngs(0))
+    model.eval()
+    return model
+
+
+@pytest.fixture(scope="module")
+def metric(model):
+    return FullReferenceMetric(Network.of(model), {"sha256": "0" * 64, "source": {"file": "random"}})
+
+
+def pair(height, width, seed=0):
+    reference = miniature.picture(seed, (height, width))
+    return reference, miniature.noisy(reference, 20.0, seed)
+
+
+@pytest.mark.parametrize("crops", ["ten", "center", "grid"])
+def test_crops_are_those_of_the_paper(model, crops):
+    reference, distorted = pair(90, 83)
+    cut = [windows(x[None], crops, CROP)[0] for x in (reference, distorted)]
+    expected = model.denormalise(model(*cut)).mean()
+    score = FullReferenceMetric(Network.of(model), {"sha256": ""}, crops=crops)(reference, distorted)
+    assert score.shape == () and float(score) == pytest.approx(float(expected), abs=1e-4)
+
+
+def test_the_score_is_the_same_however_it_is_asked_for(model, metric):
+    pairs = [pair(100, 80, seed) for seed in range(3)]
+    alone = np.array([metric(r, d) for r, d in pairs])
+    references, distorted = (np.stack(images) for images in zip(*pairs, strict=True))
+    ways = {
+        "a batch": metric(references, distorted),
+        "in another order": metric(references[::-1], distorted[::-1])[::-1],
+        "JAX arrays": metric(jnp.asarray(references), jnp.asarray(distorted)),
+        "floats": metric(references / 255, np.float32(distorted / 255)),
+        "prepared": np.array([metric(metric.prepare(r), d) for r, d in pairs]),
+        "a prepared batch": metric(metric.prepare(references), distorted),
+        "a stream": np.array(list(metric.stream(pairs))),
+    }
+    for batch_size in (1, 3, 32):
+        other = FullReferenceMetric(Network.of(model), {"sha256": ""}, batch_size=batch_size)
+        ways[f"{batch_size} at a time"] = np.array([other(r, d) for r, d in pairs])
+    for way, scores in ways.items():
+        np.testing.assert_allclose(scores, alone, rtol=0, atol=1e-4, err_msg=way)
+
+
+@settings(max_examples=12, deadline=None)
+@given(
+    st.integers(32, 150), st.integers(32, 150), st.sampled_from(["uint8", "float16", "float32", "float64"])
+)
+def test_any_size_and_kind_of_number(metric, height, width, dtype):
+    reference, distorted = pair(height, width)
+    if dtype != "uint8":
+        reference, distorted = ((x / 255).astype(dtype) for x in (reference, distorted))
+    score = metric(reference, distorted)
+    assert score.shape == () and np.isfinite(score)
+    assert metric(reference, distorted) == score
+
+
+def test_small_images_are_mirrored_up(metric):
+    reference, distorted = pair(40, 50)
+    mirrored = [np.pad(x, ((0, 24), (0, 14), (0, 0)), mode="symmetric") for x in (reference, distorted)]
+    assert float(metric(reference, distorted)) == pytest.approx(float(metric(*mirrored)), abs=1e-5)
+
+
+IMAGE = np.zeros((64, 64, 3), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("reference", "distorted", "message"),
+    [
+        ([IMAGE], IMAGE[None], "reference: a list; expected a NumPy or JAX array"),
+        (IMAGE, "image.png", "distorted: a str"),
+        (IMAGE, IMAGE[:, :60], r"reference \(64, 64, 3\) and distorted \(64, 60, 3\) differ in shape"),
+        (IMAGE, IMAGE[None], "differ in shape"),
+        (IMAGE[..., 0], IMAGE, r"reference: shape \(64, 64\)"),
+        (IMAGE[..., :1], IMAGE, r"reference: shape \(64, 64, 1\)"),
+        (IMAGE, IMAGE.astype(np.int32), "distorted: int32"),
+        (IMAGE, IMAGE.astype(bool), "distorted: bool"),
+        (IMAGE, IMAGE + np.float32(7), r"values from 7.0 to 7.0; expected \[0, 1\]; divide by 255"),
+        (IMAGE, IMAGE - np.float32(1), r"values from -1.0 to -1.0; expected \[0, 1\]"),
+        (IMAGE, IMAGE * np.float32("nan"), "distorted: holds NaN"),
+        (IMAGE[:31], IMAGE[:31], "expected 32 pixels or more"),
+    ],
+)
+def test_what_came_and_what_is_wanted(metric, reference, distorted, message):
+    with pytest.raises(UserError, match=message):
+        metric(reference, distorted)
+
+
+def test_a_prepared_reference_fits_one_size_and_protocol(model, metric):
+    prepared = metric.prepare(IMAGE)
+    with pytest.raises(UserError, match=r"expected \(64, 64, 3\), the prepared reference"):
+        metric(prepared, IMAGE[:40])
+    with pytest.raises(UserError, match="a reference that another metric prepared"):
+        FullReferenceMetric(Network.of(model), {"sha256": ""}, crops="ten")(prepared, IMAGE)
+    with pytest.raises(UserError, match="expected one of grid, ten, center"):
+        FullReferenceMetric(Network.of(model), {"sha256": ""}, crops="five")
+    with pytest.raises(UserError, match="batch_size 0: expected 1 or more"):
+        FullReferenceMetric(Network.of(model), {"sha256": ""}, batch_size=0)
+
+
+def test_the_loss_falls_as_the_score_rises_and_has_finite_gradients(metric):
+    images = [np.float32(x / 255) for x in pair(70, 64)]
+    score = metric(*images)
+    loss = jax.jit(metric.loss)(*images)
+    assert float(loss) == pytest.approx(5.0 - float(score), abs=1e-4)
+    for reference, distorted in (images, (images[0], images[0]), (images[0] * 0, images[0] * 0)):
+        gradient = jax.grad(lambda x, r=reference: metric.loss(r, x))(distorted)
+        assert gradient.shape == distorted.shape and bool(jnp.isfinite(gradient).all())
+    batch = [jnp.stack([x, x]) for x in images]
+    np.testing.assert_allclose(jax.vmap(metric.loss)(*batch), metric.loss(*batch), rtol=1e-4)
+    assert metric.loss(*batch).shape == (2,)
+
+
+def test_the_map_has_the_size_of_the_image_and_shows_where_it_is_bad(metric):
+    reference, _ = pair(130, 200)
+    distorted = reference.copy()
+    distorted[:, 120:] = miniature.noisy(reference, 60.0, 0)[:, 120:]
+    found = metric.map(reference, distorted)
+    assert found.values.shape == (130, 200) and np.isfinite(found.values).all()
+    assert len(found.windows) == len(found.scores) and found.windows[:, 0].min() == 0
+    assert (found.windows[:, 0] + found.windows[:, 2]).max() == 130
+    assert (found.windows[:, 1] + found.windows[:, 3]).max() == 200
+    assert found.scores.min() - 1e-3 <= found.values.min() <= found.values.max() <= found.scores.max() + 1e-3
+    left, right = found.values[:, :40].mean(), found.values[:, 160:].mean()
+    assert left != pytest.approx(right, abs=1e-4)
+    assert metric.map(*pair(33, 40)).values.shape == (33, 40)
+
+
+def test_describe_is_what_a_paper_must_quote(metric):
+    told = metric.describe()
+    assert told["metric"] == "iqa_conformer" and told["sha256"] == "0" * 64 and told["crops"] == "grid"
+    assert told["weights"] == {"file": "random"} and told["version"].startswith("iqa_jax ")
+    assert metric.higher_is_better and metric.range == (1.0, 5.0) == told["range"]
+
+
+def test_rounding_errors_are_clipped_and_more_is_told_at_full_precision(metric):
+    image = np.ones((70, 70, 3), np.float32)
+    over, under = image.copy(), np.zeros_like(image)
+    over[0, 0, 0], under[0, 0, 0] = 1.0005, -0.0005
+    assert metric(image, over) == metric(image, image)
+    assert metric(image, under) == metric(image, np.zeros_like(image))
+    over[0, 0, 0] = 1.0025
+    with pytest.raises(UserError, match=r"values from 1.0 to 1.0025\d+; expected \[0, 1\]; clip them"):
+        metric(image, over)
+
+
+@pytest.mark.parametrize(
+    ("shapes", "scale", "message"),
+    [
+        (
+            ((192, 192, 3), (100, 192, 3)),
+            1,
+            r"reference \(192, 192, 3\) and distorted \(100, 192, 3\) differ",
+        ),
+        (((72, 72, 3), (72, 72, 3)), 255, "expected .0, 1.; divide by 255"),
+        (((20, 20, 3), (20, 20, 3)), 1, "expected 32 pixels or more"),
+        (((72, 72), (72, 72)), 1, r"expected a NumPy or JAX array \(H, W, 3\)"),
+    ],
+)
+def test_the_loss_says_what_the_metric_says(metric, shapes, scale, message):
+    images = [scale * jax.random.uniform(jax.random.key(0), shape) for shape in shapes]
+    for function in (metric.loss, metric):
+        with pytest.raises(UserError, match=message):
+            function(*images)
+    if scale == 1:  # known while tracing; the range is not
+        with pytest.raises(UserError, match=message):
+            jax.jit(metric.loss)(*images)
+        with pytest.raises(UserError, match=message):
+            jax.grad(metric.loss, argnums=1)(*images)
+    with pytest.raises(UserError, match="int32"):
+        jax.jit(metric.loss)(jnp.ones((72, 72, 3), jnp.int32), jnp.ones((72, 72, 3), jnp.int32))
+
+
+@pytest.mark.parametrize("transform", [jax.jit, jax.vmap, jax.grad])
+def test_a_traced_metric_points_to_the_loss(metric, transform):
+    images = jnp.ones((2, 72, 72, 3))
+    with pytest.raises(UserError, match="inside a transformed function, use metric.loss"):
+        transform(lambda x: metric(x, x).sum())(images)
+
+
+def test_a_metric_survives_pickle(metric):
+    images = pair(90, 83)
+    again = pickle.loads(pickle.dumps(metric))
+    assert again(*images) == metric(*images) and again.describe() == metric.describe()
+    assert copy.deepcopy(again)(*images) == metric(*images)

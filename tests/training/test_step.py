@@ -1,0 +1,180 @@
+import os
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+from iqa_jax.errors import WeightsError
+from iqa_jax.models import ModelConfig, build, split_model
+from iqa_jax.training.batches import Batch
+from iqa_jax.training.placement import Placement
+from iqa_jax.training.step import (
+    from_arrays,
+    initial_state,
+    jit_step,
+    make_optimizer,
+    make_train_step,
+    to_arrays,
+)
+
+CROP = 64
+
+
+def random_batch(size=8):
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (2, size, CROP, CROP, 3), np.uint8)
+    return Batch(
+        index=np.arange(size, dtype=np.int32),
+        epoch=np.zeros(size, np.int32),
+        reference=images[0],
+        distorted=images[1],
+        mos=rng.uniform(1200, 1700, size).astype(np.float32),
+        pseudo=np.zeros(size, bool),
+    )
+
+
+def parts(name="iqa_conformer", **kw):
+    """Training graph, trained and frozen weights of a small model."""
+    config = ModelConfig(name, "efficientnet_lite0", crop_size=CROP, dim=32, **kw)
+    model = build(config, rngs=nnx.Rngs(0))
+    model.train()
+    return split_model(model)
+
+
+def step_of(graph, optimizer, placement=None, **kw):
+    placement = placement or Placement.of(jax.devices()[:1])
+    step = make_train_step(graph, optimizer, seed=kw.pop("seed", 0), **kw)
+    program = jit_step(step, placement)
+    return lambda state, frozen, batch: program(state, frozen, None, batch)
+
+
+def started(trained, optimizer, ema=False):
+    """A state of its own: the step uses up what it is given."""
+    return initial_state(jax.tree.map(jnp.copy, trained), optimizer, ema=ema)
+
+
+def largest_difference(a, b):
+    """Over all arrays: the largest difference, relative to the largest number of the array."""
+    pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    return max(float(np.abs(x - y).max() / max(np.abs(y).max(), 1e-6)) for x, y in pairs)
+
+
+@pytest.fixture(scope="module")
+def conformer():
+    return parts()
+
+
+def test_only_the_parameters_after_the_backbone_train(conformer):
+    graph, trained, frozen = conformer
+    optimizer = make_optimizer(1e-3)
+    state = started(trained, optimizer)
+    assert not any("backbone" in ".".join(map(str, path)) for path, _ in nnx.to_flat_state(trained))
+    slots = sum(leaf.size for leaf in jax.tree.leaves(state.optimizer))
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(nnx.filter_state(trained, nnx.Param)))
+    assert slots == 2 * parameters + 1  # Adam's two moments and its count
+    step = step_of(graph, optimizer)
+    batch = random_batch()
+    after, first_loss = step(state, frozen, batch)
+    changed = jax.tree.map(lambda a, b: bool((a != b).any()), after.trained, trained)
+    assert all(jax.tree.leaves(changed))
+    for _ in range(5):
+        after, loss = step(after, frozen, batch)
+    assert loss < first_loss and int(after.step) == 6
+
+
+def test_the_same_seed_gives_the_same_bits(conformer):
+    graph, trained, frozen = conformer
+    optimizer = make_optimizer(1e-3)
+
+    def after_two_steps(seed):
+        step, state = step_of(graph, optimizer, seed=seed), started(trained, optimizer)
+        for _ in range(2):
+            state, _ = step(state, frozen, random_batch())
+        return state.trained
+
+    first = after_two_steps(0)
+    assert largest_difference(first, after_two_steps(0)) == 0
+    assert largest_difference(first, after_two_steps(1)) > 0
+
+
+def test_the_moving_average(conformer):
+    graph, trained, frozen = conformer
+    optimizer = make_optimizer(1e-2)
+    state = started(trained, optimizer, ema=True)
+    expected = jax.tree.map(np.asarray, trained)
+    step = step_of(graph, optimizer, ema_decay=0.25)
+    for number in range(1, 5):
+        state, _ = step(state, frozen, random_batch())
+        decay = min(0.25, (1 + number) / (10 + number))
+        expected = jax.tree.map(
+            lambda e, t, d=decay: d * e + (1 - d) * np.asarray(t), expected, state.trained
+        )
+    assert largest_difference(state.ema, expected) < 1e-6
+
+
+def test_accumulated_parts_give_the_gradient_of_the_batch():
+    graph, trained, frozen = parts("iqa_transformer", dropout=0.0)  # has no BatchNorm after the backbone
+    optimizer = optax.sgd(1.0)
+    results = [
+        step_of(graph, optimizer, accumulation=n)(started(trained, optimizer), frozen, random_batch())
+        for n in (1, 4)
+    ]
+    whole, parted = (jax.tree.leaves(jax.tree.map(jnp.subtract, trained, s.trained)) for s, _ in results)
+    scale = max(np.abs(leaf).max() for leaf in whole)
+    for a, b in zip(whole, parted, strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * scale)
+    assert float(results[0][1]) == pytest.approx(float(results[1][1]), rel=1e-5)
+
+
+def test_bfloat16_keeps_parameters_and_statistics_in_float32():
+    graph, trained, frozen = parts(dtype="bfloat16")
+    optimizer = make_optimizer(1e-3)
+    state, loss = step_of(graph, optimizer)(started(trained, optimizer), frozen, random_batch())
+    assert np.isfinite(loss)
+    assert {leaf.dtype for leaf in jax.tree.leaves(state.trained)} == {jnp.dtype("float32")}
+
+
+def test_a_state_survives_being_made_flat(conformer):
+    _, trained, _ = conformer
+    state = started(trained, make_optimizer(1e-3), ema=True)
+    arrays = {name: np.asarray(array) for name, array in to_arrays(state).items()}
+    assert largest_difference(from_arrays(state, arrays), state) == 0
+    del arrays["ema.head.output.bias"]
+    with pytest.raises(WeightsError, match="ema.head.output.bias: missing"):
+        from_arrays(state, arrays)
+
+
+def compare_eight_devices_with_one():
+    """Prints the largest relative difference of gradients and statistics; run in a process of its own."""
+    assert jax.device_count() == 8
+    for name in ("iqa_conformer", "iqa_transformer"):
+        graph, trained, frozen = parts(name)
+        optimizer = optax.sgd(1.0)
+        results = []
+        for count in (1, 8):
+            placement = Placement.of(jax.devices()[:count])
+            state = jax.device_put(started(trained, optimizer), placement.everywhere)
+            weights = jax.device_put(frozen, placement.everywhere)
+            batch = jax.device_put(random_batch(), placement.split)
+            state, _ = step_of(graph, optimizer, placement)(state, weights, batch)
+            results.append(jax.tree.map(np.subtract, jax.device_get(trained), jax.device_get(state.trained)))
+        leaves = [jax.tree.leaves(r) for r in results]
+        scale = max(np.abs(leaf).max() for leaf in leaves[0])
+        worst = max(np.abs(a - b).max() for a, b in zip(*leaves, strict=True)) / scale
+        print(name, worst)
+        assert worst < 1e-5
+
+
+def test_eight_devices_give_the_gradients_of_one():
+    environment = os.environ | {
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+        "JAX_PLATFORMS": "cpu",
+    }
+    code = "from tests.training.test_step import compare_eight_devices_with_one as compare; compare()"
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]

@@ -35,7 +35,7 @@ def train_student(config: ConfigDict, workdir: str | Path, *, reason: str = "") 
         return train(config, workdir, reason=reason)
     training, _ = open_data(config)
     teacher = _teacher(config, model_config_for(config, training))
-    unlabelled = _unlabelled(config)
+    unlabelled = unlabelled_pairs(config)
     labellers = [teacher]
     for number in range(1, config.rounds + 1):
         last = number == config.rounds
@@ -52,11 +52,11 @@ def train_student(config: ConfigDict, workdir: str | Path, *, reason: str = "") 
         pseudo = unlabelled.pseudo_labelled(labels)
         metrics = train(config, directory, reason=reason, pseudo=pseudo, pseudo_origin=origin)
         if not last:
-            labellers = [teacher, _predictor(directory, config.pseudo_crops)]
+            labellers = [teacher, predictor_of(directory, config.pseudo_crops)]
     return metrics
 
 
-def _predictor(weights: str | Path, crops: str) -> Predictor:
+def predictor_of(weights: str | Path, crops: str) -> Predictor:
     """Of a run, its averaged weights if it kept them."""
     weights = Path(weights).expanduser()
     ema = bool(read_config(weights).get("training", {}).get("ema_decay", 0.0))
@@ -66,7 +66,7 @@ def _predictor(weights: str | Path, crops: str) -> Predictor:
 def _teacher(config: ConfigDict, student: ModelConfig) -> Predictor:
     told = f"config.teacher={config.teacher}"
     try:
-        teacher = _predictor(config.teacher, config.pseudo_crops)
+        teacher = predictor_of(config.teacher, config.pseudo_crops)
     except WeightsError as error:
         raise WeightsError(f"{told}: {error}") from None
     if not teacher.full_reference:
@@ -84,7 +84,12 @@ def _teacher(config: ConfigDict, student: ModelConfig) -> Predictor:
     return teacher
 
 
-def _unlabelled(config: ConfigDict) -> PairSource:
+def unlabelled_pairs(config: ConfigDict) -> PairSource:
+    """The pairs that the teacher scores.
+
+    Raises:
+      DataError: they are not there, or an image is smaller than the crops.
+    """
     source = PairSource(prepare(config.unlabelled, data_dir=config.data_dir or None), config.unlabelled_split)
     if source.size.min() < config.crop_size:
         raise DataError(

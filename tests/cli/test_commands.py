@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 
 from iqa_jax.data import datasets
+from iqa_jax.data.source import PairSource
 from iqa_jax.scoring import dataset as scoring
+from iqa_jax.scoring.load import load_model
 from iqa_jax.training.config import parse
 from iqa_jax.training.loop import train
 from iqa_jax.weights.checkpoints import Saved
@@ -116,7 +118,8 @@ def test_average_of_epochs(call, prepared, tmp_path):
     statistics = "encoder.conv_module.batch_norm.mean"
     mean = np.mean([e[f"weights.{statistics}"] for e in epochs], axis=0)
     assert not np.allclose(weights[statistics], mean)  # estimated anew
-    assert iqa_jax.load(tmp_path / "a") is not None
+    image = miniature.picture(0, (100, 100))
+    assert np.isfinite(iqa_jax.load(tmp_path / "a")(image, image))
     call("average", "--workdir", run, "--list", "2,3", "--output", tmp_path / "b")
     again = read_weights(tmp_path / "b")
     assert again[2]["sha256"] == record["sha256"]
@@ -180,24 +183,24 @@ def test_several_data_sets_make_one_table(call, prepared, tmp_path):
     assert len((tmp_path / "cross.csv").read_text().splitlines()) == 3
 
 
-def test_evaluation_reads_each_reference_once(prepared, monkeypatch, packaged_weights):
-    from iqa_jax.data.source import PairSource
-
+def test_evaluation_reads_each_reference_once(prepared, monkeypatch):
     data_dir, run = prepared
-    monkeypatch.setenv("IQA_JAX_CACHE", str(packaged_weights))
     source = PairSource(datasets.prepare("pipal", data_dir=data_dir), "ntire2022_test").select(np.arange(200))
-    predictor = scoring.Predictor(run, step="best", ema=False, crops="center")
+    model, _ = load_model(run)
     read, computed = [], []
-    monkeypatch.setattr(
-        PairSource, "reference_image", lambda self, name: read.append(name) or self._read_reference(name)
-    )
-    features = predictor._model.features
-    monkeypatch.setattr(
-        predictor._model,
-        "features",
-        lambda windows, count: computed.append(count) or features(windows, count),
-    )
-    predictor(source)
+    read_image, features = source.reference_image, model.features
+
+    def read_counted(name):
+        read.append(name)
+        return read_image(name)
+
+    def features_counted(windows, count):
+        computed.append(count)
+        return features(windows, count)
+
+    monkeypatch.setattr(source, "reference_image", read_counted)
+    monkeypatch.setattr(model, "features", features_counted)
+    scoring.predict(model, source, crops="center")
     assert sorted(read) == sorted(set(source.reference)) and sum(computed) == len(read)
 
 

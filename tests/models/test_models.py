@@ -35,7 +35,11 @@ FULL_REFERENCE = [name for name, model in IQA_MODELS.items() if model.full_refer
 each_model = pytest.mark.parametrize("name", FULL_REFERENCE)
 each_backbone = pytest.mark.parametrize("backbone", BACKBONES)
 # Each model and each backbone once, where their combinations would tell nothing more.
-each_once = pytest.mark.parametrize("name, backbone", list(zip(FULL_REFERENCE, BACKBONES, strict=True)))
+COUNT = max(len(FULL_REFERENCE), len(BACKBONES))
+each_once = pytest.mark.parametrize(
+    "name, backbone",
+    [(FULL_REFERENCE[k % len(FULL_REFERENCE)], [*BACKBONES][k % len(BACKBONES)]) for k in range(COUNT)],
+)
 
 
 def channels_first(x):

@@ -3,12 +3,13 @@
 import gc
 import weakref
 
+import jax
 import numpy as np
 import pytest
 
-from iqa_jax.models import ModelConfig
+import iqa_jax
+from iqa_jax.models import ModelConfig, split_model
 from iqa_jax.ops.windows import places
-from iqa_jax.scoring import engine
 from iqa_jax.scoring.engine import Engine, Network, Reference
 from tests import miniature
 
@@ -117,34 +118,35 @@ def test_features_ahead():
     assert model.of_references == before
 
 
-def test_a_network_compiles_once_for_all_sizes(small_weights, monkeypatch):
-    import iqa_jax
-
+def test_a_network_compiles_once_for_all_sizes(small_weights):
     metric = iqa_jax.load(small_weights)
-    compiled = []
-    programs = engine._programs
 
     def pair(height, width):
         reference = miniature.picture(height, (height, width))
         return reference, miniature.noisy(reference, 20.0, 0)
 
     metric(*pair(70, 70))
-    features, scores = programs(metric.model._graphdef)
-    compiled = features._cache_size(), scores._cache_size()
-    sizes = np.random.default_rng(0).integers(40, 300, (12, 2))
-    list(metric.stream(pair(*size) for size in sizes))
-    assert (features._cache_size(), scores._cache_size()) == compiled
+    compiled = []
+
+    def listen(event, *_, **__):
+        if "compile" in event:
+            compiled.append(event)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        sizes = np.random.default_rng(0).integers(40, 300, (12, 2))
+        assert len(list(metric.stream(pair(*size) for size in sizes))) == 12
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+    assert compiled == []
 
 
 def test_sets_of_weights_are_scored_together_as_alone(small_weights):
-    import jax
-
-    import iqa_jax
-
-    network = iqa_jax.load(small_weights).model
-    other = jax.tree.map(lambda x: x * 1.5, network._weights[0])
-    both = Network(network._graphdef, network._frozen, [network._weights[0], other])
-    alone = Network(network._graphdef, network._frozen, [other])
+    graphdef, weights, frozen = split_model(iqa_jax.load(small_weights).model.model)
+    other = jax.tree.map(lambda x: x * 1.5, weights)
+    both, network, alone = (
+        Network(graphdef, frozen, sets) for sets in ([weights, other], [weights], [other])
+    )
     reference = miniature.picture(0, (90, 70))
     distorted = miniature.noisy(reference, 20.0, 0)
     where = places("grid", 90, 70, 64)

@@ -78,11 +78,11 @@ def test_the_teacher_labels_once_and_goes_on_after_an_interruption(place, finish
         lambda model, source, **kw: asked.append(len(source)) or predict(model, source, **kw),
     )
     parts[1].unlink()
-    teacher = distillation._predictor(place / "teacher", "ten")
-    source = distillation._unlabelled(parse(arguments("student", place, teacher="x")).config)
+    teacher = distillation.predictor_of(place / "teacher", "ten")
+    source = distillation.unlabelled_pairs(parse(arguments("student", place, teacher="x")).config)
     found = distillation.pseudo_labels(teacher, source)
     assert asked == [4] and [part.read_text() for part in parts] == content
-    expected = predict(teacher._model, source, crops="ten")[0]
+    expected = teacher(source)
     np.testing.assert_allclose(found, expected, atol=1e-2)
 
 
@@ -90,7 +90,7 @@ def test_the_run_tells_its_teacher_and_its_pseudo_labels(place, finished):
     record = json.loads((finished / "config.json").read_text())
     assert record["model"]["name"] == "blind_student" and record["model"]["stochastic_depth"] == 0.1
     origin = record["source"]["pseudo_labels"]
-    assert origin["by"] == [distillation._predictor(place / "teacher", "ten").sha256]
+    assert origin["by"] == [distillation.predictor_of(place / "teacher", "ten").sha256]
     assert origin["split"] == "ntire2022_test" and record["steps_per_epoch"] == 8
 
 

@@ -1,0 +1,60 @@
+"""What runs on CPUs here lowers for GPUs and TPUs too."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from iqa_jax.models import IQA_MODELS, ModelConfig, build, split_model
+from iqa_jax.ops.noise import InputNoise
+from iqa_jax.scoring.engine import Network
+from iqa_jax.training.batches import Batch
+from iqa_jax.training.step import initial_state, make_optimizer, make_train_step
+
+SIZE = 64
+PLATFORMS = ("cuda", "tpu")
+
+
+def parts(name, dtype="float32"):
+    config = ModelConfig(name, "efficientnet_lite0", crop_size=SIZE, dim=32, dtype=dtype)
+    return build(config, rngs=nnx.Rngs(0))
+
+
+@pytest.mark.parametrize("name", IQA_MODELS)
+def test_the_training_step_lowers(name):
+    model = parts(name, "bfloat16")
+    model.train()
+    graph, trained, frozen = split_model(model)
+    optimizer = make_optimizer(1e-3, schedule="cosine", warmup_steps=2, total_steps=10)
+    step = make_train_step(
+        graph, optimizer, seed=0, accumulation=2, ema_decay=0.9, noise=InputNoise(), pseudo_weight=0.5
+    )
+    images = jnp.zeros((4, SIZE, SIZE, 3), jnp.uint8)
+    numbers = jnp.zeros(4, jnp.int32)
+    reference = images if model.full_reference else None
+    batch = Batch(numbers, numbers, reference, images, jnp.zeros(4), jnp.zeros(4, bool))
+    state = initial_state(trained, optimizer, ema=True)
+    assert jax.jit(step).trace(state, frozen, batch).lower(lowering_platforms=PLATFORMS).as_text()
+
+
+@pytest.mark.parametrize("name", IQA_MODELS)
+def test_the_programs_of_the_engine_lower(name, monkeypatch):
+    lowered = []
+
+    def lowering(function):
+        def call(*args):
+            program = jax.jit(function).trace(*args).lower(lowering_platforms=PLATFORMS)
+            lowered.append(program.as_text())
+            return jax.eval_shape(function, *args)
+
+        return call
+
+    model = parts(name)
+    model.eval()
+    monkeypatch.setattr("iqa_jax.scoring.engine.jit", lowering)
+    network = Network.of(model)
+    windows = np.zeros((4, SIZE, SIZE, 3), np.uint8)
+    reference = network.features(windows, 3) if model.full_reference else None
+    scores = network.scores(reference, windows, 3)
+    assert scores.shape == (1, 4) and len(lowered) == 1 + model.full_reference and all(lowered)

@@ -39,6 +39,9 @@ def score(
     import iqa_jax
     from iqa_jax.ops.programs import keep_programs
 
+    if map_dir:
+        import matplotlib  # noqa: F401  before the work, not after it
+
     keep_programs()
     metric = iqa_jax.load(weights, crops=crops, batch_size=batch_size, step=step_of(step), ema=ema)
     code = score_paths(

@@ -102,6 +102,8 @@ def score_files(
                     yield from writer.written(scored, found)
                 waiting = False
             except (OSError, MemoryError, RuntimeError) as error:  # the device's, out of memory say
+                if not under_way:
+                    raise
                 for position, _ in under_way:
                     yield result(position, _Passing(_first_line(error)))
                 under_way.clear()

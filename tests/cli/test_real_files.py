@@ -186,7 +186,8 @@ def test_a_device_out_of_memory_is_not_kept_as_a_result(tmp_path, call, small_we
     arguments += ["--together", tmp_path / "job"]
     with monkeypatch.context() as patch:
 
-        def full(*_):
+        def full(self, pairs):
+            next(iter(pairs))
             raise RuntimeError("RESOURCE_EXHAUSTED: out of memory")
 
         patch.setattr(FullReferenceMetric, "stream", full)
@@ -228,19 +229,26 @@ def test_a_job_with_other_pairs_is_refused(tmp_path):
     assert do_together(tmp_path / "job", 2, lambda number: None, identity={"pairs": 1}) == [0, 1]
 
 
-@pytest.mark.parametrize("weights", ["backbone", "exported"])
-def test_what_is_no_metric_is_named(tmp_path, call, small_weights, packaged_weights, weights):
-    import iqa_jax
-    from iqa_jax.scoring.export import export
-
+def test_a_backbone_is_no_metric(tmp_path, call, packaged_weights):
     miniature.save(tmp_path / "a.png", miniature.picture(0, (72, 72)))
-    given = packaged_weights / "weights" / "efficientnet_lite0"
-    if weights == "exported":
-        given, _ = export(iqa_jax.load(small_weights), tmp_path / "metric.jaxexport")
-    image = tmp_path / "a.png"
-    code, _, err = call("score", "--weights", given, "-t", image, "-r", image)
-    assert (code == 0) == (weights == "exported"), err
-    code, _, err = call("evaluate", "--weights", given, "--dataset", "iqa_demo")
-    assert code == 1 and str(given) in err and len(err.splitlines()) == 1
-    code, _, err = call("export", "--weights", given, "--output", tmp_path / "again")
-    assert code == 1 and len(err.splitlines()) == 1
+    backbone, image = packaged_weights / "weights" / "efficientnet_lite0", tmp_path / "a.png"
+    for arguments in (
+        ("score", "--weights", backbone, "-t", image, "-r", image),
+        ("evaluate", "--weights", backbone, "--dataset", "iqa_demo"),
+        ("export", "--weights", backbone, "--output", tmp_path / "metric"),
+    ):
+        code, _, err = call(*arguments)
+        assert code == 1 and f"{backbone}: a backbone's weights" in err and len(err.splitlines()) == 1
+
+
+def test_an_exported_file_does_what_its_weights_do(two_tables, call, small_weights):
+    exported = two_tables / "metric.jaxexport"
+    assert call("export", "--weights", small_weights, "--output", exported)[0] == 0
+    found = []
+    for weights in (small_weights, exported):
+        common = ("--dataset", "pairs/mine", "--data-dir", two_tables, "--crops", "grid", "--json")
+        code, out, err = call("evaluate", "--weights", weights, "--output", two_tables / "e", *common)
+        assert code == 0, err
+        found.append(json.loads(out)[0]["metrics"]["plcc"])
+    assert found[0] == pytest.approx(found[1], abs=1e-4)
+    assert call("export", "--weights", exported, "--output", two_tables / "again.jaxexport")[0] == 0

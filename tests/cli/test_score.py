@@ -16,6 +16,8 @@ from iqa_jax.errors import UserError
 from iqa_jax.scoring.files import Result, heat_map, map_files, score_files, to_json, write_csv
 from tests.miniature import noisy, picture, save
 
+pytestmark = pytest.mark.quick
+
 
 @dataclasses.dataclass
 class Fidelity:

@@ -15,6 +15,8 @@ from iqa_jax.data.splits import reference_splits
 from iqa_jax.errors import DataError, UserError
 from tests import miniature
 
+pytestmark = pytest.mark.quick
+
 ARCHIVES = ("kadid10k", "tid2013", "csiq", "live")
 
 

@@ -15,6 +15,8 @@ from iqa_jax.data.images import read_image
 from iqa_jax.errors import DataError
 from tests.miniature import picture
 
+pytestmark = pytest.mark.quick
+
 PICTURE = picture(0, (40, 56))
 ORIENTATION = 0x0112
 

@@ -7,6 +7,8 @@ import pytest
 from iqa_jax.data.pairing import expand, find_pairs, pair_files, pairs_from_csv
 from iqa_jax.errors import DataError
 
+pytestmark = pytest.mark.quick
+
 
 def paired(targets: str, references: str) -> dict[str, str]:
     targets, references = (

@@ -8,6 +8,8 @@ from iqa_jax.ops.augment import Cropping
 from iqa_jax.training import batches
 from tests import miniature
 
+pytestmark = pytest.mark.quick
+
 
 @pytest.fixture
 def folder(tmp_path):

@@ -6,6 +6,8 @@ from iqa_jax.evaluation.agreement import correlations, srcc
 from iqa_jax.evaluation.baselines import psnr, ssim
 from tests import miniature
 
+pytestmark = pytest.mark.quick
+
 
 def test_correlations_are_those_of_the_whole_split():
     rng = np.random.default_rng(0)

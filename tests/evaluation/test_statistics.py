@@ -4,6 +4,8 @@ from scipy import stats
 
 from iqa_jax.evaluation.statistics import bootstrap_intervals, fit_logistic, logistic4, logistic5
 
+pytestmark = pytest.mark.quick
+
 
 def curved(count=300, noise=0.02, seed=0):
     """Predictions, and MOS that is a logistic of them on another scale."""

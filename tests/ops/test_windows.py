@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 
 from iqa_jax.ops.windows import CROPS, mirrored_up, places, weighted_mean, windows
 
+pytestmark = pytest.mark.quick
+
 
 def test_ten_crops_are_corners_centre_and_their_mirror():
     image = np.arange(5 * 6 * 3, dtype=np.uint8).reshape(1, 5, 6, 3)

@@ -4,6 +4,8 @@ from iqa_jax.errors import ConfigError
 from iqa_jax.training.config import parse
 from tests import miniature
 
+pytestmark = pytest.mark.quick
+
 CONFORMER = "configs/conformer.py"
 
 

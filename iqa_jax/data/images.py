@@ -11,21 +11,27 @@ from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from iqa_jax.errors import DataError
 
-EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
-_FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")
+# Endings of the files that are taken from a folder.
+EXTENSIONS = (
+    ".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".avif",
+    ".heic", ".heif",
+)  # fmt: skip
+_FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF", "AVIF")
+_EXPECTED = "expected PNG, JPEG, BMP, TIFF, WebP, GIF or AVIF"
 _BACKGROUND = (128, 128, 128)
 _BITS_PER_SAMPLE, _PHOTOMETRIC = 258, 262  # tags of TIFF
 
 
 def read_image(path: str | os.PathLike, *, say: Callable[[str], None] = warnings.warn) -> np.ndarray:
-    """Reads PNG, JPEG, BMP, TIFF or WebP as (H, W, 3) uint8, sRGB; of several frames, the first.
+    """Reads PNG, JPEG, BMP, TIFF, WebP, GIF or AVIF as (H, W, 3) uint8, sRGB; HEIC where pillow-heif is.
 
-    The EXIF orientation is applied and an embedded colour profile converted to sRGB.  16-bit grey is
-    rounded to 8 bits; of 16-bit colour, Pillow gives the upper 8.  What is transparent is composited
-    over mid-grey (128).
+    Of several frames it is the first.  The EXIF orientation is applied and an embedded colour profile
+    converted to sRGB.  16-bit grey is rounded to 8 bits; of 16-bit colour, Pillow gives the upper 8.  What is
+    transparent is composited over mid-grey (128).
 
     Args:
-      say: is told when transparency was composited or a colour profile could not be used.
+      say: is told when transparency was composited, a colour profile could not be used, or an image has
+        more frames.
     Raises:
       DataError: names the file and why it cannot be read: missing, empty, truncated, of another
         format, too large (a decompression bomb by Pillow's limit), or of 32 bits per channel.
@@ -47,15 +53,18 @@ def decode_image(encoded: bytes | BinaryIO, *, say: Callable[[str], None] = warn
         if not file.read(1):
             raise DataError("empty file")
         file.seek(0)
-        image = Image.open(file, formats=_FORMATS)
+        image = Image.open(file, formats=_formats(file))
         if 0 in image.size:
             raise DataError("an image without pixels")
+        if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:
+            say("of several frames, the first is taken")
+            image.seek(0)
         image.load()
         image = _eight_bits(image)
         ImageOps.exif_transpose(image, in_place=True)
         return np.asarray(_srgb(image, say))
     except UnidentifiedImageError:
-        reason = "not an image, or damaged; expected PNG, JPEG, BMP, TIFF or WebP"
+        reason = f"not an image, or damaged; {_EXPECTED}"
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         reason = f"refused as a decompression bomb ({error})"
     except OSError as error:
@@ -63,6 +72,27 @@ def decode_image(encoded: bytes | BinaryIO, *, say: Callable[[str], None] = warn
     except Exception as error:  # Pillow raises almost anything for damaged files
         reason = error
     raise DataError(" ".join(str(reason).split()) or type(reason).__name__)
+
+
+def _formats(file: BinaryIO) -> tuple[str, ...]:
+    """The formats that a file may have.
+
+    Raises:
+      DataError: it is HEIC, whatever its name says, and pillow-heif is not installed.
+    """
+    start = file.read(32)
+    file.seek(0)
+    Image.init()
+    known = tuple(name for name in _FORMATS if name in Image.OPEN)  # older versions of Pillow have no AVIF
+    brands = start[8:] if start[4:8] == b"ftyp" else b""
+    if b"avi" in brands or brands[:3] not in (b"hei", b"hev", b"mif", b"msf"):
+        return known
+    try:
+        import pillow_heif
+    except ModuleNotFoundError:
+        raise DataError("a HEIC image; pip install 'iqa_jax[heic]' to read it") from None
+    pillow_heif.register_heif_opener()
+    return (*known, "HEIF")
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:

@@ -75,7 +75,7 @@ def average_run(
     workdir = local_path(workdir)
     record = read_config(workdir)
     if "steps_per_epoch" not in record:
-        raise WeightsError(f"{workdir}: not a training run; expected the --workdir of train.py")
+        raise WeightsError(f"{workdir}: not a training run; expected the --workdir of a training")
     epochs = sorted(set(epochs))
     weights = average(_epoch_weights(workdir, epochs, record["steps_per_epoch"]), kind=kind, decay=decay)
     config = ConfigDict(record["training"])

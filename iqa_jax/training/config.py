@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
+from iqa_jax import configs
 from iqa_jax.data.datasets import DATASETS, default_data_dir, find_folder
 from iqa_jax.errors import ConfigError
 from iqa_jax.models import BACKBONES, IQA_MODELS
@@ -53,11 +54,14 @@ def parse(argv: list[str]) -> Command:
     """Reads `--config FILE[:RECIPE] [--config.FIELD=VALUE …] [--workdir DIR]` and, for one of several
     processes, `--coordinator HOST:PORT --num-processes N --process-id K`.
 
+    FILE is a Python file's path, or the name of a configuration of this package: `conformer`.
+
     Raises:
       ConfigError: a flag, a field or a value that does not exist or does not fit.
     """
     config, file, overrides, flags = _parse_flags(argv)
     path, _, recipe = file.partition(":")
+    shown = _file_of(argv).partition(":")[0]
     reason = f"{config.dataset} was asked for"
     if config.dataset == "auto":
         data_dir = config.data_dir or str(default_data_dir())
@@ -66,11 +70,11 @@ def parse(argv: list[str]) -> Command:
             found = None  # the challenge's test pairs alone
         recipe = "pipal" if found else "demo"
         if found:
-            reason = f"PIPAL was found in {found}; for the built-in set: --config {path}:demo"
+            reason = f"PIPAL was found in {found}; for the built-in set: --config {shown}:demo"
         else:
             reason = (
                 f"PIPAL was not found in or under {data_dir}; to train on it, unpack it there or give the "
-                f"folder above it: --config {path}:pipal --config.data_dir=DIR"
+                f"folder above it: --config {shown}:pipal --config.data_dir=DIR"
             )
         overrides.pop("dataset", None)
     elif recipe in ("", "auto"):
@@ -95,9 +99,8 @@ def _parse_flags(argv: list[str]) -> tuple[ConfigDict, str, dict, dict]:
     flags.DEFINE_integer("num_processes", None, "How many there are.", flag_values=values)
     flags.DEFINE_integer("process_id", None, "Which one this is, from 0.", flag_values=values)
     argv = [_ABOUT_PROCESSES.sub(lambda name: name[0].replace("-", "_"), a) for a in argv]
-    _check_file(argv)
     before = sys.argv
-    sys.argv = ["train.py", *argv]  # where config_flags looks for overrides
+    sys.argv = ["train", *_with_file(argv)]  # where config_flags looks for overrides
     try:
         surplus = values(sys.argv)[1:]
         config = values.config
@@ -116,28 +119,45 @@ def _parse_flags(argv: list[str]) -> tuple[ConfigDict, str, dict, dict]:
     return config, file, overrides, {name: values[name].value for name in others}
 
 
-def _file_of(argv: list[str]) -> str | None:
-    """What stands after --config, in either spelling."""
+def _config_in(argv: list[str]) -> tuple[int, str]:
+    """Where the configuration stands among the arguments, and what stands before it in the same one."""
     for number, argument in enumerate(argv):
-        name, equals, value = argument.partition("=")
+        name, equals, _ = argument.partition("=")
         if name in ("--config", "-config"):
-            return value if equals else next(iter(argv[number + 1 :]), None)
-    return None
+            return (number, f"{name}=") if equals else (number + 1, "")
+    return len(argv), ""
 
 
-def _check_file(argv: list[str]) -> None:
-    """Raises ConfigError unless a Python file is given as the configuration."""
+def _file_of(argv: list[str]) -> str:
+    """What stands after --config, in either spelling; empty where nothing does."""
+    position, flag = _config_in(argv)
+    return argv[position].removeprefix(flag) if position < len(argv) else ""
+
+
+def _with_file(argv: list[str]) -> list[str]:
+    """The arguments, with the file's path where a configuration of the package is named.
+
+    Raises:
+      ConfigError: neither such a name nor a Python file is given.
+    """
     given = _file_of(argv)
+    named = {path.stem: path for path in sorted(Path(configs.__file__).parent.glob("[a-z]*.py"))}
+    expected = f"{', '.join(named)} (of this package) or the path of a Python file"
     if not given:
-        raise ConfigError("give a configuration: --config configs/conformer.py")
-    path = Path(given.partition(":")[0])
+        raise ConfigError(f"give a configuration, as in --config conformer: {expected}")
+    name, colon, recipe = given.partition(":")
+    path = Path(name)
+    if name in named and not path.is_file():
+        found = argv.copy()
+        position, flag = _config_in(argv)
+        found[position] = f"{flag}{named[name]}{colon}{recipe}"
+        return found
     if not path.is_file():
         what = "a directory" if path.is_dir() else "no such configuration file"
-        raise ConfigError(f"{given}: {what}; expected configs/conformer.py, say")
+        raise ConfigError(f"{given}: {what}; expected {expected}")
     if path.suffix != ".py":
-        raise ConfigError(
-            f"{given}: not a Python file; expected a configuration such as configs/conformer.py"
-        )
+        raise ConfigError(f"{given}: not a Python file; expected {expected}")
+    return argv
 
 
 def _plainly(error: Exception, argv: list[str]) -> str:

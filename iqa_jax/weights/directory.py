@@ -144,7 +144,7 @@ def read_config(directory: str | os.PathLike) -> dict:
         what = "a file" if directory.exists() else "no such directory"
         raise WeightsError(
             f"{directory}: {what}; expected a training run or a converted directory "
-            "(python convert/timm_to_flax.py)"
+            "(python -m iqa_jax convert)"
         )
     try:
         record = json.loads(path.read_text())

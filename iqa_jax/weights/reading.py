@@ -23,7 +23,7 @@ def read_any(
     """(configuration, weights, `config.json` with the weights' "sha256") of whatever holds weights.
 
     Args:
-      path: a directory written by `convert/timm_to_flax.py` or by `average`, or the `--workdir` of a
+      path: a directory written by `python -m iqa_jax convert` or by `average`, or the `--workdir` of a
         training run.
       step: of a run: "best" (by validation SRCC), "latest" or a step number.
       ema: of a run: its exponential moving average instead of the raw weights.
@@ -41,7 +41,7 @@ def read_any(
 
 
 def load_backbone(path: str | os.PathLike) -> nnx.Module:
-    """The backbone of a directory that `convert/timm_to_flax.py` wrote, in evaluation mode.
+    """The backbone of a directory that `python -m iqa_jax convert` wrote, in evaluation mode.
 
     Raises:
       WeightsError: nothing there to load, it is damaged, or it is an IQA model's.

@@ -2,6 +2,7 @@
 
 import io
 import struct
+import sys
 import warnings
 import zlib
 
@@ -50,10 +51,37 @@ def test_lossless_formats(tmp_path, extension):
     np.testing.assert_array_equal(read_back, PICTURE)
 
 
-@pytest.mark.parametrize("extension", ["jpg", "webp"])
+@pytest.mark.parametrize("extension", ["jpg", "webp", "jfif", "avif"])
 def test_lossy_formats(tmp_path, extension):
     read_back = read(tmp_path, Image.fromarray(PICTURE), extension, quality=95)
     assert np.abs(read_back.astype(int) - PICTURE).mean() < 4
+
+
+@pytest.mark.parametrize("extension", ["gif", "png", "webp", "tiff", "avif"])
+def test_the_first_of_several_frames_is_taken_and_said(tmp_path, extension):
+    frames = [Image.new("RGB", (40, 30), (level, level, level)) for level in (51, 204, 102)]
+    path = tmp_path / f"moving.{extension}"
+    frames[0].save(path, save_all=True, append_images=frames[1:])
+    said = []
+    first = read_image(path, say=said.append)
+    assert first.shape == (30, 40, 3)
+    assert np.abs(first.astype(int) - 51).max() <= 1
+    assert said == ["of several frames, the first is taken"]
+
+
+def test_heic_without_pillow_heif_is_told_by_what_it_holds(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    path = tmp_path / "renamed.jpg"
+    path.write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
+    with pytest.raises(DataError, match=r"renamed.jpg: a HEIC image; pip install 'iqa_jax\[heic\]'"):
+        read_image(path)
+
+
+def test_heic_where_pillow_heif_is_installed(tmp_path):
+    heif = pytest.importorskip("pillow_heif")
+    path = tmp_path / "photograph.jpg"  # a renamed one is told by what it holds
+    heif.from_pillow(Image.fromarray(PICTURE)).save(path, quality=95)
+    assert np.abs(read_image(path).astype(int) - PICTURE).mean() < 6
 
 
 @pytest.mark.parametrize("mode", ["1", "L"])
@@ -237,7 +265,7 @@ def bomb() -> bytes:
         ("cut.webp", lambda: encoded(Image.fromarray(PICTURE), "WEBP")[:100], ""),
         ("header.png", lambda: encoded(Image.fromarray(PICTURE), "PNG")[:20], "Truncated"),
         ("float.tiff", lambda: encoded(Image.fromarray(np.ones((40, 40), np.float32)), "TIFF"), "32 bits"),
-        ("other.gif", lambda: encoded(Image.fromarray(PICTURE), "GIF"), "expected PNG"),
+        ("other.ppm", lambda: encoded(Image.fromarray(PICTURE), "PPM"), "expected PNG"),
     ],
 )
 def test_bad_files_are_named(tmp_path, name, make, reason):

@@ -73,9 +73,30 @@ def test_what_does_not_fit_is_named_in_one_line(arguments, message):
     [
         ([f"--config={CONFORMER}:pipl"], "unknown recipe 'pipl': expected pipal, demo or auto"),
         (["--config=configs/none.py"], "configs/none.py: no such configuration file"),
-        (["--workdir=run"], "give a configuration: --config configs/conformer.py"),
+        (["--config=conformr"], "conformr: no such configuration file; expected conformer, student, transf"),
+        (["--workdir=run"], "give a configuration, as in --config conformer: conformer, student, transf"),
     ],
 )
 def test_a_configuration_that_is_not_there(arguments, message):
     with pytest.raises(ConfigError, match=message):
         parse(arguments)
+
+
+@pytest.mark.parametrize("arguments", [["--config=conformer:demo"], ["--config", "conformer:demo"]])
+def test_a_configuration_of_the_package_by_its_name(arguments, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    command = parse([*arguments, "--config.seed=3"])
+    assert (command.name, command.config.dataset, command.config.seed) == ("conformer", "iqa_demo", 3)
+
+
+def test_a_file_of_ones_own_comes_before_a_name(tmp_path, monkeypatch):
+    own = tmp_path / "mine.py"
+    own.write_text(
+        "from iqa_jax.configs import conformer\n\n\n"
+        "def get_config(recipe='demo'):\n"
+        "    config = conformer.get_config(recipe)\n"
+        "    config.batch_size = 7\n"
+        "    return config\n"
+    )
+    command = parse([f"--config={own}:demo"])
+    assert (command.name, command.config.batch_size) == ("mine", 7)

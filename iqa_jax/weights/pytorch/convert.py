@@ -143,7 +143,7 @@ def pretrained_backbone(backbone: str, where: str) -> tuple[dict[str, jax.Array]
     if not path.exists():
         raise WeightsError(
             f"backbone_weights: {where}: no such directory or file; expected 'auto', 'random', converted "
-            "weights (python convert/timm_to_flax.py --output DIR) or a PyTorch checkpoint"
+            "weights (python -m iqa_jax convert --output DIR) or a PyTorch checkpoint"
         )
     converted, origin = convert_file(path)
     _check_backbone(path, converted.config, backbone)

@@ -58,7 +58,7 @@ def hub_file(model: str) -> Path:
         raise WeightsError(
             f"{repository} cannot be fetched from the model hub ({reason}). Fetch model.safetensors "
             "where there is a connection, then run "
-            "python convert/timm_to_flax.py --checkpoint model.safetensors --output DIR"
+            "python -m iqa_jax convert --checkpoint model.safetensors --output DIR"
         ) from None
 
 

@@ -156,7 +156,10 @@ def photograph(name: str) -> np.ndarray:
 
 def _opened(name: str) -> Image.Image:
     package, _, file = (PHOTOGRAPHS | _MORE)[name].partition("/")
-    (folder,) = importlib.util.find_spec(package).submodule_search_locations
+    spec = importlib.util.find_spec(package)
+    if spec is None or spec.submodule_search_locations is None:
+        raise ModuleNotFoundError(f"No module named {package!r}", name=package)
+    (folder,) = spec.submodule_search_locations
     with Image.open(Path(folder) / _FOLDERS[package] / file) as opened:
         return opened.convert("RGB")
 

@@ -29,14 +29,14 @@ def convert(
     from iqa_jax.weights.directory import save_weights
     from iqa_jax.weights.pytorch.convert import convert_file, convert_model
 
-    if (model is None) == (checkpoint is None):
-        raise WeightsError("give either --model NAME or --checkpoint FILE")
-    if model is not None:
+    if model is not None and checkpoint is None:
         if ema:
             raise WeightsError("--ema goes with --checkpoint")
         converted, origin = convert_model(model, features_only=features)
-    else:
+    elif checkpoint is not None and model is None:
         converted, origin = convert_file(checkpoint, ema=ema, features_only=features)
+    else:
+        raise WeightsError("give either --model NAME or --checkpoint FILE")
     save_weights(output, converted.config, converted.weights, origin)
     count = sum(w.size for w in converted.weights.values())
     print(f"{origin['file']}: {converted.description}")

@@ -31,7 +31,7 @@ def numbers_of(option: str, text: str) -> list[int]:
     """ "21-30" or "5,9,12" or both mixed, as numbers."""
     from iqa_jax.errors import UserError
 
-    numbers = []
+    numbers: list[int] = []
     try:
         for part in filter(None, text.split(",")):
             first, _, last = part.partition("-")

@@ -5,13 +5,16 @@ import math
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from iqa_jax.cli.options import Ema, Json, Step, Together, Weights, step_of
 from iqa_jax.errors import UserError
 from iqa_jax.files import output_file, writable_directory
+
+if TYPE_CHECKING:
+    from iqa_jax.scoring.files import Pair, Result
 
 _PART = 32  # images that a process takes at a time, when several do the work
 
@@ -127,7 +130,7 @@ def score_paths(
     return 1 if failed else 0
 
 
-def _pairs(metric, target_patterns, reference) -> list[tuple[Path, Path | None]]:
+def _pairs(metric, target_patterns, reference) -> "Sequence[Pair]":
     from iqa_jax.data.pairing import expand, find_pairs
 
     if not metric.full_reference:
@@ -146,7 +149,9 @@ def _check_not_read(output: Path, pairs, reference: str | None) -> None:
         raise UserError(f"{output}: is read here; choose another file to write")
 
 
-def _score_together(scored, metric, pairs, directory: Path) -> Iterator[tuple[int, object]]:
+def _score_together(
+    scored, metric, pairs: "Sequence[Pair]", directory: Path
+) -> "Iterator[tuple[int, Result]]":
     """The results of all pairs, of which other processes work out a part."""
     from iqa_jax.parallel.jobs import do_together, grouped
     from iqa_jax.scoring.files import Result
@@ -154,7 +159,7 @@ def _score_together(scored, metric, pairs, directory: Path) -> Iterator[tuple[in
     parts = grouped([reference or target for target, reference in pairs], _PART)
     identity = {"metric": metric.describe(), "pairs": [[str(path) for path in pair] for pair in pairs]}
 
-    def work(number):
+    def work(number: int) -> list:
         values: list = [None] * len(parts[number])
         for position, result in scored([pairs[position] for position in parts[number]]):
             if result.passing:  # not to be kept as what came of it
@@ -165,7 +170,8 @@ def _score_together(scored, metric, pairs, directory: Path) -> Iterator[tuple[in
     done = do_together(directory, len(parts), work, identity=identity)
     for part, values in zip(parts, done, strict=True):
         for position, (score, error) in zip(part, values, strict=True):
-            yield position, Result(*pairs[position], score, error)
+            target, reference = pairs[position]
+            yield position, Result(target, reference, score, error)
 
 
 def _failure(result) -> str:

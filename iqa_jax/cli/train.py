@@ -1,7 +1,6 @@
 """Training from the command line."""
 
 import sys
-from collections.abc import Sequence
 
 import typer
 
@@ -33,7 +32,7 @@ def main() -> None:
         leave(run(sys.argv[1:], command="python train.py", config="configs/conformer.py"))
 
 
-def run(argv: Sequence[str], *, command: str, config: str) -> int:
+def run(argv: list[str], *, command: str, config: str) -> int:
     """Trains as the arguments say; returns the exit code.
 
     Args:

@@ -4,7 +4,7 @@ import io
 import os
 import warnings
 from collections.abc import Callable
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 import numpy as np
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
@@ -22,7 +22,7 @@ _BACKGROUND = (128, 128, 128)
 _BITS_PER_SAMPLE, _PHOTOMETRIC = 258, 262  # tags of TIFF
 
 
-def read_image(path: str | os.PathLike, *, say: Callable[[str], None] = warnings.warn) -> np.ndarray:
+def read_image(path: str | os.PathLike, *, say: Callable[[str], object] = warnings.warn) -> np.ndarray:
     """Reads PNG, JPEG, BMP, TIFF, WebP, GIF or AVIF as (H, W, 3) uint8, sRGB; HEIC where pillow-heif is.
 
     Of several frames it is the first.  The EXIF orientation is applied and an embedded colour profile
@@ -46,14 +46,14 @@ def read_image(path: str | os.PathLike, *, say: Callable[[str], None] = warnings
         raise DataError(f"{path}: {error}") from None
 
 
-def decode_image(encoded: bytes | BinaryIO, *, say: Callable[[str], None] = warnings.warn) -> np.ndarray:
+def decode_image(encoded: bytes | BinaryIO, *, say: Callable[[str], object] = warnings.warn) -> np.ndarray:
     """The same from the content of an image file; what it raises names no file."""
     try:
         file = io.BytesIO(encoded) if isinstance(encoded, bytes) else encoded
         if not file.read(1):
             raise DataError("empty file")
         file.seek(0)
-        image = Image.open(file, formats=_formats(file))
+        image: Image.Image = Image.open(file, formats=_formats(file))
         if 0 in image.size:
             raise DataError("an image without pixels")
         if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:
@@ -64,7 +64,7 @@ def decode_image(encoded: bytes | BinaryIO, *, say: Callable[[str], None] = warn
         ImageOps.exif_transpose(image, in_place=True)
         return np.asarray(_srgb(image, say))
     except UnidentifiedImageError:
-        reason = f"not an image, or damaged; {_EXPECTED}"
+        reason: str | Exception = f"not an image, or damaged; {_EXPECTED}"
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         reason = f"refused as a decompression bomb ({error})"
     except OSError as error:
@@ -111,7 +111,7 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     return eight
 
 
-def _srgb(image: Image.Image, say: Callable[[str], None]) -> Image.Image:
+def _srgb(image: Image.Image, say: Callable[[str], object]) -> Image.Image:
     """RGB from any mode of 8 bits, without alpha."""
     profile, alpha = image.info.get("icc_profile"), None
     kind = {"1": "L", "L": "L", "LA": "L", "CMYK": "CMYK"}.get(image.mode, "RGB")
@@ -120,7 +120,7 @@ def _srgb(image: Image.Image, say: Callable[[str], None]) -> Image.Image:
         alpha = image.getchannel("A")
     image = _in_mode(image, kind)
     image = _in_mode(_converted(image, profile, say) if profile else image, "RGB")
-    if alpha is not None and alpha.getextrema()[0] < 255:
+    if alpha is not None and alpha.getextrema()[0] != 255:
         say("transparent images are composited over mid-grey (128)")
         image = Image.composite(image, Image.new("RGB", image.size, _BACKGROUND), alpha)
     return image
@@ -131,13 +131,15 @@ def _in_mode(image: Image.Image, mode: str) -> Image.Image:
     return image if image.mode == mode else image.convert(mode)
 
 
-def _converted(image: Image.Image, profile: bytes, say: Callable[[str], None]) -> Image.Image:
+def _converted(image: Image.Image, profile: bytes, say: Callable[[str], object]) -> Image.Image:
     """From the profile's colours to sRGB; the same image where the profile is damaged or of another kind."""
     try:
         opened = ImageCms.ImageCmsProfile(io.BytesIO(profile))
         if image.mode == "L" and opened.profile.xcolor_space.strip() == "RGB":
             image = image.convert("RGB")
-        return ImageCms.profileToProfile(image, opened, ImageCms.createProfile("sRGB"), outputMode="RGB")
+        srgb = ImageCms.createProfile("sRGB")
+        # Gives None only where it is to change the image in place.
+        return cast(Image.Image, ImageCms.profileToProfile(image, opened, srgb, outputMode="RGB"))
     except (ImageCms.PyCMSError, OSError):
         say("a colour profile that is damaged or does not fit its image is ignored")
         return image

@@ -117,6 +117,7 @@ def expand(patterns: Iterable[str]) -> list[Path]:
       DataError: one is not there or gives no image.
     """
     files = set()
+    found: Iterable[Path]
     for pattern in patterns:
         path = local_path(pattern)
         if path.is_file():

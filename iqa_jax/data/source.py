@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -35,7 +35,7 @@ class Pair:
     mos: float
 
 
-class PairSource(Sequence[Pair]):
+class PairSource:
     """Pairs of a split of a prepared data set, by random access.
 
     The columns of the table are arrays of equal length and cost no reading of images.
@@ -124,6 +124,9 @@ class PairSource(Sequence[Pair]):
 
     def __len__(self) -> int:
         return len(self.index)
+
+    def __iter__(self) -> Iterator[Pair]:
+        return (self[position] for position in range(len(self)))
 
     def __getitem__(self, position: int) -> Pair:
         return Pair(

@@ -36,7 +36,7 @@ def csv_rows(
       aliases: other names of columns, and what to call them.
     """
     text = _text(path, problems)
-    found = None
+    found = _Found()
     for delimiter in sorted(_DELIMITERS, key=text.count, reverse=True):
         try:
             found = _by_column(_cells(text, delimiter), columns, aliases)
@@ -69,6 +69,8 @@ def sheet_rows(path: Path, sheet: str, columns: Sequence[str], problems: list[st
 
 def finite(text: str | float | None) -> float | None:
     """A number, with a decimal point or comma; None if it is not a finite one."""
+    if text is None:
+        return None
     try:
         value = float(text)
     except (TypeError, ValueError):
@@ -128,7 +130,7 @@ def _cells(text: str, delimiter: str) -> list[tuple[int, list[str]]]:
 class _Found:
     """What a table holds: its columns, rows, surplus cells, and its first line."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.names: list[str] | None = None
         self.rows: Rows = []
         self.surplus: list[tuple[int, int]] = []

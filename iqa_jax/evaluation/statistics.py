@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Callable, Sequence
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 
 def logistic4(x: np.ndarray, top: float, bottom: float, middle: float, width: float) -> np.ndarray:
@@ -59,6 +60,9 @@ def fit_logistic(predicted: np.ndarray, mos: np.ndarray, *, parameters: int) -> 
         return Fit(False, (), nothing, "too few pairs, or one side is constant")
     x = (predicted - predicted.mean()) / predicted.std()
     y = (mos - mos.mean()) / mos.std()
+    function: Callable[..., np.ndarray]
+    start: tuple[float, ...]
+    bounds: tuple[ArrayLike, ArrayLike]
     if parameters == 4:
         function, start = logistic4, (y.max(), y.min(), 0.0, 0.5)
         bounds = ([-np.inf, -np.inf, -np.inf, 1e-3], [np.inf, np.inf, np.inf, 1e3])
@@ -80,7 +84,7 @@ def fit_logistic(predicted: np.ndarray, mos: np.ndarray, *, parameters: int) -> 
 
 
 def bootstrap_intervals(
-    contents: Sequence[str],
+    contents: Sequence[str] | np.ndarray,
     measure: Callable[[np.ndarray], dict[str, float]],
     *,
     resamples: int = 1000,
@@ -104,7 +108,7 @@ def bootstrap_intervals(
     if len(groups) < 2:
         return {name: (float("nan"), float("nan")) for name in everything}
     rng = np.random.default_rng(seed)
-    values = {name: [] for name in everything}
+    values: dict[str, list[float]] = {name: [] for name in everything}
     for _ in range(resamples):
         drawn = rng.integers(len(groups), size=len(groups))
         for name, value in measure(np.concatenate([groups[k] for k in drawn])).items():

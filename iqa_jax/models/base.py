@@ -1,10 +1,14 @@
 """What the IQA models share: backbone, projection, scale."""
 
+from collections.abc import Callable
+from typing import cast
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from iqa_jax.models.backbones import BACKBONES
+from iqa_jax.models.backbones.base import Backbone
 from iqa_jax.models.config import ModelConfig
 from iqa_jax.models.layers import dense
 from iqa_jax.ops.programs import few_at_a_time
@@ -24,16 +28,18 @@ class IQAModel(nnx.Module):
     The backbone normalises with running statistics only, so it is in evaluation mode whatever mode
     the model is in; gradients with respect to the images flow through it.
 
-    Subclasses give `full_reference`, whether they compare with a reference, `assess` and a call with one or
-    two batches of crops.
+    Subclasses give `full_reference`, whether they compare with a reference, a call with one or two batches
+    of crops, and `assess`: normalised MOS (B,) float32 from what `project` gave of each image, reference
+    first.
     """
 
     full_reference: bool
+    assess: Callable[..., jax.Array]
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
         dtype = jnp.dtype(config.dtype)
         self.config = config
-        self.backbone = BACKBONES[config.backbone](num_classes=0, dtype=dtype, rngs=rngs)
+        self.backbone: Backbone = BACKBONES[config.backbone](num_classes=0, dtype=dtype, rngs=rngs)
         self.grid = self.backbone.grid(config.crop_size)
         self.conv_proj = dense(self.backbone.tap_channels, config.dim, dtype=dtype, rngs=rngs)
 
@@ -55,10 +61,6 @@ class IQAModel(nnx.Module):
         """What `assess` takes: the features of crops (B, S, S, 3) after `conv_proj`, (B, h, w, D)."""
         return few_at_a_time(lambda x: self.conv_proj(self.features(x)), images)
 
-    def assess(self, *projected: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
-        """Normalised MOS (B,) float32 from what `project` gave of each image, reference first."""
-        raise NotImplementedError
-
     def denormalise(self, prediction: jax.Array) -> jax.Array:
         """Normalised predictions -> MOS units."""
         return prediction * self.config.mos_std + self.config.mos_mean
@@ -77,7 +79,8 @@ class FullReferenceModel(IQAModel):
         The projection of f_ref - f_dis is the difference of both projections plus the bias, so
         each image is projected once, and a reference once for all its distorted versions.
         """
-        difference = reference - distorted + self.conv_proj.bias[...].astype(reference.dtype)
+        bias = cast("nnx.Param[jax.Array]", self.conv_proj.bias)  # `dense` gives one
+        difference = reference - distorted + bias[...].astype(reference.dtype)
         return self.compare(reference, difference, rngs=rngs).astype(jnp.float32)
 
     def compare(
@@ -108,7 +111,7 @@ def split_model(model: IQAModel, *, tune_backbone: bool = False) -> tuple[nnx.Gr
     The backbone is frozen; with `tune_backbone` only its statistics are.  `nnx.merge` puts the parts
     together again.
     """
-    frozen = nnx.PathContains("backbone")
+    frozen: nnx.filterlib.Filter = nnx.PathContains("backbone")
     if tune_backbone:
         frozen = nnx.All(frozen, nnx.Not(nnx.Param))
-    return nnx.split(model, nnx.Not(frozen), ...)
+    return nnx.split(model, nnx.Not(frozen), ...)  # type: ignore[return-value]  # a state for each filter

@@ -11,6 +11,7 @@ from iqa_jax.models.layers import (
     Dropout,
     Head,
     MultiHeadAttention,
+    NoiseFor,
     StochasticDepth,
     dense,
     layer_norm,
@@ -28,7 +29,7 @@ class FeedForward(nnx.Module):
         self.project = dense(4 * dim, dim, **kw)
         self.dropout = Dropout(dropout)
 
-    def __call__(self, x: jax.Array, *, rngs: nnx.Rngs | None = None) -> jax.Array:
+    def __call__(self, x: jax.Array, *, rngs: nnx.Rngs | NoiseFor | None = None) -> jax.Array:
         x = self.dropout(jax.nn.swish(self.expand(self.norm(x))), rngs=rngs)
         return self.dropout(self.project(x), rngs=rngs)
 
@@ -50,7 +51,7 @@ class ConvolutionModule(nnx.Module):
         self.project = dense(dim, dim, **kw)
         self.dropout = Dropout(dropout)
 
-    def __call__(self, x: jax.Array, *, rngs: nnx.Rngs | None = None) -> jax.Array:
+    def __call__(self, x: jax.Array, *, rngs: nnx.Rngs | NoiseFor | None = None) -> jax.Array:
         value, gate = jnp.split(self.expand(self.norm(x)), 2, axis=-1)
         x = value * jax.nn.sigmoid(gate)  # (B, h, w, D)
         x = depthwise_conv2d(x, self.depthwise_kernel[...].astype(x.dtype))
@@ -98,18 +99,20 @@ class ConformerBlock(nnx.Module):
         )
 
     def __call__(
-        self, x: jax.Array, memory: jax.Array | None = None, *, rngs: nnx.Rngs | None = None
+        self, x: jax.Array, memory: jax.Array | None = None, *, rngs: nnx.Rngs | NoiseFor | None = None
     ) -> jax.Array:
         def branch(y):
             return self.stochastic_depth(y, rngs=rngs)
 
+        def tokens(y):
+            return y.reshape(shape[0], -1, shape[-1])  # (B, h * w, D)
+
         shape = x.shape
-        x = x.reshape(shape[0], -1, shape[-1])  # (B, h * w, D)
+        x = tokens(x)
         x = x + branch(0.5 * self.ff_module1(x, rngs=rngs))
         x = x + branch(self.self_att_module(x, rngs=rngs))
         if self.cross_attention_module is not None:
-            memory = memory.reshape(shape[0], -1, shape[-1])
-            x = x + branch(self.cross_attention_module(x, memory, rngs=rngs))
+            x = x + branch(self.cross_attention_module(x, tokens(memory), rngs=rngs))
         x = x + branch(self.conv_module(x.reshape(shape), rngs=rngs).reshape(x.shape))
         x = x + branch(0.5 * self.ff_module2(x, rngs=rngs))
         return self.norm(x).reshape(shape)

@@ -203,7 +203,7 @@ class MultiHeadAttention(nnx.Module):
         self.dropout = Dropout(dropout)
 
     def __call__(
-        self, x: jax.Array, memory: jax.Array | None = None, *, rngs: nnx.Rngs | None = None
+        self, x: jax.Array, memory: jax.Array | None = None, *, rngs: nnx.Rngs | NoiseFor | None = None
     ) -> jax.Array:
         x = self.norm(x)  # (B, L, D)
         source = x if memory is None else memory

@@ -1,5 +1,7 @@
 """IQA Transformer (after IQT: Cheon et al., 2021), the paper's second full-reference model."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -48,7 +50,7 @@ class IQATransformer(FullReferenceModel):
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
         super().__init__(config, rngs=rngs)
-        kw = {"dtype": jnp.dtype(config.dtype), "rngs": rngs}
+        kw: dict[str, Any] = {"dtype": jnp.dtype(config.dtype), "rngs": rngs}
         tokens = self.grid**2 + 1
         self.emb_q = nnx.Param(0.02 * jax.random.normal(rngs.params(), (2, config.dim)))
         self.emb_p = nnx.Param(0.02 * jax.random.normal(rngs.params(), (tokens, config.dim)))

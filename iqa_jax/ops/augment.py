@@ -7,11 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from iqa_jax.ops import Array
+
 # What fills a hole, of a rotation say: mid-grey, 0 after normalisation.
 GREY = 0.5
 
 
-def example_key(seed: int | jax.Array, epoch: jax.Array, index: jax.Array) -> jax.Array:
+def example_key(seed: int | Array, epoch: int | Array, index: int | Array) -> jax.Array:
     """The key of one example; depends on nothing but the seed, the epoch and the record's index."""
     return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), epoch), index)
 
@@ -58,7 +60,7 @@ class Cropping:
     size: int
     noise: bool = False
 
-    def corners(self, epoch: jax.Array, index: jax.Array, shape: jax.Array, pseudo: jax.Array) -> jax.Array:
+    def corners(self, epoch: Array, index: Array, shape: Array, pseudo: Array) -> jax.Array:
         """Top and left of each crop, (B, 2) int32.
 
         Args:
@@ -72,7 +74,7 @@ class Cropping:
         noisy = jax.vmap(lambda key, shape: crop_corner(key, shape, self.size, keys=NOISE_KEYS))(keys, shape)
         return jnp.where(pseudo[:, None], noisy, corners)
 
-    def corners_on_host(self, *columns: np.ndarray) -> np.ndarray:
+    def corners_on_host(self, *columns: Array) -> np.ndarray:
         """The same for NumPy arrays, computed beside whatever the devices are doing."""
         with jax.default_device(_host()):
             return np.asarray(_jitted_corners(self)(*columns))

@@ -104,7 +104,7 @@ def keep_programs() -> None:
     For command lines; a setting of `JAX_COMPILATION_CACHE_DIR` stays as it is.  Where the cache directory
     cannot be written, programs are compiled at each start.
     """
-    if jax.config.jax_compilation_cache_dir:
+    if jax.config.jax_compilation_cache_dir:  # type: ignore[attr-defined]
         return
     try:
         store = writable_cache("programs")

@@ -3,7 +3,7 @@
 import json
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -76,10 +76,11 @@ def _check_identity(directory: Path, identity: dict) -> None:
             raise UserError(f"{directory}: has another job; choose another directory or delete it")
 
 
-def grouped(keys: Sequence, largest: int) -> list[np.ndarray]:
+def grouped(keys: Iterable[Hashable], largest: int) -> list[np.ndarray]:
     """Positions in parts: those of equal keys stay together, a part has about `largest` positions."""
-    parts, current = [], []
-    positions: dict = {}
+    parts: list[np.ndarray] = []
+    current: list[int] = []
+    positions: dict[Hashable, list[int]] = {}
     for position, key in enumerate(keys):
         positions.setdefault(key, []).append(position)
     for group in positions.values():

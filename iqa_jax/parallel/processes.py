@@ -30,7 +30,7 @@ def join(
         raise ConfigError("give --coordinator HOST:PORT, --num-processes and --process-id together, or none")
     if not any(given) and not _launched():
         return
-    if any(given) and not 0 <= process_id < num_processes:
+    if process_id is not None and num_processes is not None and not 0 <= process_id < num_processes:
         raise ConfigError(f"--process-id {process_id}: expected 0 to {num_processes - 1}")
     try:
         jax.distributed.initialize(coordinator, num_processes, process_id, heartbeat_timeout_seconds=30)

@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from iqa_jax.errors import UserError
+from iqa_jax.ops import Array
 from iqa_jax.ops.windows import SMALLEST
 
-Array = np.ndarray | jax.Array
 _ROUNDING = 1e-3  # so far outside [0, 1] a value is clipped; further out it is an error
 _WANTED = "expected a NumPy or JAX array (H, W, 3) or (B, H, W, 3), uint8 or float in [0, 1]"
 

@@ -7,7 +7,7 @@ versions.  Memory is bounded by the programs' size and by the features that are 
 import collections
 import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, cast
 
 import jax
 import jax.numpy as jnp
@@ -16,9 +16,10 @@ from flax import nnx
 
 from iqa_jax.models.base import IQAModel, split_model
 from iqa_jax.models.config import ModelConfig
+from iqa_jax.ops import Array
 from iqa_jax.ops.programs import few_at_a_time, jit
 from iqa_jax.ops.windows import Place, cut, mirrored_up
-from iqa_jax.weights.flat import STORED, flat_weights, model_with
+from iqa_jax.weights.flat import STORED, flat_weights, iqa_model_with
 
 BATCH_SIZE = 16  # windows in a program, at most
 _SMALLER = (1, 4, 10)  # programs for what is left over, where a program's size is what it costs
@@ -26,7 +27,7 @@ _SMALLER = (1, 4, 10)  # programs for what is left over, where a program's size 
 # images are computed again for each distorted version.
 KEPT_WINDOWS = 256
 
-Features = tuple[jax.Array, ...]  # for each set of weights; (n, …) of windows, or of one of them
+Features = tuple[Array, ...]  # for each set of weights; (n, …) of windows, or of one of them
 
 
 class WindowModel(Protocol):
@@ -107,7 +108,7 @@ class Network:
 
 
 def _network(config: ModelConfig, weights: dict) -> Network:
-    return Network.of(model_with(config, weights))
+    return Network.of(iqa_model_with(config, weights))
 
 
 @functools.lru_cache(maxsize=8)
@@ -166,7 +167,7 @@ class Reference:
       rows: those that are there, by window.
     """
 
-    def __init__(self, image: np.ndarray, *, keep: bool = True):
+    def __init__(self, image: Array, *, keep: bool = True):
         self.image, self.keep = image, keep
         self.rows: dict[Place, Features] = {}
         self._large: np.ndarray | None = None
@@ -196,7 +197,7 @@ class Engine:
         self._model, self._size, self._batch_size = model, model.config.crop_size, batch_size
 
     def scores(
-        self, items: Iterable[tuple[Reference | None, np.ndarray, Sequence[Place]]]
+        self, items: Iterable[tuple[Reference | None, Array, Sequence[Place]]]
     ) -> Iterator[np.ndarray]:
         """Scores (sets, windows) of each item, in their order, as they are computed.
 
@@ -244,7 +245,7 @@ class Engine:
             fetch()
         yield from ready()
 
-    def features(self, references: Iterable[Reference], places: Callable[[np.ndarray], list[Place]]) -> None:
+    def features(self, references: Iterable[Reference], places: Callable[[Array], list[Place]]) -> None:
         """Computes the features of references ahead, to be kept.
 
         Args:
@@ -259,7 +260,7 @@ class Engine:
         windows = self._filled([task.window for task in tasks])
         if not self._model.full_reference:
             return self._model.scores(None, windows, len(tasks))
-        wanted = [(task.reference, task.place) for task in tasks]
+        wanted = [(cast(Reference, task.reference), task.place) for task in tasks]
         unknown = list(dict.fromkeys((r, place) for r, place in wanted if place not in r.rows))
         self._compute(unknown)
         features = self._gathered([reference.rows[place] for reference, place in wanted])
@@ -291,12 +292,12 @@ class Engine:
         return _stacked(rows)
 
 
-def _prepared(image: np.ndarray, size: int) -> np.ndarray:
+def _prepared(image: Array, size: int) -> np.ndarray:
     """An image whose windows can be cut: on the host, large enough, uint8 or float32 in [0, 1]."""
-    image = mirrored_up(np.asarray(image), size)
-    if image.dtype == np.uint8:
-        return image
-    return np.clip(image.astype(np.float32), 0, 1)  # rounding errors; more was refused
+    large = mirrored_up(np.asarray(image), size)
+    if large.dtype == np.uint8:
+        return large
+    return np.clip(large.astype(np.float32), 0, 1)  # rounding errors; more was refused
 
 
 def _rows(features: Features) -> list[Features]:

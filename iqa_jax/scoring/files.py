@@ -124,8 +124,8 @@ def _loaded(metric, pairs: Sequence[Pair], say) -> Iterator[tuple[int, tuple[np.
 
     images = _read_ahead(paths(), say)
     for positions in groups.values():
-        reference = next(images)
-        before = (reference,) if metric.full_reference else ()
+        first = next(images)
+        before = (first,) if metric.full_reference else ()
         for position in positions:
             found = (*before, next(images))
             failure = next((image for image in found if isinstance(image, UserError)), None)
@@ -154,7 +154,7 @@ def _read_ahead(paths: Iterable[Path | None], say) -> Iterator[np.ndarray | User
             return _Passing(f"{path}: {_first_line(error)}")
 
     with ThreadPoolExecutor(1) as reader:
-        waiting = deque()
+        waiting: deque[Future[np.ndarray | UserError | None]] = deque()
         for path in paths:
             waiting.append(reader.submit(read, path))
             if len(waiting) > _AHEAD:
@@ -266,11 +266,11 @@ def heat_map(image: np.ndarray, values: np.ndarray, low: float, high: float) -> 
     height = len(image)
     legend = np.full((height, _LEGEND, 3), 255, np.uint8)
     legend[:, 4 : 4 + _BAR] = colors[np.linspace(255, 0, height).astype(np.uint8)][:, None]
-    legend = Image.fromarray(legend)
-    draw = ImageDraw.Draw(legend)
+    lettered = Image.fromarray(legend)
+    draw = ImageDraw.Draw(lettered)
     draw.text((8 + _BAR, 1), f"{high:.4g}", fill="black", anchor="lt")
     draw.text((8 + _BAR, height - 2), f"{low:.4g}", fill="black", anchor="lb")
-    return np.concatenate([over, np.asarray(legend)], axis=1)
+    return np.concatenate([over, np.asarray(lettered)], axis=1)
 
 
 def save_map(path: Path, image: np.ndarray, quality, scale: tuple[float, float]) -> None:

@@ -7,7 +7,7 @@ from iqa_jax.files import local_path
 from iqa_jax.models import IQA_MODELS
 from iqa_jax.scoring.engine import BATCH_SIZE, Network, WindowModel
 from iqa_jax.scoring.metric import BlindMetric, FullReferenceMetric, Metric
-from iqa_jax.weights.flat import model_with
+from iqa_jax.weights.flat import iqa_model_with
 from iqa_jax.weights.reading import read_any
 
 
@@ -53,7 +53,7 @@ def load_model(
             f"{path}: a backbone's weights ({config.name}), expected an IQA model's; the network itself is "
             "what iqa_jax.weights.reading.load_backbone gives"
         )
-    return Network.of(model_with(config, weights)), record
+    return Network.of(iqa_model_with(config, weights)), record
 
 
 def metric_of(model: WindowModel, record: dict, **options) -> Metric:

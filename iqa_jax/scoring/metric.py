@@ -9,8 +9,9 @@ import numpy as np
 from iqa_jax import __version__
 from iqa_jax.errors import UserError
 from iqa_jax.models.base import as_unit_float
+from iqa_jax.ops import Array
 from iqa_jax.ops.windows import CROPS, Place, places, weighted_mean, windows
-from iqa_jax.scoring.checks import Array, check_images, check_one, check_pair
+from iqa_jax.scoring.checks import check_images, check_one, check_pair
 from iqa_jax.scoring.engine import BATCH_SIZE, KEPT_WINDOWS, Engine, Reference, WindowModel
 
 
@@ -113,7 +114,8 @@ class Metric:
         }
 
     def _places(self, image: Array) -> list[Place]:
-        return places(self.crops, *image.shape[-3:-1], self._size)
+        height, width = image.shape[-3:-1]
+        return places(self.crops, height, width, self._size)
 
     def _stream(self, items: Iterable[tuple[Reference | None, Array]]) -> Iterator[np.floating]:
         """Scores of images of any sizes, in their order; windows of several go through together."""

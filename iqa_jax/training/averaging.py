@@ -21,7 +21,7 @@ from iqa_jax.training.placement import Placement
 from iqa_jax.training.step import make_statistics_step
 from iqa_jax.weights.checkpoints import Saved
 from iqa_jax.weights.directory import read_config, read_weights, save_weights
-from iqa_jax.weights.flat import flat_weights, model_with
+from iqa_jax.weights.flat import Weights, flat_weights, iqa_model_with
 
 
 def average(
@@ -77,7 +77,9 @@ def average_run(
     if "steps_per_epoch" not in record:
         raise WeightsError(f"{workdir}: not a training run; expected the --workdir of a training")
     epochs = sorted(set(epochs))
-    weights = average(_epoch_weights(workdir, epochs, record["steps_per_epoch"]), kind=kind, decay=decay)
+    weights: Weights = average(
+        _epoch_weights(workdir, epochs, record["steps_per_epoch"]), kind=kind, decay=decay
+    )
     config = ConfigDict(record["training"])
     if data_dir:
         config.data_dir = data_dir
@@ -86,7 +88,8 @@ def average_run(
     backbone = {f"backbone.{name}": array for name, array in backbone.items()}
     steps = record["steps_per_epoch"] if steps is None else steps
     if steps:
-        weights |= _with_new_statistics(model_config, backbone | weights, config, steps, progress)
+        new = _with_new_statistics(model_config, {**backbone, **weights}, config, steps, progress)
+        weights = {**weights, **new}
     name = f"averaged-{kind}-{_compact(epochs)}"
     output = local_path(output) if output else workdir / name
     source = {
@@ -101,7 +104,7 @@ def average_run(
         "data": record.get("data"),
     }
     # A backbone that was trained too is among the averaged weights.
-    whole = {name: np.asarray(array) for name, array in (backbone | weights).items()}
+    whole = {name: np.asarray(array) for name, array in {**backbone, **weights}.items()}
     save_weights(output, model_config, whole, source)
     return output
 
@@ -138,13 +141,13 @@ def _compact(numbers: Sequence[int]) -> str:
 
 def _with_new_statistics(
     model_config: ModelConfig,
-    weights: Mapping[str, np.ndarray],
+    weights: Weights,
     config: ConfigDict,
     steps: int,
     progress: Callable[[int, int], object],
 ) -> dict[str, jax.Array]:
     training, _ = open_data(config)
-    model = model_with(model_config, weights)
+    model = iqa_model_with(model_config, weights)
     model.train()
     graph, trained, frozen = split_model(model)
     # The statistics are those of whole batches, however many devices these are split between.

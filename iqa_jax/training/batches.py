@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from iqa_jax.data.source import PairSource
+from iqa_jax.ops import Array
 from iqa_jax.ops.augment import Cropping
 
 
@@ -28,12 +29,12 @@ class Batch:
       pseudo: (B,) bool, whether a label is a model's.
     """
 
-    index: np.ndarray
-    epoch: np.ndarray
-    reference: np.ndarray | None
-    distorted: np.ndarray
-    mos: np.ndarray
-    pseudo: np.ndarray
+    index: Array
+    epoch: Array
+    reference: Array | None
+    distorted: Array
+    mos: Array
+    pseudo: Array
 
 
 @jax.tree_util.register_dataclass
@@ -46,8 +47,8 @@ class Draw:
       epoch: (B,) int32, pass over the data.
     """
 
-    position: np.ndarray
-    epoch: np.ndarray
+    position: Array
+    epoch: Array
 
     def rows(self, rows: np.ndarray) -> "Draw":
         """Some of the examples."""
@@ -125,7 +126,7 @@ class Examples:
         kind, name = self._references[number]
         return self._sources[kind].reference_image(name)
 
-    def batch(self, draw: Draw, cropping: Cropping, images: "Images") -> Batch:
+    def batch(self, draw: Draw, cropping: Cropping, images: "Examples | Images") -> Batch:
         """The crops of a draw.
 
         Args:

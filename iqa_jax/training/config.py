@@ -215,7 +215,7 @@ def _problem_of(override: str, config: ConfigDict) -> str | None:
 
 def _leaves(config: ConfigDict) -> list[tuple[str, object]]:
     """All fields with their values, those of a group as GROUP.FIELD."""
-    leaves = []
+    leaves: list[tuple[str, object]] = []
     for name, value in config.items():
         inner = value.items() if isinstance(value, ConfigDict) else None
         leaves += [(name, value)] if inner is None else [(f"{name}.{n}", v) for n, v in inner]

@@ -7,6 +7,7 @@ the devices, where a step cuts the crops that it needs ("device"); the batches a
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -95,7 +96,7 @@ class Store:
         place = self.place[at]
         place = jnp.concatenate([place[:, :1], place[:, 1:] + corners], axis=1)
         reference = None
-        if self.references is not None:
+        if self.references is not None and self.reference_corner is not None:
             corners += self.reference_corner[self.reference[at]]
             reference = _crops(self.references, corners, cropping.size)
         return Batch(
@@ -170,6 +171,7 @@ class Feed:
 
     def take(self, number: int) -> Batch | Draw:
         """What the step of this number takes, on the devices; the numbers have to follow one another."""
+        inputs: Batch | Draw
         if self.kept == "device":
             inputs = self._order(number).rows(self._rows)
         else:
@@ -189,7 +191,9 @@ class Feed:
 
     def batch(self, store: Store | None, inputs: Batch | Draw) -> Batch:
         """The batch that `take` stands for; for use in a jitted step, which is given `store`."""
-        return inputs if store is None else store.batch(inputs, self.cropping, self.placement.mesh)
+        if store is None:
+            return cast(Batch, inputs)
+        return store.batch(cast(Draw, inputs), self.cropping, self.placement.mesh)
 
 
 def _ahead(load: Callable[[int], Batch], start: int) -> Iterator[Batch]:

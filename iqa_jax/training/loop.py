@@ -18,7 +18,7 @@ from iqa_jax.data.source import PairSource
 from iqa_jax.errors import ConfigError, TrainingError
 from iqa_jax.evaluation.plots import save_scatter
 from iqa_jax.files import writable_directory
-from iqa_jax.models import IQA_MODELS, split_model
+from iqa_jax.models import IQA_MODELS, ModelConfig, split_model
 from iqa_jax.ops.augment import Cropping
 from iqa_jax.ops.noise import InputNoise
 from iqa_jax.parallel import processes
@@ -43,7 +43,7 @@ from iqa_jax.training.step import (
 from iqa_jax.training.validation import Evaluator
 from iqa_jax.weights.checkpoints import Checkpoints
 from iqa_jax.weights.directory import FORMAT
-from iqa_jax.weights.flat import model_with
+from iqa_jax.weights.flat import iqa_model_with
 
 _AT_ONCE = 10  # steps in one dispatch, where the images are on the devices
 _LOOK_EVERY = 10  # steps between looks at the loss, each of which waits for the device
@@ -119,7 +119,7 @@ class _Plan:
     order: Order
     cropping: Cropping
     weights: dict
-    model_config: object
+    model_config: ModelConfig
     steps_per_epoch: int
     total_steps: int
     last_step: int
@@ -183,7 +183,7 @@ def _planned(config: ConfigDict, workdir: Path, reason: str, pseudo, pseudo_orig
 def _built(config: ConfigDict, plan: _Plan):
     """Frozen weights, the state at the start, the model's structure in evaluation, and the step."""
     backbone_rate = config.get("backbone_learning_rate", 0.0)
-    model = model_with(plan.model_config, plan.weights)
+    model = iqa_model_with(plan.model_config, plan.weights)
     evaluation_graph, trained, frozen = split_model(model, tune_backbone=backbone_rate > 0)
     model.train()
     train_graph, _, _ = split_model(model, tune_backbone=backbone_rate > 0)

@@ -5,7 +5,6 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-import jax
 import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
@@ -13,12 +12,13 @@ from ml_collections import ConfigDict
 from iqa_jax.errors import ConfigError, DataError, WeightsError
 from iqa_jax.files import Busy, locked, write_whole
 from iqa_jax.models import ModelConfig, build
+from iqa_jax.ops import Array
 from iqa_jax.parallel import processes
 from iqa_jax.training.inputs import changed
 from iqa_jax.training.log import read_lines, say
 from iqa_jax.weights.checkpoints import Saved
 from iqa_jax.weights.directory import read_config, read_weights, save_weights
-from iqa_jax.weights.flat import STORED, flat_weights
+from iqa_jax.weights.flat import STORED, Weights, flat_weights
 from iqa_jax.weights.pytorch.convert import pretrained_backbone
 from iqa_jax.weights.reading import backbone_weights
 
@@ -49,7 +49,7 @@ def alone_in(workdir: Path) -> Iterator[None]:
         yield
 
 
-def begun(workdir: Path, config: ConfigDict, model_config: ModelConfig, record: dict) -> dict[str, jax.Array]:
+def begun(workdir: Path, config: ConfigDict, model_config: ModelConfig, record: dict) -> dict[str, Array]:
     """The initial weights of the run in `workdir`; begins it, or makes sure that it is the same run.
 
     A run without a checkpoint begins anew, whatever its settings were.
@@ -107,16 +107,17 @@ def of_this_version(arrays: dict[str, np.ndarray], workdir: Path) -> dict[str, n
         return arrays
     steps = [line["step"] for line in read_lines(workdir / "metrics.jsonl")]
     steps = [step for step in steps if step <= arrays["step"]]
-    return {**arrays, "evaluated_step": np.int32(max(steps, default=0))}
+    return {**arrays, "evaluated_step": np.array(max(steps, default=0), np.int32)}
 
 
 def _initial_weights(
     workdir: Path, config: ConfigDict, model_config: ModelConfig, *, anew: bool = False
-) -> dict[str, jax.Array]:
+) -> dict[str, Array]:
     """Random ones, but for the backbone's, which are kept in the run from its first start on."""
     model = build(model_config, rngs=nnx.Rngs(config.seed))
     weights = flat_weights(nnx.state(model, STORED))
     kept = workdir / "backbone"
+    backbone: Weights
     if kept.is_dir() and not anew:
         _, backbone, record = read_weights(kept)
         origin = record["source"]
@@ -128,4 +129,4 @@ def _initial_weights(
             backbone, origin = pretrained_backbone(config.backbone, config.backbone_weights)
         save_weights(kept, ModelConfig(config.backbone, config.backbone), backbone, origin)
     say(f"model: {config.model} on {config.backbone}, backbone weights: {origin['file']}")
-    return weights | {f"backbone.{name}": array for name, array in backbone.items()}
+    return {**weights, **{f"backbone.{name}": array for name, array in backbone.items()}}

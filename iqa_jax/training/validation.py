@@ -51,7 +51,7 @@ class Evaluator:
         return processes.merged(found, mine)
 
     def __call__(self, state: TrainState, frozen: nnx.State) -> dict[str, float]:
-        metrics = {}
+        metrics: dict[str, float] = {}
         predictions = self.predict(state, frozen)
         self.predicted = predictions[-1]
         for prefix, predicted in zip(("", "ema_"), predictions, strict=False):

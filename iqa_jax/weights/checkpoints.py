@@ -13,6 +13,7 @@ import numpy as np
 
 from iqa_jax.errors import TrainingError, WeightsError
 from iqa_jax.files import failure_reason
+from iqa_jax.ops import Array
 from iqa_jax.parallel.processes import first_before_others, is_first
 from iqa_jax.weights.directory import by_itself, damage, file_sums
 
@@ -142,7 +143,7 @@ class Checkpoints:
         """The step with the highest validation SRCC, the latest where none was evaluated."""
         return self._manager.best_step()
 
-    def save(self, step: int, arrays: Mapping[str, np.ndarray], *, srcc: float | None = None) -> None:
+    def save(self, step: int, arrays: Mapping[str, Array], *, srcc: float | None = None) -> None:
         """Begins to write a checkpoint; a step that is there already is left as it is."""
         if step in self._manager.all_steps():
             return

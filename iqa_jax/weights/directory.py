@@ -19,7 +19,7 @@ import numpy as np
 from iqa_jax.errors import WeightsError
 from iqa_jax.files import local_path, writable_directory, write_whole
 from iqa_jax.models import ModelConfig
-from iqa_jax.weights.flat import content_hash, weight_shapes
+from iqa_jax.weights.flat import Weights, content_hash, weight_shapes
 
 FORMAT = 1
 
@@ -54,9 +54,7 @@ def by_itself():
     )
 
 
-def save_weights(
-    directory: str | os.PathLike, config: ModelConfig, weights: Mapping[str, jax.Array], source: dict
-) -> None:
+def save_weights(directory: str | os.PathLike, config: ModelConfig, weights: Weights, source: dict) -> None:
     """Writes a weights directory; it appears complete or not at all.
 
     Args:

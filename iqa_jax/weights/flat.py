@@ -3,14 +3,17 @@
 import functools
 import hashlib
 from collections.abc import Mapping
+from typing import cast
 
 import jax
 import numpy as np
 from flax import nnx
 
 from iqa_jax.errors import WeightsError
-from iqa_jax.models import ModelConfig, build
+from iqa_jax.models import IQAModel, ModelConfig, build
+from iqa_jax.ops import Array
 
+Weights = Mapping[str, Array]  # by path: "encoder.norm.scale"
 STORED = nnx.Any(nnx.Param, nnx.BatchStat)
 
 
@@ -19,7 +22,7 @@ def flat_weights(state: nnx.State) -> dict[str, jax.Array]:
     return {".".join(map(str, path)): leaf[...] for path, leaf in nnx.to_flat_state(state)}
 
 
-def filled_state(state: nnx.State, weights: Mapping[str, jax.Array]) -> nnx.State:
+def filled_state(state: nnx.State, weights: Weights) -> nnx.State:
     """`state` with the arrays of a mapping as `flat_weights` makes it."""
     filled = [
         (path, leaf.replace(jax.numpy.asarray(weights[".".join(map(str, path))])))
@@ -39,7 +42,7 @@ def weight_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     return {".".join(map(str, path)): leaf.shape for path, leaf in nnx.to_flat_state(state)}
 
 
-def model_with(config: ModelConfig, weights: Mapping[str, jax.Array]) -> nnx.Module:
+def model_with(config: ModelConfig, weights: Weights) -> nnx.Module:
     """The model of `config` with these weights, in evaluation mode.
 
     Raises:
@@ -50,6 +53,11 @@ def model_with(config: ModelConfig, weights: Mapping[str, jax.Array]) -> nnx.Mod
     model = nnx.merge(graphdef, filled_state(state, weights))
     model.eval()
     return model
+
+
+def iqa_model_with(config: ModelConfig, weights: Weights) -> IQAModel:
+    """The same for the configuration of an IQA model, where that is known."""
+    return cast(IQAModel, model_with(config, weights))
 
 
 def check_weights(found: Mapping[str, tuple], expected: Mapping[str, tuple]) -> None:
@@ -66,7 +74,7 @@ def check_weights(found: Mapping[str, tuple], expected: Mapping[str, tuple]) -> 
             raise WeightsError(f"weight {name}: shape {tuple(found[name])}, expected {tuple(shape)}")
 
 
-def content_hash(weights: Mapping[str, jax.Array]) -> str:
+def content_hash(weights: Weights) -> str:
     """SHA-256 over names, dtypes, shapes and bytes; the same wherever the arrays live."""
     digest = hashlib.sha256()
     for name in sorted(weights):

@@ -2,24 +2,22 @@
 
 import dataclasses
 import os
-from collections.abc import Mapping
 from pathlib import Path
 
-import jax
-import numpy as np
 from flax import nnx
 
 from iqa_jax.errors import WeightsError
 from iqa_jax.files import local_path
 from iqa_jax.models import IQA_MODELS, ModelConfig
+from iqa_jax.ops import Array
 from iqa_jax.weights.checkpoints import Saved
 from iqa_jax.weights.directory import read_config, read_weights
-from iqa_jax.weights.flat import content_hash, model_with, weight_shapes
+from iqa_jax.weights.flat import Weights, content_hash, model_with, weight_shapes
 
 
 def read_any(
     path: str | os.PathLike, *, step: int | str = "best", ema: bool = False
-) -> tuple[ModelConfig, dict[str, jax.Array], dict]:
+) -> tuple[ModelConfig, Weights, dict]:
     """(configuration, weights, `config.json` with the weights' "sha256") of whatever holds weights.
 
     Args:
@@ -52,7 +50,7 @@ def load_backbone(path: str | os.PathLike) -> nnx.Module:
     return model_with(config, weights)
 
 
-def backbone_weights(config: ModelConfig, weights: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+def backbone_weights(config: ModelConfig, weights: Weights) -> dict[str, Array]:
     """What an IQA model needs of its backbone, from a backbone's or an IQA model's weights.
 
     Layers after the last tap are left out.
@@ -67,7 +65,7 @@ def backbone_weights(config: ModelConfig, weights: Mapping[str, jax.Array]) -> d
     return {name: weights[name] for name in needed}
 
 
-def read_run_weights(workdir: Path, *, step: int | str = "best", ema: bool = False) -> dict[str, np.ndarray]:
+def read_run_weights(workdir: Path, *, step: int | str = "best", ema: bool = False) -> dict[str, Array]:
     """The trained weights of a run together with its backbone's.
 
     Args:
@@ -78,7 +76,8 @@ def read_run_weights(workdir: Path, *, step: int | str = "best", ema: bool = Fal
     saved = Saved(workdir)
     if not saved.steps:
         raise WeightsError(f"{saved.folder}: no checkpoint yet")
-    chosen = {"best": saved.best_step(), "latest": saved.steps[-1]}.get(step, step)
+    named: dict[int | str, int | None] = {"best": saved.best_step(), "latest": saved.steps[-1]}
+    chosen = named.get(step, step)
     if not isinstance(chosen, int):
         raise WeightsError(f"step {step!r}: expected 'best', 'latest' or a number")
     arrays = saved.read(chosen)

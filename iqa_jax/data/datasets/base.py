@@ -13,7 +13,9 @@ import hashlib
 import io
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -141,8 +143,8 @@ class PairBuilder(FileReaderBuilder):
     def check_unchanged(self, source: Path) -> None:
         """Raises DataError if the data were prepared from another file or from less of the folder."""
 
-    def find(self, source: Path | None) -> Contents:
-        """What there is in `source`; problems are listed, not raised."""
+    def find(self, source: Path) -> Contents:
+        """What there is in `source`, None for a set that needs none; problems are listed, not raised."""
         raise TypeError(f"{type(self).__name__} does not define find")
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -163,11 +165,11 @@ class PairBuilder(FileReaderBuilder):
             disable_shuffling=True,  # records stay in name order
         )
 
-    def _download_and_prepare(self, dl_manager, download_config=None):
+    def _download_and_prepare(self, dl_manager, download_config=None) -> None:
         source = self.source
         if source is None and self.MANUAL_DOWNLOAD_INSTRUCTIONS:
             source = Path(dl_manager.manual_dir)  # where tensorflow-datasets' own call was given one
-        contents = self.find(source)
+        contents = self.find(cast(Path, source))  # None only where the set takes None
         where = f"{self.name}, {source}" if source else self.name
         raise_problems(where, [*contents.problems, *_inconsistencies(contents)])
         references = [
@@ -191,15 +193,17 @@ class PairBuilder(FileReaderBuilder):
     def _records(self, split, images, sizes, problems, bar: tqdm) -> Iterator[dict]:
         """The records of a split, in order; notes its table, the references' sizes and what is wrong."""
         columns = (*FIELDS, "width", "height", *(["digest"] if split == REFERENCES else []))
-        table = {column: [] for column in columns}
+        table: dict[str, list] = {column: [] for column in columns}
         remarks: dict[str, str] = {}
+
+        def remark(name: str, text: str) -> None:
+            remarks.setdefault(text, name)
+
         for image in images:
             bar.update()
             encoded = _read(image.encoded)
             try:
-                pixels = decode_image(
-                    encoded, say=lambda text, image=image: remarks.setdefault(text, image.name)
-                )
+                pixels = decode_image(encoded, say=partial(remark, image.name))
             except DataError as error:
                 problems.append(f"{image.name}: cannot be read as an image ({error})")
                 continue

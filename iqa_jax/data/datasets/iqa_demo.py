@@ -81,7 +81,7 @@ class IqaDemo(PairBuilder):
         contents = Contents()
         for number, name in enumerate(PHOTOGRAPHS):
             pixels = photograph(name)
-            contents.references[f"{name}.png"] = partial(_png, lambda pixels=pixels: pixels)
+            contents.references[f"{name}.png"] = partial(_png, pixels)
             split = "validation" if name in VALIDATION else "train"
             images = contents.splits.setdefault(split, [])
             for kind in TYPES:
@@ -91,7 +91,7 @@ class IqaDemo(PairBuilder):
                         DistortedImage(
                             name=f"{name}_{kind}_{level}.png",
                             reference=f"{name}.png",
-                            encoded=partial(_png, make),
+                            encoded=partial(_png_of, make),
                             mos=mean_opinion(kind, level),
                             distortion=kind,
                             level=level,
@@ -116,7 +116,7 @@ class IqaDemoUnlabelled(PairBuilder):
 
         contents = Contents(splits={"unlabelled": []})
         for number, (name, pixels) in enumerate(_parts()):
-            contents.references[f"{name}.png"] = partial(_png, lambda pixels=pixels: pixels)
+            contents.references[f"{name}.png"] = partial(_png, pixels)
             levels = np.random.default_rng((_SEED, 1, number)).integers(1, 6, len(TYPES))
             for kind, level in zip(TYPES, levels.tolist(), strict=True):
                 make = partial(distortions.distort, pixels, kind, level, seed=(_SEED, 1, number))
@@ -124,7 +124,7 @@ class IqaDemoUnlabelled(PairBuilder):
                     DistortedImage(
                         name=f"{name}_{kind}_{level}.png",
                         reference=f"{name}.png",
-                        encoded=partial(_png, make),
+                        encoded=partial(_png_of, make),
                         distortion=kind,
                         level=level,
                     )
@@ -156,7 +156,10 @@ def photograph(name: str) -> np.ndarray:
 
 def _opened(name: str) -> Image.Image:
     package, _, file = (PHOTOGRAPHS | _MORE)[name].partition("/")
-    (folder,) = importlib.util.find_spec(package).submodule_search_locations
+    spec = importlib.util.find_spec(package)
+    if spec is None or spec.submodule_search_locations is None:
+        raise ModuleNotFoundError(f"No module named {package!r}", name=package)
+    (folder,) = spec.submodule_search_locations
     with Image.open(Path(folder) / _FOLDERS[package] / file) as opened:
         return opened.convert("RGB")
 
@@ -169,7 +172,11 @@ def _cut(image: Image.Image, top: int, left: int) -> np.ndarray:
     return np.asarray(image.crop((left, top, left + SIDE, top + SIDE)))
 
 
-def _png(make: Callable[[], np.ndarray]) -> bytes:
+def _png_of(make: Callable[[], np.ndarray]) -> bytes:
+    return _png(make())
+
+
+def _png(pixels: np.ndarray) -> bytes:
     buffer = io.BytesIO()
-    Image.fromarray(make()).save(buffer, "PNG", compress_level=1)
+    Image.fromarray(pixels).save(buffer, "PNG", compress_level=1)
     return buffer.getvalue()

@@ -24,8 +24,7 @@ so that one folder, named kadid10k, holds images/I01.png, images/I01_01_01.png .
     def find(self, folder: Path) -> Contents:
         images = {path.name: path for path in folder.glob("images/*.png")}
         distorted = {name: path for name, path in images.items() if _NAME.fullmatch(name)}
-        references = {name: p for name, p in images.items() if name not in distorted}
-        contents = Contents(references=references)
+        contents = Contents(references={name: p for name, p in images.items() if name not in distorted})
         columns = ("dist_img", "ref_img", "dmos")  # the last is a MOS in spite of its name
         for number, row in csv_rows(folder / "dmos.csv", columns, contents.problems):
             name, reference, mos = (row[column] for column in columns)

@@ -1,10 +1,18 @@
 """What a prepared data set holds."""
 
 from collections import Counter
+from collections.abc import Callable
 
 import numpy as np
 
 from iqa_jax.data.datasets.base import REFERENCES, PairBuilder
+
+_MEASURES: dict[str, Callable[[np.ndarray], float]] = {
+    "min": np.min,
+    "max": np.max,
+    "mean": np.mean,
+    "std": np.std,
+}
 
 
 def summary(builder: PairBuilder) -> dict:
@@ -20,11 +28,10 @@ def summary(builder: PairBuilder) -> dict:
         if split == REFERENCES:
             continue
         labels = np.array([mos for mos in table["mos"] if mos is not None])
-        measures = {"min": np.min, "max": np.max, "mean": np.mean, "std": np.std}
         splits[split] = {
             "pairs": len(table["name"]),
             "references": len(set(table["reference"])),
-            **{name: float(of(labels)) if len(labels) else None for name, of in measures.items()},
+            **{name: float(of(labels)) if len(labels) else None for name, of in _MEASURES.items()},
             "distortions": dict(sorted(Counter(filter(None, table["distortion"])).items())),
         }
     deviation = ""

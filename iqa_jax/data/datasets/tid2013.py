@@ -54,7 +54,7 @@ folder, named tid2013, holds reference_images, distorted_images and mos_with_nam
 
     def find(self, folder: Path) -> Contents:
         contents = Contents()
-        contents.references = _by_lower_case(folder / "reference_images", contents.problems)
+        contents.references |= _by_lower_case(folder / "reference_images", contents.problems)
         for number, line in numbered_lines(folder / "mos_with_names.txt", contents.problems):
             score, *name = line.split()
             contents.label(f"mos_with_names.txt, line {number}", line, "".join(name).lower(), score)

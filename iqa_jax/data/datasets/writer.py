@@ -40,7 +40,8 @@ def write_split(
     )
     limit = SHARD_BYTES if shard_bytes is None else shard_bytes
     features, writer = builder.info.features, None
-    lengths, total, in_shard = [], 0, 0
+    lengths: list[int] = []
+    total = in_shard = 0
     try:
         for record in records:
             serialized = features.serialize_example(features.encode_example(record))

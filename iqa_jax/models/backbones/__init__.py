@@ -3,4 +3,7 @@
 from iqa_jax.models.backbones.efficientnet_lite0 import EfficientNetLite0
 from iqa_jax.models.backbones.inception_resnet_v2 import InceptionResNetV2
 
-BACKBONES = {"inception_resnet_v2": InceptionResNetV2, "efficientnet_lite0": EfficientNetLite0}
+BACKBONES: dict[str, type[InceptionResNetV2 | EfficientNetLite0]] = {
+    "inception_resnet_v2": InceptionResNetV2,
+    "efficientnet_lite0": EfficientNetLite0,
+}

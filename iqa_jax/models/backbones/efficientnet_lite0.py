@@ -1,5 +1,7 @@
 """EfficientNet-Lite0 (Tan and Le, 2019, without squeeze-and-excitation, ReLU6 throughout)."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -52,16 +54,16 @@ class EfficientNetLite0(nnx.Module):
       rngs: keys for the random initialisation.
     """
 
-    taps = TAPS
+    taps: tuple[str, ...] = TAPS
     tap_channels = 32 + 24 + 40 + 112
 
     def __init__(self, *, num_classes: int = 1000, dtype: jnp.dtype = jnp.float32, rngs: nnx.Rngs):
-        kw = {"dtype": dtype, "rngs": rngs}
+        kw: dict[str, Any] = {"dtype": dtype, "rngs": rngs}
         self.conv_stem = ConvNorm(3, 32, 3, stride=2, activation=jax.nn.relu6, **kw)
-        self.stages = nnx.List()
+        self.stages: nnx.List[nnx.List[InvertedResidual]] = nnx.List()
         channels = 32
         for blocks, kernel_size, stride, expansion, width in STAGES if num_classes else STAGES[:5]:
-            stage = nnx.List()
+            stage: nnx.List[InvertedResidual] = nnx.List()
             for index in range(blocks):
                 first = index == 0
                 stage.append(

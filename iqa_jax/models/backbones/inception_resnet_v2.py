@@ -1,5 +1,7 @@
 """Inception-ResNet-v2 (Szegedy et al., 2016, arXiv:1602.07261), named and laid out as in timm."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -133,11 +135,11 @@ class InceptionResNetV2(nnx.Module):
       rngs: keys for the random initialisation.
     """
 
-    taps = TAPS
+    taps: tuple[str, ...] = TAPS
     tap_channels = 6 * 320
 
     def __init__(self, *, num_classes: int = 1000, dtype: jnp.dtype = jnp.float32, rngs: nnx.Rngs):
-        kw = {"dtype": dtype, "rngs": rngs}
+        kw: dict[str, Any] = {"dtype": dtype, "rngs": rngs}
         self.conv2d_1a = ConvNorm(3, 32, 3, stride=2, padding="VALID", **kw)
         self.conv2d_2a = ConvNorm(32, 32, 3, padding="VALID", **kw)
         self.conv2d_2b = ConvNorm(32, 64, 3, **kw)
@@ -174,8 +176,8 @@ class InceptionResNetV2(nnx.Module):
         x = self.conv2d_4a(self.conv2d_3b(max_pool(x)))
         x = self.mixed_5b(max_pool(x))
         yield "mixed_5b", x
-        for number, block in enumerate(self.repeat, start=1):
-            x = block(x)
+        for number, block35 in enumerate(self.repeat, start=1):
+            x = block35(x)
             yield f"block35_{number}", x
         if not self.num_classes:
             return

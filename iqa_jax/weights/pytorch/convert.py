@@ -6,12 +6,12 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-import jax
 import numpy as np
 
 from iqa_jax.errors import WeightsError
 from iqa_jax.files import cache_dir, local_path, writable_cache
 from iqa_jax.models import BACKBONES, ModelConfig
+from iqa_jax.ops import Array
 from iqa_jax.weights.directory import read_weights, save_weights
 from iqa_jax.weights.flat import weight_shapes
 from iqa_jax.weights.pytorch import sources
@@ -53,7 +53,9 @@ def convert_state_dict(state_dict: Mapping[str, np.ndarray], *, features_only: b
     if kind.model in BACKBONES:
         config = dataclasses.replace(config, backbone=kind.model)
     shapes = weight_shapes(config)
-    weights, origin, dropped = {}, {}, []
+    weights: dict[str, np.ndarray] = {}
+    origin: dict[str, str] = {}
+    dropped: list[str] = []
     for key, value in state_dict.items():
         later = features_only and re.match(kind.later, key)
         if later or key.endswith("num_batches_tracked"):
@@ -114,7 +116,7 @@ def convert_model(name: str, *, features_only: bool = False) -> tuple[Converted,
     return converted, {**origin, "hub": f"timm/{name}"}
 
 
-def pretrained_backbone(backbone: str, where: str) -> tuple[dict[str, jax.Array], dict]:
+def pretrained_backbone(backbone: str, where: str) -> tuple[dict[str, Array], dict]:
     """Pretrained weights of a backbone's layers up to the last tap, and where they come from.
 
     What has to be converted is converted once and kept in the cache directory.
@@ -150,7 +152,7 @@ def pretrained_backbone(backbone: str, where: str) -> tuple[dict[str, jax.Array]
     return backbone_weights(converted.config, converted.weights), origin
 
 
-def _from_directory(path: Path, backbone: str) -> tuple[dict[str, jax.Array], dict]:
+def _from_directory(path: Path, backbone: str) -> tuple[dict[str, Array], dict]:
     config, weights, record = read_weights(path)
     _check_backbone(path, config, backbone)
     return backbone_weights(config, weights), {**record["source"], "sha256": record["sha256"]}

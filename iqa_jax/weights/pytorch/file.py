@@ -12,7 +12,7 @@ import struct
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO
 
 import ml_dtypes
 import numpy as np
@@ -118,7 +118,7 @@ _HARMLESS: dict[tuple[str, str], object] = {
 class _Unpickler(pickle.Unpickler):
     """Builds what is harmless; storages come from `storage(key, dtype, count)`."""
 
-    def __init__(self, file: BinaryIO, storage: Callable[[str, np.dtype, int], _Storage]):
+    def __init__(self, file: IO[bytes], storage: Callable[[str, np.dtype, int], _Storage]):
         super().__init__(file, encoding="utf-8")
         self._storage = storage
 
@@ -172,7 +172,7 @@ def _read_archive(archive: zipfile.ZipFile) -> object:
         return _Unpickler(file, storage).load()
 
 
-def _read_older(file: BinaryIO) -> object:
+def _read_older(file: IO[bytes]) -> object:
     def nothing(*_):
         raise NotThisFormat
 

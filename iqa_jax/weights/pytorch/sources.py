@@ -146,20 +146,22 @@ def _state_dict(path: Path, content: object, ema: bool) -> dict[str, np.ndarray]
     """The arrays of the state dict that `content` is or holds."""
     if not isinstance(content, dict):
         raise WeightsError(f"{path}: holds a {type(content).__name__}, expected a state dict")
+    held: dict = content
     if ema:
-        content = next((content[name] for name in _EMA_WRAPPERS if isinstance(content.get(name), dict)), None)
-        if content is None:
+        averaged = next((held[name] for name in _EMA_WRAPPERS if isinstance(held.get(name), dict)), None)
+        if averaged is None:
             raise WeightsError(f"{path}: has no EMA weights; leave out --ema")
-    while inner := next((content[name] for name in _WRAPPERS if isinstance(content.get(name), dict)), None):
-        content = inner
+        held = averaged
+    while inner := next((held[name] for name in _WRAPPERS if isinstance(held.get(name), dict)), None):
+        held = inner
     entries = {}
-    for key, value in content.items():
+    for key, value in held.items():
         if isinstance(value, np.ndarray):
             entries[str(key)] = value
         elif not isinstance(value, str | bytes | int | float | complex | bool | type(None)):
             raise WeightsError(f"{path}: entry {key!r} is a {type(value).__name__}, expected a tensor")
     if not entries:
-        first = next((f"entry {k!r} is a {type(v).__name__}" for k, v in content.items()), "it is empty")
+        first = next((f"entry {k!r} is a {type(v).__name__}" for k, v in held.items()), "it is empty")
         raise WeightsError(f"{path}: {first}, expected a tensor; no other entry is one")
     return entries
 

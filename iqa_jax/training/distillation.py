@@ -68,7 +68,7 @@ def _teacher(config: ConfigDict, student: ModelConfig) -> Predictor:
     try:
         teacher = predictor_of(config.teacher, config.pseudo_crops)
     except WeightsError as error:
-        raise WeightsError(f"{told}: {error}") from None
+        raise WeightsError(f"config.teacher: {error}") from None
     if not teacher.full_reference:
         raise WeightsError(
             f"{told}: {teacher.config.name} needs no reference; expected a full-reference model"

@@ -100,7 +100,7 @@ def test_expand_names_what_is_not_there(tmp_path):
     touch(tmp_path, "in/notes.txt")
     for pattern, problem in (
         ("none.png", "none.png: no such file or directory"),
-        ("in", "in: no image in this directory; expected .png, .jpg"),
+        ("in", "in: no image in this directory; expected .png, .apng, .jpg"),
         ("*.png", r"\*.png: matches no image"),
     ):
         with pytest.raises(DataError, match=problem):

@@ -19,6 +19,7 @@ import numpy as np
 from iqa_jax.errors import WeightsError
 from iqa_jax.files import local_path, writable_directory, write_whole
 from iqa_jax.models import ModelConfig
+from iqa_jax.ops import Array
 from iqa_jax.weights.flat import Weights, content_hash, weight_shapes
 
 FORMAT = 1
@@ -158,7 +159,7 @@ def read_config(directory: str | os.PathLike) -> dict:
         raise WeightsError(f"{path}: not a configuration written by iqa_jax ({error})") from None
 
 
-def read_weights(directory: str | os.PathLike) -> tuple[ModelConfig, dict[str, jax.Array], dict]:
+def read_weights(directory: str | os.PathLike) -> tuple[ModelConfig, dict[str, Array], dict]:
     """(configuration, weights, whole `config.json`) of a weights directory.
 
     Raises:

@@ -36,6 +36,9 @@ def get_config(dataset: str = "auto") -> ConfigDict:
     c.backbone_weights = "auto"  # a directory, a PyTorch file, or "random"
     c.dim = 128  # width after the backbone
     c.heads = 4  # of the attention
+    c.taps = ""  # maps of the backbone, "stage1,stage2", averaged over cells; "": the backbone's own
+    c.stride = 0  # side of a cell, pixels
+    c.magnitudes = ""  # maps of which |f_ref - f_dis| is looked at too
     c.dropout = 0.1
     c.dtype = "float32"  # of the arithmetic; "bfloat16" is faster on GPUs and TPUs
 

@@ -18,6 +18,7 @@ def get_config(dataset: str = "auto") -> ConfigDict:
     c = conformer.get_config(dataset)
     c.model = "blind_student"
     del c.dropout  # of the teacher's recipe; the student's belongs to the noise
+    del c.magnitudes  # there is no reference
 
     # Pseudo-labels.
     c.teacher = ""  # a run or an averaged checkpoint of a full-reference model

@@ -1,9 +1,11 @@
 """The networks, and `build` to make one from its configuration."""
 
+from typing import Any, cast
+
 import jax.numpy as jnp
 from flax import nnx
 
-from iqa_jax.models.backbones import BACKBONES
+from iqa_jax.models.backbones import BACKBONES, build_backbone
 from iqa_jax.models.base import FullReferenceModel, IQAModel, split_model
 from iqa_jax.models.config import ModelConfig
 from iqa_jax.models.conformer import IQAConformer
@@ -40,7 +42,13 @@ def build(config: ModelConfig, *, rngs: nnx.Rngs) -> nnx.Module:
         raise ValueError(f"dtype {config.dtype!r}: expected 'float32' or 'bfloat16'")
     if config.name in BACKBONES:
         dtype = jnp.dtype(config.dtype)
-        return BACKBONES[config.name](num_classes=config.num_classes, dtype=dtype, rngs=rngs)
+        options: dict[str, Any] = {
+            "num_classes": config.num_classes,
+            "used": config.taps,
+            "dtype": dtype,
+            "rngs": rngs,
+        }
+        return cast(nnx.Module, build_backbone(config.name, **options))
     for kind, known, value in (
         ("model", [*IQA_MODELS, *BACKBONES], config.name),
         ("backbone", BACKBONES, config.backbone),

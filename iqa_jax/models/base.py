@@ -7,8 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from iqa_jax.models.backbones import BACKBONES
-from iqa_jax.models.backbones.base import Backbone
+from iqa_jax.models.backbones import BACKBONES, build_backbone
 from iqa_jax.models.config import ModelConfig
 from iqa_jax.models.layers import dense
 from iqa_jax.ops.programs import few_at_a_time
@@ -39,12 +38,21 @@ class IQAModel(nnx.Module):
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
         dtype = jnp.dtype(config.dtype)
         self.config = config
-        self.backbone: Backbone = BACKBONES[config.backbone](num_classes=0, dtype=dtype, rngs=rngs)
-        self.grid = self.backbone.grid(config.crop_size)
-        self.conv_proj = dense(self.backbone.tap_channels, config.dim, dtype=dtype, rngs=rngs)
+        if problem := taps_problem(config):
+            raise ValueError(problem)
+        used = config.taps + config.magnitudes
+        self.backbone = build_backbone(config.backbone, used=used, dtype=dtype, rngs=rngs)
+        self.grid, channels = self.backbone.grid(config.crop_size), self.backbone.tap_channels
+        if config.stride:
+            self.grid = config.crop_size // config.stride
+            channels = sum(self.backbone.maps[tap][0] for tap in config.taps)
+        self.conv_proj = dense(channels, config.dim, dtype=dtype, rngs=rngs)
 
     def features(self, images: jax.Array) -> jax.Array:
         """Backbone features of crops (B, S, S, 3), uint8 or float in [0, 1]: (B, h, w, C).
+
+        Where the configuration has `magnitudes`, every pixel of those maps stands behind the taps' channels,
+        at the position that it belongs to.
 
         Raises:
           ValueError: the crops are not of the size the model was made for.
@@ -55,11 +63,27 @@ class IQAModel(nnx.Module):
                 f"crops of shape {images.shape}: expected (B, {size}, {size}, 3); "
                 "cut images with iqa_jax.ops.windows.windows"
             )
-        return few_at_a_time(self.backbone.stacked_taps, as_unit_float(images))
+        taps = self._averaged_taps if self.config.stride else self.backbone.stacked_taps
+        return few_at_a_time(taps, as_unit_float(images))
+
+    def _averaged_taps(self, images: jax.Array) -> jax.Array:
+        taps, pixelwise = self.config.taps, self.config.magnitudes if self.full_reference else ()
+        maps = self.backbone.features(images, tuple(dict.fromkeys(taps + pixelwise)))
+        cells = {name: cells_of(values, self.grid) for name, values in maps.items()}
+        averages = [cells[name].mean(axis=-2) for name in taps]
+        pixels = [cells[name].reshape(*cells[name].shape[:3], -1) for name in pixelwise]
+        return jnp.concatenate(averages + pixels, axis=-1)
+
+    def projected(self, features: jax.Array) -> jax.Array:
+        """Features after `conv_proj`; the pixels for `magnitudes` stay as they are, behind them."""
+        if not self.config.magnitudes:
+            return self.conv_proj(features)
+        averages, pixels = jnp.split(features, [self.conv_proj.in_features], axis=-1)
+        return jnp.concatenate([self.conv_proj(averages), pixels], axis=-1)
 
     def project(self, images: jax.Array) -> jax.Array:
-        """What `assess` takes: the features of crops (B, S, S, 3) after `conv_proj`, (B, h, w, D)."""
-        return few_at_a_time(lambda x: self.conv_proj(self.features(x)), images)
+        """What `assess` takes: the features of crops (B, S, S, 3) after `projected`, (B, h, w, D or more)."""
+        return few_at_a_time(lambda x: self.projected(self.features(x)), images)
 
     def denormalise(self, prediction: jax.Array) -> jax.Array:
         """Normalised predictions -> MOS units."""
@@ -67,21 +91,41 @@ class IQAModel(nnx.Module):
 
 
 class FullReferenceModel(IQAModel):
-    """Projects f_ref and f_ref - f_dis.  Subclasses give `compare`."""
+    """Projects f_ref and f_ref - f_dis, and the means of |f_ref - f_dis|.  Subclasses give `compare`."""
 
     full_reference = True
+
+    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+        super().__init__(config, rngs=rngs)
+        channels = sum(self.backbone.maps[name][0] for name in config.magnitudes)
+        dtype = jnp.dtype(config.dtype)
+        self.magnitude_proj = dense(channels, config.dim, dtype=dtype, rngs=rngs) if channels else None
 
     def assess(
         self, reference: jax.Array, distorted: jax.Array, *, rngs: nnx.Rngs | None = None
     ) -> jax.Array:
-        """Normalised MOS (B,) from both images' features after `conv_proj`, each (B, h, w, D).
+        """Normalised MOS (B,) from both images' features after `projected`, each (B, h, w, D or more).
 
         The projection of f_ref - f_dis is the difference of both projections plus the bias, so
         each image is projected once, and a reference once for all its distorted versions.
         """
+        dim = self.config.dim
         bias = cast("nnx.Param[jax.Array]", self.conv_proj.bias)  # `dense` gives one
-        difference = reference - distorted + bias[...].astype(reference.dtype)
-        return self.compare(reference, difference, rngs=rngs).astype(jnp.float32)
+        difference = reference[..., :dim] - distorted[..., :dim] + bias[...].astype(reference.dtype)
+        if self.magnitude_proj is not None:
+            difference += self.magnitude_proj(self.magnitudes(reference[..., dim:], distorted[..., dim:]))
+        return self.compare(reference[..., :dim], difference, rngs=rngs).astype(jnp.float32)
+
+    def magnitudes(self, reference: jax.Array, distorted: jax.Array) -> jax.Array:
+        """The mean of |f_ref - f_dis| over the pixels of each position, (B, h, w, channels)."""
+        means, start = [], 0
+        for name in self.config.magnitudes:
+            channels, stride = self.backbone.maps[name]
+            end = start + (self.config.stride // stride) ** 2 * channels
+            differences = jnp.abs(reference[..., start:end] - distorted[..., start:end])
+            means.append(differences.reshape(*differences.shape[:3], -1, channels).mean(axis=-2))
+            start = end
+        return jnp.concatenate(means, axis=-1)
 
     def compare(
         self, reference: jax.Array, difference: jax.Array, *, rngs: nnx.Rngs | None = None
@@ -103,6 +147,31 @@ class FullReferenceModel(IQAModel):
             )
         both = jnp.concatenate([as_unit_float(reference), as_unit_float(distorted)])
         return self.assess(*jnp.split(self.project(both), 2), rngs=rngs)
+
+
+def cells_of(values: jax.Array, grid: int) -> jax.Array:
+    """The pixels of each of grid x grid cells: (B, H, W, C) -> (B, grid, grid, pixels, C)."""
+    batch, height, _, channels = values.shape
+    side = height // grid
+    cells = values.reshape(batch, grid, side, grid, side, channels).swapaxes(2, 3)
+    return cells.reshape(batch, grid, grid, side * side, channels)
+
+
+def taps_problem(config: ModelConfig) -> str | None:
+    """What is wrong with `taps`, `stride` and `magnitudes`, as a sentence; None if nothing is."""
+    chosen, maps = config.taps + config.magnitudes, BACKBONES[config.backbone].maps
+    if not config.stride:
+        return "taps and magnitudes need a stride" if chosen else None
+    if not config.taps:
+        return f"stride {config.stride} needs taps: {', '.join(maps) or f'{config.backbone} has none'}"
+    if config.crop_size % config.stride:
+        return f"stride {config.stride}: expected a divisor of the crop size, {config.crop_size}"
+    for name in chosen:
+        if name not in maps:
+            return f"tap {name}: {config.backbone} has {', '.join(maps) or 'no choice'}"
+        if config.stride % maps[name][1]:
+            return f"tap {name}: has stride {maps[name][1]}, expected a divisor of stride {config.stride}"
+    return None
 
 
 def split_model(model: IQAModel, *, tune_backbone: bool = False) -> tuple[nnx.GraphDef, nnx.State, nnx.State]:

@@ -119,7 +119,7 @@ def _programs(graphdef: nnx.GraphDef) -> tuple[Callable, Callable]:
         if not share_backbone:
             return tuple(model.project(windows) for model in models)
         features = models[0].features(windows)
-        return tuple(model.conv_proj(features) for model in models)
+        return tuple(model.projected(features) for model in models)
 
     def merged(frozen, weights):
         models = [nnx.merge(graphdef, trained, frozen) for trained in weights]

@@ -13,7 +13,8 @@ from ml_collections import ConfigDict
 from iqa_jax import configs
 from iqa_jax.data.datasets import DATASETS, default_data_dir, find_folder
 from iqa_jax.errors import ConfigError
-from iqa_jax.models import BACKBONES, IQA_MODELS
+from iqa_jax.models import BACKBONES, IQA_MODELS, ModelConfig
+from iqa_jax.models.base import taps_problem
 from iqa_jax.ops.windows import CROPS
 from iqa_jax.training.feed import PLACEMENTS
 
@@ -254,8 +255,24 @@ def check(config: ConfigDict) -> None:
         )
     if config.data.steps_at_once < 0:
         raise ConfigError(f"config.data.steps_at_once={config.data.steps_at_once}: expected 0 or more")
+    chosen = ModelConfig(config.model, config.backbone, crop_size=config.crop_size, **chosen_taps(config))
+    if problem := taps_problem(chosen):
+        raise ConfigError(f"config.stride={config.stride}: {problem}")
     if not IQA_MODELS[config.model].full_reference:
         _check_student(config)
+
+
+def chosen_taps(config: ConfigDict) -> dict:
+    """The fields of `ModelConfig` that say which maps of the backbone a model looks at."""
+
+    def names(text: str) -> tuple[str, ...]:
+        return tuple(name.strip() for name in text.split(",") if name.strip())
+
+    return {
+        "taps": names(config.taps),
+        "stride": config.stride,
+        "magnitudes": names(config.get("magnitudes", "")),
+    }
 
 
 def _check_student(config: ConfigDict) -> None:

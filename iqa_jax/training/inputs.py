@@ -8,6 +8,7 @@ from iqa_jax.data.source import PairSource
 from iqa_jax.data.splits import part_of_splits
 from iqa_jax.errors import ConfigError, DataError
 from iqa_jax.models import ModelConfig
+from iqa_jax.training.config import chosen_taps
 
 _PIPAL_MOS = (1448.9595, 121.5351)  # mean and deviation that the original normalises with
 
@@ -85,6 +86,7 @@ def model_config_for(config: ConfigDict, training: PairSource) -> ModelConfig:
         stochastic_depth=noise["stochastic_depth"] if noise else 0.0,
         dim=config.dim,
         heads=config.heads,
+        **chosen_taps(config),
         crop_size=config.crop_size,
         mos_mean=mean,
         mos_std=deviation,

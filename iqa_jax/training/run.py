@@ -52,7 +52,8 @@ def alone_in(workdir: Path) -> Iterator[None]:
 def begun(workdir: Path, config: ConfigDict, model_config: ModelConfig, record: dict) -> dict[str, Array]:
     """The initial weights of the run in `workdir`; begins it, or makes sure that it is the same run.
 
-    A run without a checkpoint begins anew, whatever its settings were.
+    A run without a checkpoint begins anew, whatever its settings were.  The first of several processes
+    writes; the others, which come after it, read what it has written.
     """
     if Saved(workdir).steps:
         if not (workdir / "config.json").exists():
@@ -63,6 +64,8 @@ def begun(workdir: Path, config: ConfigDict, model_config: ModelConfig, record: 
         return _initial_weights(workdir, config, model_config)
     if (workdir / "weights").exists():
         raise WeightsError(f"{workdir}: holds converted weights, not a run; choose another working directory")
+    if not processes.is_first():
+        return _initial_weights(workdir, config, model_config)
     weights = _initial_weights(workdir, config, model_config, anew=True)
     for left_over in ("metrics.jsonl", "baselines.json"):
         (workdir / left_over).unlink(missing_ok=True)
@@ -126,7 +129,9 @@ def _initial_weights(
             backbone = backbone_weights(model_config, weights)
             origin = {"file": "random", "seed": config.seed}
         else:
-            backbone, origin = pretrained_backbone(config.backbone, config.backbone_weights)
-        save_weights(kept, ModelConfig(config.backbone, config.backbone), backbone, origin)
+            whole, origin = pretrained_backbone(config.backbone, config.backbone_weights)
+            backbone = {name: whole[name] for name in backbone_weights(model_config, weights)}
+        maps = model_config.taps + model_config.magnitudes
+        save_weights(kept, ModelConfig(config.backbone, config.backbone, taps=maps), backbone, origin)
     say(f"model: {config.model} on {config.backbone}, backbone weights: {origin['file']}")
     return {**weights, **{f"backbone.{name}": array for name, array in backbone.items()}}

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import json
 from unittest import mock
 
 import jax
@@ -464,3 +465,60 @@ def test_what_is_frozen(tuned):
     assert {name.rpartition(".")[2] for name in left} == (
         {"mean", "var"} if tuned else {"kernel", "scale", "bias", "mean", "var"}
     )
+
+
+# Maps that are chosen
+
+CHOSEN = {"taps": ("stage1", "stage3"), "stride": 32, "magnitudes": ("stage1", "stage2")}
+
+
+def test_chosen_maps_are_averaged_over_cells():
+    model = small_model("iqa_conformer", **CHOSEN)
+    images, distorted = map(unit, reference.pair(5, 64, 2))
+    maps, other = (model.backbone.features(x, ("stage1", "stage2", "stage3")) for x in (images, distorted))
+
+    def cell(values, row, column):  # of the 2 x 2 positions
+        side = values.shape[1] // 2
+        return values[:, row * side : (row + 1) * side, column * side : (column + 1) * side]
+
+    features = jitted(model, "features")(images)
+    assert features.shape[:3] == (2, 2, 2) and model.grid == 2
+    channels = 24 + 80
+    magnitudes = model.magnitudes(*(model.features(x)[..., channels:] for x in (images, distorted)))
+    for row, column in np.ndindex(2, 2):
+        means = [cell(maps[name], row, column).mean((1, 2)) for name in CHOSEN["taps"]]
+        np.testing.assert_allclose(
+            features[:, row, column, :channels], np.concatenate(means, 1), rtol=1e-4, atol=1e-5
+        )
+        means = [
+            np.abs(cell(maps[name], row, column) - cell(other[name], row, column)).mean((1, 2))
+            for name in CHOSEN["magnitudes"]
+        ]
+        np.testing.assert_allclose(magnitudes[:, row, column], np.concatenate(means, 1), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", IQA_MODELS)
+def test_no_layer_is_there_after_the_last_map_that_is_chosen(name):
+    config = ModelConfig(name, "efficientnet_lite0", taps=("stage1",), stride=16)
+    assert {n.split(".")[2] for n in weight_shapes(config) if n.startswith("backbone.stages")} == {"0", "1"}
+    again = ModelConfig(**json.loads(json.dumps(dataclasses.asdict(config))))
+    assert again == config and hash(again) == hash(config)
+
+
+@pytest.mark.parametrize(
+    ("fields", "problem"),
+    [
+        ({"taps": ("stage1",)}, "need a stride"),
+        ({"stride": 16}, "stride 16 needs taps: conv_stem, stage0"),
+        ({"stride": 16, "taps": ("stage9",)}, "tap stage9: efficientnet_lite0 has conv_stem, stage0"),
+        ({"stride": 8, "taps": ("stage4",)}, "tap stage4: has stride 16, expected a divisor of stride 8"),
+        ({"stride": 28, "taps": ("stage1",)}, "stride 28: expected a divisor of the crop size, 64"),
+        (
+            {"stride": 16, "taps": ("x",), "backbone": "inception_resnet_v2"},
+            "inception_resnet_v2 has no choice",
+        ),
+    ],
+)
+def test_maps_that_do_not_fit_are_named(fields, problem):
+    with pytest.raises(ValueError, match=problem):
+        small_model("iqa_conformer", **fields)

@@ -131,7 +131,11 @@ def test_a_teacher_that_does_not_fit_is_named(place, finished, tmp_path):
 
     refused(WeightsError, "blind_student needs no reference; expected a full-reference", teacher=finished)
     refused(WeightsError, "config.teacher: .*nowhere: .*no such directory", teacher=tmp_path / "nowhere")
-    refused(WeightsError, "a backbone's weights .*, expected an IQA model's", teacher=place / "teacher" / "backbone")
+    refused(
+        WeightsError,
+        "a backbone's weights .*, expected an IQA model's",
+        teacher=place / "teacher" / "backbone",
+    )
     with pytest.raises(ConfigError, match="config.teacher: give the run or the averaged checkpoint"):
         parse(arguments("student", place))
     with pytest.raises(ConfigError, match="config.noise.cut_out=2.0: expected a probability"):

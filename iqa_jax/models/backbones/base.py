@@ -4,6 +4,7 @@ from typing import Protocol
 
 import jax
 import jax.numpy as jnp
+from flax import nnx
 
 
 class Backbone(Protocol):
@@ -14,7 +15,8 @@ class Backbone(Protocol):
 
     - takes float images in [0, 1], (B, H, W, 3), and normalises them itself;
     - is built by `Kind(num_classes=…, dtype=…, rngs=…)`; `num_classes=0` leaves out every layer after the
-      last of `taps`, so that no weight is there that the features do not need;
+      last of `taps`, so that no weight is there that the features do not need; one that has `maps` also
+      takes `used=…`, names of maps that are needed in the place of `taps`;
     - normalises with running statistics whatever mode a model is in (`iqa_jax.models.layers.ConvNorm`
       does): there is no training mode, and batches do not change its features;
     - computes each example by itself, in `dtype`, from parameters in float32.
@@ -22,12 +24,17 @@ class Backbone(Protocol):
     Attributes:
       taps: names of the feature maps that are compared.
       tap_channels: channels of `stacked_taps`.
+      maps: channels and stride of the maps whose pixels divide an image evenly, for models that choose their
+        taps; may be empty.
       num_classes: 0, or how many logits a call gives.
     """
 
     taps: tuple[str, ...]
     tap_channels: int
+    maps: dict[str, tuple[int, int]]
     num_classes: int
+
+    def __init__(self, *, num_classes: int, dtype: jnp.dtype, rngs: nnx.Rngs) -> None: ...
 
     @staticmethod
     def grid(size: int) -> int:

@@ -22,6 +22,9 @@ STAGES = (
     (4, 5, 2, 6, 192),
     (1, 3, 1, 6, 320),
 )
+# Channels and stride of every feature map.
+MAPS = {"conv_stem": (32, 2), "stage0": (16, 2), "stage1": (24, 4), "stage2": (40, 8), "stage3": (80, 16)}
+MAPS |= {"stage4": (112, 16), "stage5": (192, 32), "stage6": (320, 32)}
 
 
 def _identity(x: jax.Array) -> jax.Array:
@@ -49,20 +52,30 @@ class EfficientNetLite0(nnx.Module):
     """The ImageNet network.  Input: float images in [0, 1], (B, H, W, 3), of any size.
 
     Args:
-      num_classes: size of the classifier; 0 leaves out every layer after the last of `TAPS`.
+      num_classes: size of the classifier; 0 leaves out every layer after the last of `used`.
+      used: the feature maps that are asked for where there is no classifier.
       dtype: the compute type; parameters and statistics are float32.
       rngs: keys for the random initialisation.
     """
 
     taps: tuple[str, ...] = TAPS
     tap_channels = 32 + 24 + 40 + 112
+    maps = MAPS
 
-    def __init__(self, *, num_classes: int = 1000, dtype: jnp.dtype = jnp.float32, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        *,
+        num_classes: int = 1000,
+        used: tuple[str, ...] = TAPS,
+        dtype: jnp.dtype = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
         kw: dict[str, Any] = {"dtype": dtype, "rngs": rngs}
         self.conv_stem = ConvNorm(3, 32, 3, stride=2, activation=jax.nn.relu6, **kw)
         self.stages: nnx.List[nnx.List[InvertedResidual]] = nnx.List()
         channels = 32
-        for blocks, kernel_size, stride, expansion, width in STAGES if num_classes else STAGES[:5]:
+        last = len(STAGES) if num_classes else max(list(MAPS).index(name) for name in used)
+        for blocks, kernel_size, stride, expansion, width in STAGES[:last]:
             stage: nnx.List[InvertedResidual] = nnx.List()
             for index in range(blocks):
                 first = index == 0

@@ -136,6 +136,7 @@ class InceptionResNetV2(nnx.Module):
     """
 
     taps: tuple[str, ...] = TAPS
+    maps: dict[str, tuple[int, int]] = {}  # unpadded convolutions: no map divides the image evenly
     tap_channels = 6 * 320
 
     def __init__(self, *, num_classes: int = 1000, dtype: jnp.dtype = jnp.float32, rngs: nnx.Rngs):

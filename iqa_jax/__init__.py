@@ -2,8 +2,10 @@
 
     import iqa_jax
 
-    metric = iqa_jax.load("runs/conformer")         # a run, converted weights, an average, an exported file
-    score = metric(reference, distorted)            # arrays (H, W, 3) or (B, H, W, 3), any size; in MOS units
+    metric = iqa_jax.load()                         # the full-reference metric that comes with the package
+    blind = iqa_jax.load("blind")                   # the one that needs no reference
+    own = iqa_jax.load("runs/conformer")            # a run, converted weights, an average, an exported file
+    score = metric(reference, distorted)            # files, or arrays (H, W, 3) or (B, H, W, 3); in MOS units
     quality = metric.map(reference, distorted)      # where the image is good and where it is not
     loss = metric.loss(reference, distorted)        # differentiable, to train with
 

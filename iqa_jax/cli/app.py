@@ -11,6 +11,7 @@ import typer
 from iqa_jax import __version__
 from iqa_jax.cli import convert, data, evaluate, score, train, weights
 from iqa_jax.cli.ending import shown_plainly
+from iqa_jax.cli.options import TakesSeveral
 
 
 class _Commands(typer.core.TyperGroup):
@@ -56,9 +57,10 @@ for _command in (
     data.distort,
     weights.average,
     weights.export,
+    weights.pack,
     convert.convert,
 ):
-    app.command()(_command)
+    app.command(cls=TakesSeveral)(_command)
 app.command(
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True}, add_help_option=False
 )(train.train)

@@ -9,6 +9,14 @@ Weights = Annotated[
     Path,
     typer.Option(help="A run, a converted directory, an averaged checkpoint or an exported file."),
 ]
+WeightsOrShipped = Annotated[
+    str,
+    typer.Option(
+        help="A run, a converted directory, an averaged checkpoint, an exported file, hf://OWNER/NAME, or "
+        "one that comes with the package: full-reference (the default with references) or blind (without).",
+        show_default=False,
+    ),
+]
 DataDir = Annotated[str, typer.Option(help="Where prepared data lie; the cache directory if not given.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Step = Annotated[str, typer.Option(help="Of a run: best, latest or a step.")]
@@ -20,6 +28,33 @@ Together = Annotated[
     ),
 ]
 Crops = Annotated[str, typer.Option(help="center, ten or grid.")]
+
+
+class TakesSeveral(typer.core.TyperCommand):
+    """A command whose repeatable options take all values that follow: `-t a.png b.png`.
+
+    So they stand where a shell has written a pattern out.
+    """
+
+    def parse_args(self, ctx, args):
+        repeatable = {
+            name for option in self.params if getattr(option, "multiple", False) for name in option.opts
+        }
+        written: list[str] = []
+        current, has_value = "", False
+        for position, argument in enumerate(args):
+            if argument == "--":
+                written += args[position:]
+                break
+            if argument.startswith("-") and len(argument) > 1:
+                current = argument.partition("=")[0] if argument.partition("=")[0] in repeatable else ""
+                has_value = "=" in argument
+            elif current and has_value:
+                written.append(current)
+            else:
+                has_value = True
+            written.append(argument)
+        return super().parse_args(ctx, written)
 
 
 def step_of(text: str) -> int | str:

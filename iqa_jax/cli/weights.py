@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from iqa_jax.cli.options import DataDir, Ema, Json, Step, Weights, numbers_of, step_of
+from iqa_jax.cli.options import DataDir, Ema, Json, Step, Weights, WeightsOrShipped, numbers_of, step_of
 from iqa_jax.cli.output import progress_bar, put_out
 from iqa_jax.errors import UserError
 from iqa_jax.files import output_file
@@ -55,8 +55,8 @@ def average(
 
 
 def export(
-    weights: Weights,
     output: Annotated[Path, typer.Option(help="The file to write; metadata go beside it.")],
+    weights: WeightsOrShipped = "full-reference",
     step: Step = "best",
     ema: Ema = False,
     as_json: Json = False,
@@ -72,3 +72,32 @@ def export(
     metric = iqa_jax.load(weights, step=step_of(step), ema=ema)
     files = [str(path) for path in write(metric, output)]
     put_out({"output": files}, as_json, f"wrote {files[0]} and {files[1]}")
+
+
+def pack(
+    weights: Weights,
+    output: Annotated[Path, typer.Option(help="The folder to write.")],
+    card: Annotated[
+        Path | None, typer.Option(help="The model card, Markdown; a short one is written if not given.")
+    ] = None,
+    half: Annotated[bool, typer.Option("--half", help="Keep the numbers as float16.")] = False,
+    step: Step = "best",
+    ema: Ema = False,
+    as_json: Json = False,
+) -> None:
+    """Write weights as a folder to share: model.safetensors, config.json and a card, ready for a model hub.
+
+    It is loaded by its path or, uploaded, by hf://OWNER/NAME.
+
+    Example: python -m iqa_jax pack --weights runs/conformer --output conformer
+    """
+    from iqa_jax.weights.portable import CARD, save_portable, short_card
+    from iqa_jax.weights.reading import read_any
+
+    text = card.read_text(encoding="utf-8") if card else ""
+    config, arrays, record = read_any(weights, step=step_of(step), ema=ema)
+    source = {**record.get("source", {})} or {"data": record.get("data"), "training": record.get("training")}
+    save_portable(
+        output, config, arrays, source, card=text or short_card(config, record, output.name), half=half
+    )
+    put_out({"output": str(output)}, as_json, f"wrote {output}; describe the weights in {output / CARD}")

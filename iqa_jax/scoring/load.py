@@ -8,21 +8,26 @@ from iqa_jax.models import IQA_MODELS
 from iqa_jax.scoring.engine import BATCH_SIZE, Network, WindowModel
 from iqa_jax.scoring.metric import BlindMetric, FullReferenceMetric, Metric
 from iqa_jax.weights.flat import iqa_model_with
+from iqa_jax.weights.hub import on_hub
 from iqa_jax.weights.reading import read_any
+
+FULL_REFERENCE, BLIND = "full-reference", "blind"  # the metrics that come with the package
 
 
 def load(
-    path: str | os.PathLike,
+    path: str | os.PathLike = FULL_REFERENCE,
     *,
     crops: str = "grid",
     batch_size: int = BATCH_SIZE,
     step: int | str = "best",
     ema: bool = False,
 ) -> Metric:
-    """The metric of a run, a converted directory, an averaged checkpoint or an exported file.
+    """A metric that comes with the package, or that of any weights.
 
     Args:
-      path: the directory or file.
+      path: "full-reference" or "blind", the metrics that come with the package; or the directory or file
+        of a run, of converted, averaged or packed weights or of an exported program; or `hf://OWNER/NAME`,
+        weights from the model hub.  A directory of one of those names is meant by "./blind".
       crops, batch_size: see `Metric`.
       step: of a run: "best" (by validation SRCC), "latest" or a step number.
       ema: of a run: its exponential moving average instead of the raw weights.
@@ -43,7 +48,7 @@ def load_model(
     Raises:
       WeightsError: see `load`.
     """
-    if local_path(path).is_file():
+    if not on_hub(path) and local_path(path).is_file():
         from iqa_jax.scoring.export import read_exported
 
         return read_exported(path)

@@ -13,6 +13,8 @@ from iqa_jax.ops import Array
 from iqa_jax.weights.checkpoints import Saved
 from iqa_jax.weights.directory import read_config, read_weights
 from iqa_jax.weights.flat import Weights, content_hash, model_with, weight_shapes
+from iqa_jax.weights.hub import fetched_folder, on_hub
+from iqa_jax.weights.portable import FILE, SHIPPED, read_portable
 
 
 def read_any(
@@ -21,21 +23,37 @@ def read_any(
     """(configuration, weights, `config.json` with the weights' "sha256") of whatever holds weights.
 
     Args:
-      path: a directory written by `python -m iqa_jax convert` or by `average`, or the `--workdir` of a
-        training run.
+      path: the name of weights that come with the package, see `SHIPPED`; `hf://OWNER/NAME` of the model
+        hub; a directory written by `python -m iqa_jax convert`, `average` or `pack`; or the `--workdir` of
+        a training run.
       step: of a run: "best" (by validation SRCC), "latest" or a step number.
       ema: of a run: its exponential moving average instead of the raw weights.
     Raises:
       WeightsError: nothing there to read, or it is damaged.
     """
-    directory = local_path(path)
+    directory = place_of(path)
     record = read_config(directory)
+    if (directory / FILE).is_file():
+        return read_portable(directory)
     if (directory / "weights").is_dir():
         return read_weights(directory)
     if (directory / "checkpoints").is_dir():
         weights = read_run_weights(directory, step=step, ema=ema)
         return ModelConfig(**record["model"]), weights, record | {"sha256": content_hash(weights)}
-    raise WeightsError(f"{directory}: neither weights/ nor checkpoints/ is there; is the run just begun?")
+    raise WeightsError(
+        f"{directory}: neither {FILE} nor weights/ nor checkpoints/ is there; is the run just begun?"
+    )
+
+
+def place_of(path: str | os.PathLike) -> Path:
+    """Where the weights of a name, an address or a path lie.
+
+    Raises:
+      WeightsError: an address of which nothing can be fetched.
+    """
+    if (name := os.fspath(path)) in SHIPPED:
+        return SHIPPED[name]
+    return fetched_folder(name) if on_hub(name) else local_path(path)
 
 
 def load_backbone(path: str | os.PathLike) -> nnx.Module:

@@ -11,6 +11,7 @@ import numpy as np
 
 from iqa_jax.errors import WeightsError
 from iqa_jax.files import local_path
+from iqa_jax.weights.hub import PATIENCE, from_hub
 from iqa_jax.weights.pytorch import file as pytorch_file
 
 # Models on the hub whose weights `convert` understands, as timm names them.
@@ -51,15 +52,12 @@ def hub_file(model: str) -> Path:
     from huggingface_hub import hf_hub_download
 
     repository = f"timm/{model}"
-    try:
-        return Path(hf_hub_download(repository, "model.safetensors"))
-    except Exception as error:  # the hub's client raises its own, its HTTP library's and OS errors
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise WeightsError(
-            f"{repository} cannot be fetched from the model hub ({reason}). Fetch model.safetensors "
-            "where there is a connection, then run "
-            "python -m iqa_jax convert --checkpoint model.safetensors --output DIR"
-        ) from None
+    return from_hub(
+        repository,
+        lambda: Path(hf_hub_download(repository, "model.safetensors", etag_timeout=PATIENCE)),
+        "Fetch model.safetensors where there is a connection, then run "
+        "python -m iqa_jax convert --checkpoint model.safetensors --output DIR",
+    )
 
 
 # Under what names people save a state dict in a larger one, in the order in which they are looked for.

@@ -1,0 +1,57 @@
+"""Weights from the Hugging Face hub: cached, offline where they are there already, of a revision."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from iqa_jax.errors import WeightsError
+
+SCHEME = "hf://"
+PATIENCE = 5  # seconds without an answer
+_FILES = ("config.json", "model.safetensors", "README.md")
+
+Fetched = TypeVar("Fetched")
+
+
+def on_hub(path: str | os.PathLike) -> bool:
+    """Whether it is `hf://OWNER/NAME`, with or without `@REVISION`."""
+    return os.fspath(path).startswith(SCHEME)
+
+
+def fetched_folder(address: str) -> Path:
+    """The folder of `hf://OWNER/NAME[@REVISION]` in the hub's cache, fetched where it is not there.
+
+    Raises:
+      WeightsError: no such address, or it cannot be fetched.
+    """
+    from huggingface_hub import snapshot_download
+
+    name, _, revision = address.removeprefix(SCHEME).partition("@")
+    if name.count("/") != 1 or not all(name.split("/")):
+        raise WeightsError(f"{address}: expected hf://OWNER/NAME or hf://OWNER/NAME@REVISION")
+
+    def fetch():
+        return Path(
+            snapshot_download(
+                name, revision=revision or None, allow_patterns=list(_FILES), etag_timeout=PATIENCE
+            )
+        )
+
+    return from_hub(address, fetch)
+
+
+def from_hub(what: str, fetch: Callable[[], Fetched], instead: str = "") -> Fetched:
+    """What `fetch` gives, with a plain error where it fails.
+
+    Args:
+      instead: what else can be done, a sentence.
+    Raises:
+      WeightsError: says what could not be fetched and why.
+    """
+    try:
+        return fetch()
+    except Exception as error:  # the hub's, and those of what it uses to connect
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        hint = f".  {instead}" if instead else ""
+        raise WeightsError(f"{what} cannot be fetched from the model hub ({reason}){hint}") from None

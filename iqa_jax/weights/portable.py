@@ -1,0 +1,128 @@
+"""Weights as a folder that anyone can read: `model.safetensors`, `config.json` and a model card.
+
+What comes with the package has this form, and what is exchanged through a model hub; reading it needs no more
+than the core.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from iqa_jax.errors import WeightsError
+from iqa_jax.files import local_path, writable_directory, write_whole
+from iqa_jax.models import ModelConfig
+from iqa_jax.ops import Array
+from iqa_jax.weights.directory import FORMAT, read_config
+from iqa_jax.weights.flat import Weights, check_weights, content_hash, weight_shapes
+
+FILE, CARD = "model.safetensors", "README.md"
+# The weights that come with the package, by name.
+SHIPPED = {name: Path(__file__).parent / "shipped" / name for name in ("full-reference", "blind")}
+
+
+def save_portable(
+    directory: str | os.PathLike,
+    config: ModelConfig,
+    weights: Weights,
+    source: dict,
+    *,
+    card: str,
+    half: bool = False,
+) -> None:
+    """Writes the folder; it appears complete or not at all.
+
+    Args:
+      directory: must not exist or be empty.
+      source: where the weights come from.
+      card: Markdown.
+      half: whether the numbers are kept as float16; they are float32 again when read.
+    Raises:
+      WeightsError: `directory` holds something.
+      UserError: it cannot be written.
+    """
+    from safetensors.numpy import save
+
+    directory = local_path(directory).absolute()
+    if directory.exists() and (directory.is_file() or any(directory.iterdir())):
+        raise WeightsError(f"{directory}: is there already; choose another output directory")
+    writable_directory(directory.parent)
+    kept = {name: np.asarray(array, np.float16 if half else np.float32) for name, array in weights.items()}
+    for name, array in kept.items():
+        if not np.isfinite(array).all():
+            raise WeightsError(f"weight {name}: has values that are not finite in {array.dtype}")
+    content = save(kept, metadata={"format": "np"})
+    record = {
+        "format": FORMAT,
+        "model": dataclasses.asdict(config),
+        "source": source,
+        "sha256": content_hash({name: array.astype(np.float32) for name, array in kept.items()}),
+        "files": {FILE: hashlib.sha256(content).hexdigest()},
+    }
+    partial = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
+    try:
+        (partial / FILE).write_bytes(content)
+        (partial / CARD).write_text(card, encoding="utf-8")
+        write_whole(partial / "config.json", json.dumps(record, indent=2) + "\n")
+        partial.chmod(0o755)
+        if directory.exists():
+            directory.rmdir()
+        partial.rename(directory)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def read_portable(directory: str | os.PathLike) -> tuple[ModelConfig, dict[str, Array], dict]:
+    """(configuration, weights as float32, whole `config.json`) of such a folder.
+
+    Raises:
+      WeightsError: something is missing, truncated or differs from what was written.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    directory = local_path(directory)
+    record = read_config(directory)
+    config = ModelConfig(**record["model"])
+    path = directory / FILE
+    try:
+        content = path.read_bytes()
+        if hashlib.sha256(content).hexdigest() != record["files"][FILE]:
+            raise WeightsError(f"{path}: damaged, its checksum is not the one in config.json; fetch it again")
+        weights = {name: array.astype(np.float32) for name, array in load(content).items()}
+    except OSError as error:
+        raise WeightsError(f"{path}: {error.strerror}") from None
+    except (KeyError, ValueError, SafetensorError) as error:
+        raise WeightsError(f"{path}: cannot be read ({error})") from None
+    check_weights({name: array.shape for name, array in weights.items()}, weight_shapes(config))
+    return config, dict(weights), record
+
+
+def short_card(config: ModelConfig, record: dict, name: str) -> str:
+    """A card to be completed: what the weights are and how they are used."""
+    data = record.get("data") or record.get("source", {}).get("data") or {}
+    trained = f"Trained on {data['dataset']}.  " if "dataset" in data else ""
+    images = "reference, distorted" if config.name != "blind_student" else "image"
+    return f"""---
+library_name: iqa_jax
+tags: [image-quality-assessment, jax]
+---
+
+# {name}
+
+{config.name} on {config.backbone}.  {trained}Scores from {config.mos_low:.6g} to {config.mos_high:.6g}, \
+higher is better.
+
+```python
+import iqa_jax
+
+metric = iqa_jax.load("hf://OWNER/{name}")
+score = metric({images})
+```
+"""

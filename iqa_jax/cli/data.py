@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from iqa_jax.cli.options import DataDir, Json, numbers_of
-from iqa_jax.cli.output import progress_bar, put_out, table_of
+from iqa_jax.cli.output import progress_bar, put_out, remark, table_of
 from iqa_jax.errors import DataError
 from iqa_jax.files import output_file, writable_directory, write_whole
 
@@ -38,11 +38,17 @@ def prepare(
     notes = [
         f"labels: {found['score']['kind']}, "
         f"{'higher' if found['score']['higher_is_better'] else 'lower'} is better",
-        f"distortion types: {', '.join(types) or 'not told'}",
+        f"distortion types: {_shortened(list(types)) or 'not told'}",
     ]
     if found.get("deviation"):
         notes.append(found["deviation"])
     put_out(found, as_json, table_of(f"{name}, in {builder.data_dir}", header, rows), *notes)
+
+
+def _shortened(names: list[str], most: int = 40) -> str:
+    """The names, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def splits(
@@ -120,7 +126,7 @@ def distort(
     Example: python -m iqa_jax distort --images photos/ --output made --per-image 15 --short-side 384
     """
     from iqa_jax.data import make_pairs as making
-    from iqa_jax.data.pairing import expand
+    from iqa_jax.data.selection import expand
 
     chosen = tuple(filter(None, types.split(","))) or making.Plan.types
     plan = making.Plan(
@@ -131,8 +137,8 @@ def distort(
         short_side=short_side,
         label=label,
     )
-    photographs = expand(images)
     directory = writable_directory(output)
+    photographs = expand(images, leave_out=[directory], say=remark)
     total = sum(len(plan.versions(number)) for number in range(len(photographs)))
     with progress_bar(total, "distorting", "pair") as bar:
         problems = making.make_pairs(

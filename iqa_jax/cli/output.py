@@ -15,6 +15,11 @@ def progress_bar(total: int, what: str, unit: str) -> Iterator:
         yield bar
 
 
+def remark(text: str) -> None:
+    """A line on standard error."""
+    print(text, file=sys.stderr)
+
+
 def put_out(result: dict | list, as_json: bool, *tables) -> None:
     """Prints the result as JSON, or tables (rich's, or texts)."""
     if as_json:

@@ -1,5 +1,6 @@
 """Scores of files from the command line."""
 
+import contextlib
 import json
 import math
 import sys
@@ -9,163 +10,280 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from iqa_jax.cli.options import Ema, Json, Step, Together, Weights, step_of
+from iqa_jax.cli.options import Ema, Json, Step, Together, WeightsOrShipped, step_of
+from iqa_jax.cli.output import remark
 from iqa_jax.errors import UserError
 from iqa_jax.files import output_file, writable_directory
 
 if TYPE_CHECKING:
-    from iqa_jax.scoring.files import Pair, Result
+    from iqa_jax.scoring.results import Pair, Result
 
 _PART = 32  # images that a process takes at a time, when several do the work
 
 
 def score(
-    target: Annotated[list[str], typer.Option("-t", "--target", help="File, directory or pattern.")],
-    weights: Weights,
-    reference: Annotated[
-        str | None, typer.Option("-r", "--reference", help="File or directory, or a CSV file of pairs.")
+    target: Annotated[
+        list[str] | None,
+        typer.Option("-t", "--target", help="Files, directories or patterns, or a table of files."),
     ] = None,
+    reference: Annotated[
+        list[str] | None,
+        typer.Option(
+            "-r",
+            "--reference",
+            help="The same for the references, or a table of pairs (then -t may be left out).",
+        ),
+    ] = None,
+    weights: WeightsOrShipped = "",
     crops: Annotated[str, typer.Option(help="grid, ten or center.")] = "grid",
     batch_size: Annotated[int, typer.Option(min=1, help="Crops that go through the model together.")] = 16,
-    csv: Annotated[Path | None, typer.Option(help="Also write a CSV file.")] = None,
+    recursive: Annotated[
+        bool, typer.Option("--recursive/--flat", help="Whether folders in a directory are searched too.")
+    ] = True,
+    csv: Annotated[
+        Path | None, typer.Option(help="A CSV file that grows as scores come; the same command goes on.")
+    ] = None,
+    recompute: Annotated[bool, typer.Option("--recompute", help="Begin the CSV file anew.")] = False,
     sort: Annotated[bool, typer.Option("--sort", help="Best first.")] = False,
+    mask: Annotated[
+        list[str] | None,
+        typer.Option(help="Masks, paired by name: white is the part that is scored."),
+    ] = None,
+    resize: Annotated[
+        str, typer.Option(help="target or reference: scale it to the other's size where they differ.")
+    ] = "",
     map_dir: Annotated[Path | None, typer.Option("--map", help="Directory for quality maps.")] = None,
+    full_scale: Annotated[
+        bool, typer.Option("--full-scale", help="Maps show the whole scale, not the range that is there.")
+    ] = False,
     together: Together = None,
     step: Step = "best",
     ema: Ema = False,
     as_json: Json = False,
 ) -> None:
-    """Score images, against their references (folders are paired by name) or without.
+    """Score images, against their references (folders are paired by path and name) or without.
 
-    Example: python -m iqa_jax score --weights runs/conformer -t restored/ -r originals/ --csv scores.csv
+    The exit code is 0, or 1 if something could not be scored, 2 for a wrong option, and 128 with the
+    signal's number after a signal.
+
+    Example: python -m iqa_jax score -t restored/ -r originals/ --csv scores.csv
     """
-    import iqa_jax
-    from iqa_jax.ops.programs import keep_programs
-
     if map_dir:
         import matplotlib  # noqa: F401  before the work, not after it
 
-    keep_programs()
-    metric = iqa_jax.load(weights, crops=crops, batch_size=batch_size, step=step_of(step), ema=ema)
-    code = score_paths(
+    outputs = [directory for directory in (map_dir,) if directory]
+    pairs, masks = chosen_files(
+        target or [], reference or [], mask or [], recursive=recursive, leave_out=outputs, say=remark
+    )
+    from iqa_jax.scoring.load import BLIND, FULL_REFERENCE, load
+
+    keep_compiled_programs()
+    name = weights or (FULL_REFERENCE if reference else BLIND)
+    metric = load(name, crops=crops, batch_size=batch_size, step=step_of(step), ema=ema)
+    code = score_pairs(
         metric,
-        target,
-        reference,
+        pairs,
+        masks=masks,
+        resize=resize,
         csv=csv,
+        recompute=recompute,
         as_json=as_json,
         sort=sort,
         map_dir=map_dir,
+        full_scale=full_scale,
         together=together,
+        read=[*(reference or []), *(target or [])],
     )
     raise typer.Exit(code)
 
 
-def score_paths(
-    metric,
-    target_patterns: Sequence[str],
-    reference: str | None = None,
+def keep_compiled_programs() -> None:
+    from iqa_jax.ops.programs import keep_programs
+
+    keep_programs()
+
+
+def chosen_files(
+    targets: Sequence[str],
+    references: Sequence[str],
+    masks: Sequence[str] = (),
     *,
-    csv: Path | None = None,
-    as_json: bool = False,
-    sort: bool = False,
-    map_dir: Path | None = None,
-    together: Path | None = None,
-) -> int:
-    """Scores files and prints a number for one pair, a table for several, or JSON.
+    recursive: bool = True,
+    leave_out: Sequence[Path] = (),
+    say=remark,
+) -> "tuple[list[Pair], dict[Path, Path]]":
+    """The pairs that options name, and the mask of each target, if there are masks.
 
-    Progress, remarks and failures go to standard error.
-
-    Args:
-      metric: as `iqa_jax.load` gives.
-      target_patterns: files, directories or patterns.
-      reference: a file, directory or pattern, or a CSV file of pairs; None for a no-reference metric.
-      csv: a file to write, too.
-      as_json: standard output is a list of objects, see `iqa_jax.scoring.files.to_json`.
-      sort: the best first, failures last.
-      map_dir: directory for heat maps.
-      together: directory of a job that other processes, given the same, do too; see `do_together`.
-    Returns:
-      Exit code: 0, or 1 if something failed.
     Raises:
       UserError: nothing to score, or it cannot be paired.
     """
-    from tqdm import tqdm
+    from iqa_jax.data.pairing import find_pairs, pair_files
+    from iqa_jax.data.selection import Listed, listed
 
-    from iqa_jax.scoring.files import Result, map_files, score_files, to_json, write_csv
+    if not targets and not references:
+        raise UserError("nothing to score: give -t FILES, or -r and a table of pairs")
+    pairs = find_pairs(targets, references, recursive=recursive, leave_out=leave_out, say=say)
+    if not masks:
+        return pairs, {}
+    found = listed(masks, recursive=recursive, say=say)
+    if len(found) == 1 and found[0].path.is_file() and len(masks) == 1 and Path(masks[0]).is_file():
+        return pairs, {target: found[0].path for target, _ in pairs}
+    named = [Listed(target) for target, _ in pairs] if not targets else listed(targets, recursive=recursive)
+    wanted = {target for target, _ in pairs}
+    shown = pair_files([target for target in named if target.path in wanted], found)
+    return pairs, {target: its for target, its in shown if its}
 
-    pairs = _pairs(metric, target_patterns, reference)
+
+def score_pairs(
+    metric,
+    pairs: "Sequence[Pair]",
+    *,
+    masks: "dict[Path, Path] | None" = None,
+    resize: str = "",
+    csv: Path | None = None,
+    recompute: bool = False,
+    as_json: bool = False,
+    sort: bool = False,
+    map_dir: Path | None = None,
+    full_scale: bool = False,
+    together: Path | None = None,
+    read: Sequence[str] = (),
+) -> int:
+    """Scores pairs of files and prints a number for one, a table for several, or JSON.
+
+    Where standard output is not a terminal, several are lines as they come: target, tab, score.  Progress,
+    remarks and failures go to standard error.
+
+    Args:
+      metric: as `iqa_jax.load` gives.
+      pairs, masks: as `chosen_files` gives.
+      resize: see `iqa_jax.scoring.files.score_files`.
+      csv: a file to write, too, see `iqa_jax.scoring.results.Growing`.
+      recompute: the file begins anew, whatever an earlier start has left.
+      as_json: standard output is a list of objects, see `iqa_jax.scoring.results.to_json`.
+      sort: the best first, failures last.
+      map_dir: directory for heat maps.
+      full_scale: of the maps.
+      together: directory of a job that other processes, given the same, do too; see `do_together`.
+      read: other files that are read here, such as a table.
+    Returns:
+      Exit code: 0, or 1 if something failed.
+    Raises:
+      UserError: the metric and the pairs do not fit, or a file cannot be written.
+    """
+    from iqa_jax.scoring.files import RESIZED
+    from iqa_jax.scoring.maps import map_files
+    from iqa_jax.scoring.results import Growing
+
+    if resize and resize not in RESIZED:
+        raise UserError(f"--resize {resize}: expected {' or '.join(RESIZED)}")
+    _check_kind(metric, pairs)
+    used = pairs if metric.full_reference else [(target, None) for target, _ in pairs]
+    growing: contextlib.AbstractContextManager = contextlib.nullcontext()
     if csv:
         csv = output_file(csv)
-        _check_not_read(csv, pairs, reference)
+        _check_not_read(csv, used, read)
+        identity = {"metric": metric.describe(), "resize": resize}
+        growing = Growing.at(csv, identity, anew=recompute)
     maps = None
     if map_dir:
-        maps = map_files(writable_directory(map_dir), [target for target, _ in pairs])
-    said = set()
-    with tqdm(total=len(pairs), desc="scoring", unit="image", leave=False, disable=len(pairs) == 1) as bar:
-
-        def say(text):
-            if text not in said:
-                said.add(text)
-                bar.write(text, file=sys.stderr)
-
-        def scored(some) -> Iterator[tuple[int, Result]]:
-            return score_files(metric, some, maps=maps, say=say)
-
-        results: list[Result] = [Result(*pair) for pair in pairs]
-        found = _score_together(scored, metric, pairs, together) if together else scored(pairs)
-        for position, result in found:
-            results[position] = result
-            bar.update()
-    if sort:
-        results.sort(key=lambda r: math.inf if r.score is None else -r.score)
-    if csv:
-        write_csv(csv, results)
+        maps = map_files(writable_directory(map_dir), [target for target, _ in used])
+    options = {"maps": maps, "full_scale": full_scale, "masks": masks or {}, "resize": resize or None}
+    with growing as file:
+        as_lines = not (as_json or sort or sys.stdout.isatty() or len(used) == 1)
+        results = _all_results(metric, used, options, file, together, as_lines=as_lines)
+        if sort:
+            results.sort(key=lambda r: math.inf if r.score is None else -r.score)
+        if file:
+            file.finish(results)
     if as_json:
+        from iqa_jax.scoring.results import to_json
+
         print(json.dumps(to_json(results), indent=2))
     else:
-        _print_scores(results)
+        _print_scores(metric, results, summary_alone=as_lines)
     failed = [result for result in results if result.error]
     for result in failed:
         print(f"error: {_failure(result)}", file=sys.stderr)
     return 1 if failed else 0
 
 
-def _pairs(metric, target_patterns, reference) -> "Sequence[Pair]":
-    from iqa_jax.data.pairing import expand, find_pairs
-
-    if not metric.full_reference:
-        if reference is not None:
-            raise UserError("this metric needs no reference; leave --reference out")
-        return [(target, None) for target in expand(target_patterns)]
-    if reference is None:
-        raise UserError("this metric compares with a reference; give --reference FILE, DIRECTORY or CSV")
-    return find_pairs(target_patterns, reference)
+def _check_kind(metric, pairs: "Sequence[Pair]") -> None:
+    without = sum(reference is None for _, reference in pairs)
+    if metric.full_reference and without:
+        raise UserError("this metric compares with a reference; give --reference FILES or a table of pairs")
+    if not metric.full_reference and without < len(pairs):
+        raise UserError("this metric needs no reference; leave --reference out")
 
 
-def _check_not_read(output: Path, pairs, reference: str | None) -> None:
-    """Raises UserError if a file to write is one of those that are read."""
-    read = {path for pair in pairs for path in pair if path} | ({Path(reference)} if reference else set())
-    if output.exists() and any(path.exists() and output.samefile(path) for path in read):
-        raise UserError(f"{output}: is read here; choose another file to write")
+def _all_results(
+    metric, pairs: "Sequence[Pair]", options: dict, file, together, *, as_lines: bool
+) -> "list[Result]":
+    """The results of all pairs, in their order; those that come are told at once."""
+    from tqdm import tqdm
+
+    from iqa_jax.scoring.files import score_files
+    from iqa_jax.scoring.results import Result
+
+    masks = options["masks"]
+    files = [(*pair, masks.get(pair[0])) for pair in pairs]
+    done = file.done(files) if file and not options["maps"] else {}
+    results = [Result(*pair, done.get(position)) for position, pair in enumerate(pairs)]
+    left = [position for position in range(len(pairs)) if position not in done]
+    told: set[str] = set()
+    if done:
+        remark(f"{len(done)} of {len(pairs)} are there already; --recompute begins anew")
+    with tqdm(total=len(pairs), desc="scoring", unit="image", leave=False, disable=len(pairs) == 1) as bar:
+
+        def say(text):
+            if text not in told:
+                told.add(text)
+                bar.write(text, file=sys.stderr)
+
+        def came(position, *, known=False):
+            result = results[position]
+            if file:
+                file.add(files[position], result, known=known)
+            if as_lines and result.score is not None:
+                print(f"{_in_one_line(result.target)}\t{result.score:.4f}", flush=True)
+            bar.update()
+
+        for position in done:
+            came(position, known=True)
+
+        def scored(positions: Sequence[int]) -> "Iterator[tuple[int, Result]]":
+            some = [pairs[position] for position in positions]
+            for number, result in score_files(metric, some, say=say, **options):
+                yield positions[number], result
+
+        identity = {"metric": metric.describe(), "pairs": [[str(path) for path in some] for some in files]}
+        for position, result in (
+            _shared(scored, pairs, left, together, identity) if together else scored(left)
+        ):
+            results[position] = result
+            came(position)
+    return results
 
 
-def _score_together(
-    scored, metric, pairs: "Sequence[Pair]", directory: Path
+def _shared(
+    scored, pairs: "Sequence[Pair]", positions: Sequence[int], directory: Path, identity: dict
 ) -> "Iterator[tuple[int, Result]]":
-    """The results of all pairs, of which other processes work out a part."""
+    """The results of the pairs at some positions, of which other processes work out a part."""
     from iqa_jax.parallel.jobs import do_together, grouped
-    from iqa_jax.scoring.files import Result
+    from iqa_jax.scoring.results import Result
 
-    parts = grouped([reference or target for target, reference in pairs], _PART)
-    identity = {"metric": metric.describe(), "pairs": [[str(path) for path in pair] for pair in pairs]}
+    parts = [
+        [positions[number] for number in part]
+        for part in grouped([pairs[position][1] or pairs[position][0] for position in positions], _PART)
+    ]
 
     def work(number: int) -> list:
-        values: list = [None] * len(parts[number])
-        for position, result in scored([pairs[position] for position in parts[number]]):
+        values = {}
+        for position, result in scored(parts[number]):
             if result.passing:  # not to be kept as what came of it
                 raise UserError(f"{_failure(result)}; what is done is kept, start again to go on")
             values[position] = [result.score, result.error]
-        return values
+        return [values[position] for position in parts[number]]
 
     done = do_together(directory, len(parts), work, identity=identity)
     for part, values in zip(parts, done, strict=True):
@@ -174,22 +292,42 @@ def _score_together(
             yield position, Result(target, reference, score, error)
 
 
+def _in_one_line(path: Path) -> str:
+    """A name whose tabs and line ends are written as in a string."""
+    return str(path).translate({ord(odd): repr(odd)[1:-1] for odd in "\t\n\r"})
+
+
+def _check_not_read(output: Path, pairs: "Sequence[Pair]", others: Sequence[str]) -> None:
+    """Raises UserError if a file to write is one of those that are read."""
+    read = {path for pair in pairs for path in pair if path} | set(map(Path, others))
+    if output.exists() and any(path.exists() and output.samefile(path) for path in read):
+        raise UserError(f"{output}: is read here; choose another file to write")
+
+
 def _failure(result) -> str:
     """The reason, with the target's name where it does not have it already."""
     name = str(result.target)
     return result.error if result.error.startswith(name) else f"{name}: {result.error}"
 
 
-def _print_scores(results: Sequence) -> None:
+def _print_scores(metric, results: Sequence, *, summary_alone: bool) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    low, high = metric.range
+    bad_to_good = f"from {low:.4g} (bad) to {high:.4g} (excellent)"
     scores = [result.score for result in results if result.score is not None]
     if len(results) == 1:
-        print(*(f"{score:.4f}" for score in scores), end="\n" if scores else "")
+        if scores:
+            print(f"{scores[0]:.4f}")
+            remark(f"on a scale {bad_to_good}")
         return
     mean = f", mean {sum(scores) / len(scores):.4f}" if scores else ""
-    table = Table(caption=f"{len(scores)} of {len(results)} scored{mean}")
+    summary = f"{len(scores)} of {len(results)} scored{mean}, on a scale {bad_to_good}"
+    if summary_alone:
+        remark(summary)
+        return
+    table = Table(caption=summary)
     table.add_column("target", overflow="fold")
     table.add_column("reference", overflow="fold")
     table.add_column("score", justify="right", no_wrap=True)

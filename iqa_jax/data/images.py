@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import BinaryIO, cast
 
 import numpy as np
-from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from iqa_jax.errors import DataError
 
@@ -60,9 +60,7 @@ def decode_image(encoded: bytes | BinaryIO, *, say: Callable[[str], object] = wa
             say("of several frames, the first is taken")
             image.seek(0)
         image.load()
-        image = _eight_bits(image)
-        ImageOps.exif_transpose(image, in_place=True)
-        return np.asarray(_srgb(image, say))
+        return from_pillow(image, say=say)
     except UnidentifiedImageError:
         reason: str | Exception = f"not an image, or damaged; {_EXPECTED}"
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -72,6 +70,18 @@ def decode_image(encoded: bytes | BinaryIO, *, say: Callable[[str], object] = wa
     except Exception as error:  # Pillow raises almost anything for damaged files
         reason = error
     raise DataError(" ".join(str(reason).split()) or type(reason).__name__)
+
+
+def from_pillow(image: Image.Image, *, say: Callable[[str], object] = warnings.warn) -> np.ndarray:
+    """One of Pillow's images as (H, W, 3) uint8, sRGB; see `read_image`.
+
+    Raises:
+      DataError: 32 bits per channel.
+    """
+    image = _eight_bits(image)
+    if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
+        image = ImageOps.exif_transpose(image)
+    return np.asarray(_srgb(image, say))
 
 
 def _formats(file: BinaryIO) -> tuple[str, ...]:

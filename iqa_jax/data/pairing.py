@@ -1,69 +1,126 @@
-"""Which files to score, and against which reference."""
+"""Which reference belongs to which target: by name and folder, or by a table."""
 
-import glob
+import functools
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from iqa_jax.data.images import EXTENSIONS
-from iqa_jax.data.tables import PAIR_ALIASES, csv_rows, listed_path
+from iqa_jax.data.selection import Listed, listed, say_passed_over
+from iqa_jax.data.tables import PAIR_ALIASES, TABLES, listed_path, table_rows
 from iqa_jax.errors import DataError
 from iqa_jax.files import local_path
 
 _LISTED = 20  # problems that an error message shows
 
+Pair = tuple[Path, Path | None]  # a target and its reference
 
-def find_pairs(target_patterns: Sequence[str], reference: str) -> list[tuple[Path, Path]]:
-    """(target, reference) files for a command line.
+
+def find_pairs(
+    targets: Sequence[str],
+    references: Sequence[str] = (),
+    *,
+    recursive: bool = True,
+    leave_out: Sequence[Path] = (),
+    say: Callable[[str], object] = lambda text: None,
+) -> list[Pair]:
+    """(target, reference) files for a command line, the reference None where there is none to be had.
 
     Args:
-      target_patterns: see `expand`.
-      reference: a file, the reference of every target; a directory or pattern, paired by name; or a CSV
-        file, of which the pairs of the targets are taken, all of them without any target.
+      targets: files, directories or patterns, see `iqa_jax.data.selection.listed`; or one table of files,
+        with or without references.
+      references: one file, the reference of every target; files, directories or patterns, paired by
+        `pair_files`; or one table of pairs, of which those of the targets are taken, all of them if there
+        is no target.
+      recursive, leave_out, say: see `listed`; `say` is also told of what a table and the targets do not
+        share.
     Raises:
       DataError: nothing there, or a target without a reference.
     """
-    path = local_path(reference)
-    if path.suffix.lower() == ".csv":
-        pairs = pairs_from_csv(path)
-        return _of_targets(pairs, expand(target_patterns), path) if target_patterns else pairs
-    targets = expand(target_patterns)
-    if path.is_file():
-        return [(target, path) for target in targets]
-    return pair_files(targets, expand([reference]))
+    found = functools.partial(listed, recursive=recursive, leave_out=leave_out, say=say)
+    if len(references) == 1 and is_table(references[0]):
+        table = local_path(references[0])
+        pairs = pairs_from_table(table)
+        return _of_targets(pairs, found(targets), table, say) if targets else pairs
+    if len(targets) == 1 and is_table(targets[0]):
+        table = local_path(targets[0])
+        if not references:
+            return pairs_from_table(table, with_references=False)
+        named = [Listed(target) for target, _ in pairs_from_table(table, with_references=False)]
+    else:
+        named = found(targets)
+    if not references:
+        return [(target.path, None) for target in named]
+    if len(references) == 1 and local_path(references[0]).is_file():
+        return [(target.path, local_path(references[0])) for target in named]
+    return pair_files(named, found(references))
 
 
-def pair_files(targets: Sequence[Path], references: Sequence[Path]) -> list[tuple[Path, Path]]:
-    """Finds each target's reference by name.
+def is_table(path: str) -> bool:
+    """Whether a file is a table, by its ending."""
+    return Path(path).suffix.lower() in TABLES
 
-    That is the one of the same stem, else the one whose whole stem begins the target's, up to a separator
-    (`_`, `-`, `.` or a space): `A0001_00_03` goes with `A0001`, not with `A0002` nor with `A000`.  Of several
-    the longest fits.  No file is its own reference.
+
+def pair_files(targets: Sequence[Listed], references: Sequence[Listed]) -> list[Pair]:
+    """Finds each target's reference by its name, in the folder that corresponds to the target's.
+
+    The name that fits is the one of the same stem, else the one whose whole stem begins the target's, up to a
+    separator (`_`, `-`, `.` or a space): `A0001_00_03` goes with `A0001`, not with `A0002` nor with `A000`.
+    Of several the longest fits.  The folders that correspond are, in this order, the one with the same path
+    below its root, with the end of that path or with its beginning, and one whose path ends with it:
+    `blurred/park/1.png` goes with `park/1.png`, not with `street/1.png`.  No file is its own reference.
 
     Raises:
       DataError: lists the targets that have no reference or several equally good ones.
     """
-    by_stem: dict[str, list[Path]] = {}
-    for reference in references:
-        by_stem.setdefault(reference.stem, []).append(reference)
-    pairs, problems = [], []
+    names = _Names(references)
+    pairs: list[Pair] = []
+    problems = []
     for target in targets:
-        found: list[Path] = []
-        for beginning in _beginnings(target.stem):
-            found = [r for r in by_stem.get(beginning, ()) if not _same_file(r, target)]
-            if found:
-                break
+        found = next((found for found in names.candidates(target) if found), [])
         if len(found) == 1:
-            pairs.append((target, found[0]))
+            pairs.append((target.path, found[0].path))
         else:
-            names = ", ".join(reference.name for reference in found[:3]) + ", …" * (len(found) > 3)
-            problems.append(f"{target}: " + (f"{names} fit equally" if found else "no reference fits"))
-    _raise_for("cannot be paired by name; leave out, rename, or give a CSV file of pairs", problems)
+            shown = ", ".join("/".join((*r.folder, r.path.name)) for r in found[:3]) + ", …" * (
+                len(found) > 3
+            )
+            problems.append(f"{target.path}: " + (f"{shown} fit equally" if found else "no reference fits"))
+    if problems:
+        more = [f"… and {len(problems) - _LISTED} more"] if len(problems) > _LISTED else []
+        count = "1 target" if len(problems) == 1 else f"{len(problems)} targets"
+        what = "cannot be paired by name; leave out, rename, or give a CSV file of pairs"
+        raise DataError("\n  ".join([f"{count} {what}:", *problems[:_LISTED], *more]))
     return pairs
 
 
-def _same_file(a: Path, b: Path) -> bool:
-    return a == b or a.resolve() == b.resolve()
+class _Names:
+    """References by folder and stem."""
+
+    def __init__(self, references: Sequence[Listed]):
+        self._in_folder: dict[tuple[tuple[str, ...], str], list[Listed]] = {}
+        self._anywhere: dict[str, list[Listed]] = {}
+        for reference in references:
+            stem = reference.path.stem
+            self._in_folder.setdefault((reference.folder, stem), []).append(reference)
+            self._anywhere.setdefault(stem, []).append(reference)
+
+    def candidates(self, target: Listed) -> Iterator[list[Listed]]:
+        """Those that fit equally, the best first; lists may be empty."""
+        folder = target.folder
+        beginnings = list(_beginnings(target.path.stem))
+        ends = [folder[start:] for start in range(len(folder))]
+        starts = [folder[:end] for end in range(len(folder) - 1, -1, -1)]
+        for nearby in dict.fromkeys((folder, *ends, *starts)):
+            for beginning in beginnings:
+                yield _others(self._in_folder.get((nearby, beginning), []), target)
+        for beginning in beginnings:
+            deeper = self._anywhere.get(beginning, [])
+            fitting = [r for r in deeper if r.folder[len(r.folder) - len(folder) :] == folder]
+            yield _others(fitting, target)
+
+
+def _others(references: list[Listed], target: Listed) -> list[Listed]:
+    """Without the target's own file."""
+    return [r for r in references if r.path != target.path and r.path.resolve() != target.path.resolve()]
 
 
 def _beginnings(stem: str) -> Iterator[str]:
@@ -73,76 +130,52 @@ def _beginnings(stem: str) -> Iterator[str]:
     yield from (stem[:end] for end in reversed(ends) if end)
 
 
-def pairs_from_csv(path: Path) -> list[tuple[Path, Path]]:
+def pairs_from_table(path: Path, *, with_references: bool = True) -> list[Pair]:
     """(target, reference) of each row of a table with these columns, under any of their usual names.
 
     The files' paths are relative to the table; whether they exist is not checked.
 
+    Args:
+      with_references: whether there must be any; without the column, or where its cell is empty, the
+        reference is None.
     Raises:
       DataError: no such file, a column or a value is missing, or there is no row.
     """
     problems: list[str] = []
-    rows = csv_rows(path, ("distorted", "reference"), problems, aliases=PAIR_ALIASES)
+    columns = ("distorted", "reference") if with_references else ("distorted",)
+    rows = table_rows(path, columns, problems, aliases=PAIR_ALIASES)
+    expected = "a target and a reference" if with_references else "a target"
     problems += [
-        f"{path.name}, line {number}: expected a target and a reference"
+        f"{path.name}, line {number}: expected {expected}"
         for number, row in rows
-        if not (row["distorted"] and row["reference"])
+        if not all(row[column] for column in columns)
     ]
     if problems:
         raise DataError(f"{path}: {'; '.join(problems[:_LISTED])}")
     if not rows:
         raise DataError(f"{path}: lists no pair")
     folder = path.parent
-    return [
-        (folder / listed_path(folder, row["distorted"]), folder / listed_path(folder, row["reference"]))
-        for _, row in rows
-    ]
+
+    def file(name: str | None) -> Path | None:
+        return folder / listed_path(folder, name) if name else None
+
+    return list(
+        dict.fromkeys(
+            (folder / listed_path(folder, row["distorted"]), file(row.get("reference"))) for _, row in rows
+        )
+    )
 
 
-def _of_targets(pairs: list[tuple[Path, Path]], targets: list[Path], path: Path) -> list[tuple[Path, Path]]:
-    wanted = {target.resolve(): target for target in targets}
+def _of_targets(pairs: list[Pair], targets: list[Listed], table: Path, say) -> list[Pair]:
+    """The pairs that a table has of the targets; what only one of the two has is told."""
+    wanted = {target.path.resolve(): str(target.path) for target in targets}
     found = [pair for pair in pairs if pair[0].resolve() in wanted]
-    listed = {target.resolve() for target, _ in found}
-    _raise_for(f"not in {path}", [str(t) for key, t in wanted.items() if key not in listed])
+    has = {target.resolve() for target, _ in pairs}
+    say_passed_over(
+        table.name, {name: "not listed there" for key, name in wanted.items() if key not in has}, say
+    )
+    others = [target for target, _ in pairs if target.resolve() not in wanted]
+    say_passed_over(table.name, {str(target): "listed, but no target" for target in others}, say)
+    if not found:
+        raise DataError(f"{table}: lists none of the {len(targets)} targets; it begins with {pairs[0][0]}")
     return found
-
-
-def expand(patterns: Iterable[str]) -> list[Path]:
-    """The image files that are meant, sorted, each once.
-
-    Args:
-      patterns: files, taken whatever they are called; directories, for the images directly in them; or
-        patterns with `*`, `?`, `[…]` and `**`.
-    Raises:
-      DataError: one is not there or gives no image.
-    """
-    files = set()
-    found: Iterable[Path]
-    for pattern in patterns:
-        path = local_path(pattern)
-        if path.is_file():
-            files.add(path)
-            continue
-        if path.is_dir():
-            found, missing = path.iterdir(), "no image in this directory"
-        elif glob.has_magic(str(path)):
-            found, missing = map(Path, glob.iglob(str(path), recursive=True)), "matches no image"
-        else:
-            raise DataError(f"{pattern}: no such file or directory")
-        images = {file for file in found if _is_image(file)}
-        if not images:
-            raise DataError(f"{pattern}: {missing}; expected {', '.join(EXTENSIONS)}")
-        files |= images
-    return sorted(files)
-
-
-def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in EXTENSIONS and not path.name.startswith(".") and path.is_file()
-
-
-def _raise_for(what: str, problems: list[str]) -> None:
-    """Raises DataError with the problems listed, if there are any."""
-    if problems:
-        more = [f"… and {len(problems) - _LISTED} more"] if len(problems) > _LISTED else []
-        count = "1 target" if len(problems) == 1 else f"{len(problems)} targets"
-        raise DataError("\n  ".join([f"{count} {what}:", *problems[:_LISTED], *more]))

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 Rows = list[tuple[int, dict[str, str]]]
+TABLES = (".csv", ".tsv", ".txt", ".xlsx")  # endings
 # What people call the columns of a table of pairs.
 PAIR_ALIASES = {"target": "distorted", "image": "distorted", "ref": "reference"}
 _DELIMITERS = (",", ";", "\t")
@@ -22,6 +23,15 @@ def numbered_lines(path: Path, problems: list[str]) -> list[tuple[int, str]]:
     """The lines of a text file that are not blank, without the space around them; the first is 1."""
     lines = enumerate(_text(path, problems).splitlines(), start=1)
     return [(number, line.strip()) for number, line in lines if line.strip()]
+
+
+def table_rows(
+    path: Path, columns: Sequence[str], problems: list[str], *, aliases: Mapping[str, str] = {}
+) -> Rows:
+    """Rows of a spreadsheet or of a CSV file, by its ending; see `csv_rows`."""
+    if path.suffix.lower() == ".xlsx":
+        return sheet_rows(path, "", columns, problems, aliases=aliases)
+    return csv_rows(path, columns, problems, aliases=aliases)
 
 
 def csv_rows(
@@ -48,7 +58,14 @@ def csv_rows(
     return _reported(path, found, columns, problems)
 
 
-def sheet_rows(path: Path, sheet: str, columns: Sequence[str], problems: list[str]) -> Rows:
+def sheet_rows(
+    path: Path,
+    sheet: str,
+    columns: Sequence[str],
+    problems: list[str],
+    *,
+    aliases: Mapping[str, str] = {},
+) -> Rows:
     """The same of a sheet of an .xlsx file; of the one it opens with if there is none of that name."""
     import openpyxl
 
@@ -64,7 +81,7 @@ def sheet_rows(path: Path, sheet: str, columns: Sequence[str], problems: list[st
     except Exception as error:  # openpyxl raises many kinds for broken files
         problems.append(f"{path.name}: cannot be read as a spreadsheet ({reason(error)})")
         return []
-    return _reported(path, _by_column(cells, columns, {}), columns, problems)
+    return _reported(path, _by_column(cells, columns, aliases), columns, problems)
 
 
 def finite(text: str | float | None) -> float | None:

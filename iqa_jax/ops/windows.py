@@ -8,7 +8,7 @@
 An image below the window's size on a side is first mirrored up to it, at the bottom and on the right.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -44,6 +44,34 @@ def places(crops: str, height: int, width: int, size: int) -> list[Place]:
     corners = [(0, 0), (0, right), (bottom, 0), (bottom, right), center]
     # The mirrored image's crop at the left is this image's at the right, mirrored.
     return [Place(*at) for at in corners] + [Place(top, right - left, True) for top, left in corners]
+
+
+def places_of_part(crops: str, mask: np.ndarray, size: int) -> tuple[list[Place], np.ndarray]:
+    """The windows of a protocol in the part of an image that a mask shows, and how much each has of it.
+
+    They lie in the box around the part, which is made as large as a window where the image allows it;
+    windows that have nothing of the part are left out.
+
+    Args:
+      mask: (H, W), 0 outside the part, up to 1 within; not 0 everywhere.
+    Returns:
+      The places, and for each the mean of the mask over its window.
+    """
+    (top, height), (left, width) = (_extent(np.any(mask, axis=axis), size) for axis in (1, 0))
+    inside = places(crops, height, width, size)
+    shifted = [Place(place.top + top, place.left + left, place.mirrored) for place in inside]
+    large = mirrored_up(mask[..., None].astype(np.float64), size)
+    weights = np.array([cut(large, place, size).mean() for place in shifted])
+    kept = np.flatnonzero(weights)
+    return [shifted[k] for k in kept], weights[kept]
+
+
+def _extent(shown: np.ndarray, size: int) -> tuple[int, int]:
+    """Where the box around what is shown begins along a side, and its length, `size` or more if it can be."""
+    (there,) = np.nonzero(shown)
+    length = max(there[-1] + 1 - there[0], min(size, len(shown)))
+    middle = there[0] - (length - (there[-1] + 1 - there[0])) // 2
+    return int(np.clip(middle, 0, len(shown) - length)), int(length)
 
 
 def covering(length: int, size: int) -> list[int]:
@@ -94,15 +122,3 @@ def weighted_mean(
         total[at] += score * weight
         weights[at] += weight
     return (total / weights)[:height, :width].astype(np.float32)
-
-
-def in_groups(items: Iterator, size: int) -> Iterator[list]:
-    """Lists of up to `size` items."""
-    group = []
-    for item in items:
-        group.append(item)
-        if len(group) == size:
-            yield group
-            group = []
-    if group:
-        yield group

@@ -1,8 +1,6 @@
-"""Scores of image files: results, tables of them and heat maps."""
+"""Scores of image files, decoded ahead and scored together; heat maps beside them."""
 
-import csv
 import dataclasses
-import io
 import math
 import warnings
 from collections import deque
@@ -11,42 +9,19 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image
 
 from iqa_jax.data.images import read_image
 from iqa_jax.errors import UserError
-from iqa_jax.files import write_whole
+from iqa_jax.scoring.maps import save_map
+from iqa_jax.scoring.results import Pair, Result
 
 _AHEAD = 2  # images decoded while another is scored
-_LEGEND = 72  # pixels of width
-_BAR = 16
-
-Pair = tuple[Path, Path | None]  # a target and its reference
-
-
-@dataclasses.dataclass(frozen=True)
-class Result:
-    """What came of one pair.
-
-    Attributes:
-      target, reference: the files; no reference for a no-reference metric.
-      score: in the metric's units; None if it could not be computed.
-      error: why not, or why the heat map could not be written; None if all went well.
-      passing: whether another try may succeed: the device was out of memory, say, or the disk full.
-    """
-
-    target: Path
-    reference: Path | None
-    score: float | None = None
-    error: str | None = None
-    passing: bool = False
+RESIZED = ("target", "reference")  # which of two images of different sizes takes the other's
 
 
 class _Passing(UserError):
     """A failure of the machine, not of what it was given."""
-
-
-COLUMNS = ("target", "reference", "score", "error")
 
 
 def score_files(
@@ -54,6 +29,9 @@ def score_files(
     pairs: Sequence[Pair],
     *,
     maps: Mapping[Path, Path] | None = None,
+    full_scale: bool = False,
+    masks: Mapping[Path, Path] | None = None,
+    resize: str | None = None,
     say: Callable[[str], None] = warnings.warn,
 ) -> Iterator[tuple[int, Result]]:
     """Scores pairs of files; what fails is told in its result and does not stop the others.
@@ -64,7 +42,10 @@ def score_files(
     Args:
       metric: as `iqa_jax.load` gives.
       pairs: (target, reference) files.
-      maps: the file for the heat map of each target, see `save_map` and `map_files`.
+      maps: the file for the heat map of each target, see `iqa_jax.scoring.maps`.
+      full_scale: of the maps, see `save_map`.
+      masks: the file that shows which part of each target is scored.
+      resize: "target" or "reference": that one is scaled to the other's size where they differ.
       say: is told what `read_image` has to say.
     Yields:
       The position of a pair and its result, as they come.
@@ -73,7 +54,7 @@ def score_files(
     failed: deque[tuple[int, UserError]] = deque()
 
     def images():
-        for position, found in _loaded(metric, pairs, say):
+        for position, found in _loaded(metric, pairs, masks or {}, resize, say):
             if isinstance(found, UserError):
                 failed.append((position, found))
             else:
@@ -92,14 +73,14 @@ def score_files(
             yield result(*failed.popleft())
 
     waiting, feed = True, images()
-    with _MapWriter(metric, maps or {}) as writer:
+    with _MapWriter(metric, maps or {}, full_scale) as writer:
         while waiting:
             try:
                 for score in metric.stream(feed):
                     yield from failures()
                     position, found = under_way.popleft()
                     scored = result(position, _finite(float(score)))
-                    yield from writer.written(scored, found)
+                    yield from writer.written(scored, found[: 1 + metric.full_reference])
                 waiting = False
             except (OSError, MemoryError, RuntimeError) as error:  # the device's, out of memory say
                 if not under_way:
@@ -111,8 +92,13 @@ def score_files(
         yield from failures()
 
 
-def _loaded(metric, pairs: Sequence[Pair], say) -> Iterator[tuple[int, tuple[np.ndarray, ...] | UserError]]:
-    """Each position with its images, reference first, or why it cannot be scored; by reference."""
+def _loaded(
+    metric, pairs: Sequence[Pair], masks: Mapping[Path, Path], resize: str | None, say
+) -> Iterator[tuple[int, tuple[np.ndarray, ...] | UserError]]:
+    """Each position with its images, reference first and mask last, or why it cannot be scored.
+
+    Those of one reference follow one another.
+    """
     groups: dict[Path | None, list[int]] = {}
     for position, (_, reference) in enumerate(pairs):
         groups.setdefault(reference, []).append(position)
@@ -120,24 +106,47 @@ def _loaded(metric, pairs: Sequence[Pair], say) -> Iterator[tuple[int, tuple[np.
     def paths():
         for reference, positions in groups.items():
             yield reference
-            yield from (pairs[position][0] for position in positions)
+            for position in positions:
+                yield pairs[position][0]
+                if masks:
+                    yield masks.get(pairs[position][0])
 
     images = _read_ahead(paths(), say)
     for positions in groups.values():
         first = next(images)
         before = (first,) if metric.full_reference else ()
         for position in positions:
-            found = (*before, next(images))
+            target, mask = next(images), next(images) if masks else None
+            found = (*before, target, *(() if mask is None else (mask,)))
             failure = next((image for image in found if isinstance(image, UserError)), None)
-            yield position, failure or _checked(metric, found)
+            yield position, failure or _checked(metric, found, resize)
 
 
-def _checked(metric, images: tuple[np.ndarray, ...]) -> tuple[np.ndarray, ...] | UserError:
+def _checked(
+    metric, images: tuple[np.ndarray, ...], resize: str | None
+) -> tuple[np.ndarray, ...] | UserError:
+    """The images as the metric takes them, a mask with one channel."""
+    used = 1 + metric.full_reference
+    if resize and metric.full_reference and images[0].shape != images[1].shape:
+        images = (*_of_one_size(images[0], images[1], resize), *images[2:])
+    images = (*images[:used], *(mask.mean(axis=-1).astype(np.uint8) for mask in images[used:]))
     try:
         metric.check(*images)
     except UserError as error:
         return error
     return images
+
+
+def _of_one_size(reference: np.ndarray, target: np.ndarray, resize: str) -> tuple[np.ndarray, np.ndarray]:
+    """Both images, that of the two which `resize` names scaled to the other's size (Lanczos)."""
+
+    def scaled(image, like):
+        size = like.shape[1], like.shape[0]
+        return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.LANCZOS))
+
+    return (
+        (reference, scaled(target, reference)) if resize == "target" else (scaled(reference, target), target)
+    )
 
 
 def _read_ahead(paths: Iterable[Path | None], say) -> Iterator[np.ndarray | UserError | None]:
@@ -166,8 +175,8 @@ def _read_ahead(paths: Iterable[Path | None], say) -> Iterator[np.ndarray | User
 class _MapWriter:
     """Writes heat maps in a thread, one after the other; results wait for theirs."""
 
-    def __init__(self, metric, maps: Mapping[Path, Path]):
-        self._metric, self._maps = metric, maps
+    def __init__(self, metric, maps: Mapping[Path, Path], full_scale: bool):
+        self._metric, self._maps, self._full_scale = metric, maps, full_scale
         self._waiting: deque[tuple[int, Result, Future]] = deque()
         self._thread = ThreadPoolExecutor(1)
 
@@ -191,9 +200,8 @@ class _MapWriter:
         except (UserError, OSError, MemoryError, RuntimeError) as error:
             yield position, self._without(result, error)
             return
-        self._waiting.append(
-            (position, result, self._thread.submit(save_map, path, images[-1], quality, scale))
-        )
+        drawn = self._thread.submit(save_map, path, images[-1], quality, scale, full=self._full_scale)
+        self._waiting.append((position, result, drawn))
         while len(self._waiting) > 1:  # no more than one map waits in memory
             yield self._finished()
 
@@ -220,79 +228,3 @@ def _finite(score: float) -> float | UserError:
 
 def _first_line(error: BaseException) -> str:
     return (str(error) or type(error).__name__).splitlines()[0]
-
-
-def write_csv(path: Path, results: Sequence[Result]) -> None:
-    """Columns target, reference, score, error; a row for each result.
-
-    A name that is not UTF-8 stands there with its own bytes.
-    """
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    writer.writerows([getattr(result, column) for column in COLUMNS] for result in results)
-    write_whole(path, text.getvalue())
-
-
-def to_json(results: Sequence[Result]) -> list[dict]:
-    """Objects with target, reference, and score or error; what a result does not have is left out."""
-    return [
-        {
-            name: str(value) if isinstance(value, Path) else value
-            for name in COLUMNS
-            if (value := getattr(result, name)) is not None
-        }
-        for result in results
-    ]
-
-
-def heat_map(image: np.ndarray, values: np.ndarray, low: float, high: float) -> np.ndarray:
-    """Colours for the quality, half transparent over the image in grey, and a legend on the right.
-
-    Args:
-      image: (H, W, 3) uint8.
-      values: (H, W), in the metric's units.
-      low, high: the values of the first and last colour, purple and yellow.
-    Returns:
-      (H, W + 72, 3) uint8.
-    """
-    from matplotlib import colormaps
-
-    colors = colormaps["viridis"](np.arange(256), bytes=True)[:, :3]
-    level = np.clip((values - low) / (high - low), 0, 1) * 255
-    grey = np.asarray(Image.fromarray(image).convert("L"))
-    over = colors[level.astype(np.uint8)] // 2 + grey[..., None] // 2
-
-    height = len(image)
-    legend = np.full((height, _LEGEND, 3), 255, np.uint8)
-    legend[:, 4 : 4 + _BAR] = colors[np.linspace(255, 0, height).astype(np.uint8)][:, None]
-    lettered = Image.fromarray(legend)
-    draw = ImageDraw.Draw(lettered)
-    draw.text((8 + _BAR, 1), f"{high:.4g}", fill="black", anchor="lt")
-    draw.text((8 + _BAR, height - 2), f"{low:.4g}", fill="black", anchor="lb")
-    return np.concatenate([over, np.asarray(lettered)], axis=1)
-
-
-def save_map(path: Path, image: np.ndarray, quality, scale: tuple[float, float]) -> None:
-    """Writes a heat map as PNG.
-
-    Args:
-      image: (H, W, 3) uint8.
-      quality: what `metric.map` gave for it.
-      scale: values of the first and last colour.
-    """
-    buffer = io.BytesIO()
-    Image.fromarray(heat_map(image, quality.values, *scale)).save(buffer, format="PNG")
-    write_whole(path, buffer.getvalue())
-
-
-def map_files(directory: Path, targets: Iterable[Path]) -> dict[Path, Path]:
-    """`NAME-map.png` for each target; where several have one name, `NAME-map-2.png` and so on."""
-    taken, files = set(), {}
-    for target in dict.fromkeys(targets):
-        name, number = f"{target.stem}-map.png", 2
-        while name.lower() in taken:  # some file systems do not tell the case
-            name, number = f"{target.stem}-map-{number}.png", number + 1
-        files[target] = directory / name
-        taken.add(name.lower())
-    return files

@@ -1,18 +1,23 @@
 """Quality scores for whole images of any size, with a reference or without."""
 
 import dataclasses
+import os
+from collections import deque
 from collections.abc import Iterable, Iterator
 
 import jax
 import numpy as np
+from PIL import Image
 
 from iqa_jax import __version__
 from iqa_jax.errors import UserError
 from iqa_jax.models.base import as_unit_float
 from iqa_jax.ops import Array
-from iqa_jax.ops.windows import CROPS, Place, places, weighted_mean, windows
-from iqa_jax.scoring.checks import check_images, check_one, check_pair
+from iqa_jax.ops.windows import CROPS, Place, places, places_of_part, weighted_mean, windows
+from iqa_jax.scoring.checks import check_images, check_one, check_pair, image_of, mask_of
 from iqa_jax.scoring.engine import BATCH_SIZE, KEPT_WINDOWS, Engine, Reference, WindowModel
+
+Given = Array | str | os.PathLike | Image.Image  # what is taken as an image
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +54,11 @@ class Metric:
     """A model with its weights, applied to whole images.
 
     Images are (H, W, 3) or (B, H, W, 3), uint8 or float in [0, 1], of 32 pixels or more on each side;
-    below the model's crop size they are mirrored up to it.  Scores are in MOS units.
+    below the model's crop size they are mirrored up to it.  A file's name or path and an image of Pillow's
+    are taken too, as `read_image` reads them.  Scores are in MOS units.
+
+    A mask, (H, W) or (B, H, W), bool or from 0 to 1, asks for the score of the part that it shows: of the
+    windows of the protocol in the box around it, each by its share of the part.
 
     Attributes:
       model: the network with its weights, or an exported program, on windows.
@@ -117,17 +126,32 @@ class Metric:
         height, width = image.shape[-3:-1]
         return places(self.crops, height, width, self._size)
 
-    def _stream(self, items: Iterable[tuple[Reference | None, Array]]) -> Iterator[np.floating]:
+    def _stream(
+        self, items: Iterable[tuple[Reference | None, Array, np.ndarray | None]]
+    ) -> Iterator[np.floating]:
         """Scores of images of any sizes, in their order; windows of several go through together."""
-        tasks = ((reference, image, self._places(image)) for reference, image in items)
-        for scores in self._engine.scores(tasks):
-            yield np.float32(scores[0].mean(dtype=np.float64))
+        weights: deque[np.ndarray | None] = deque()
 
-    def _scores(self, references: Iterable[Reference | None], distorted: Array) -> np.ndarray:
+        def tasks():
+            for reference, image, mask in items:
+                where, weight = self._places(image), None
+                if mask is not None:
+                    where, weight = places_of_part(self.crops, mask, self._size)
+                weights.append(weight)
+                yield reference, image, where
+
+        for scores in self._engine.scores(tasks()):
+            yield np.float32(np.average(scores[0].astype(np.float64), weights=weights.popleft()))
+
+    def _scores(self, references: Iterable[Reference | None], distorted: Array, mask) -> np.ndarray:
         """() or (B,)."""
         single = distorted.ndim == 3
         images = [distorted] if single else list(distorted)
-        found = np.stack(list(self._stream(zip(references, images, strict=True))))
+        masks = [None] * len(images)
+        if mask is not None:
+            mask = mask_of(mask, distorted)
+            masks = [mask] if single else list(mask)
+        found = np.stack(list(self._stream(zip(references, images, masks, strict=True))))
         return found[0] if single else found
 
     def _loss(self, *images: jax.Array) -> jax.Array:
@@ -157,25 +181,32 @@ class FullReferenceMetric(Metric):
 
     full_reference = True
 
-    def __call__(self, reference: Array | Prepared, distorted: Array) -> np.ndarray:
+    def __call__(
+        self, reference: Given | Prepared, distorted: Given, *, mask: Given | None = None
+    ) -> np.ndarray:
         """MOS of `distorted`, () for (H, W, 3) and (B,) for (B, H, W, 3).
 
         Args:
           reference: images of the same shape, or what `prepare` gave.
+          mask: of the part that is asked for, if not for the whole.
         Raises:
           UserError: anything else came; says what, and what is wanted.
         """
-        return self._scores(self._references(reference, distorted), distorted)
+        distorted = image_of(distorted)
+        return self._scores(self._references(reference, distorted), distorted, mask)
 
-    def check(self, reference: Array, distorted: Array) -> None:
+    def check(self, reference: Array, distorted: Array, mask: Array | None = None) -> None:
         """Raises UserError unless the metric takes these images."""
         check_pair(reference, distorted)
+        if mask is not None:
+            mask_of(mask, distorted)
 
-    def stream(self, pairs: Iterable[tuple[Array, Array]]) -> Iterator[np.floating]:
+    def stream(self, pairs: Iterable[tuple[Array, ...]]) -> Iterator[np.floating]:
         """MOS of (reference, distorted) pairs of single images, of any sizes, in their order.
 
-        The pairs are taken as they are needed, and windows of several go through the model together.  Where
-        pairs that follow one another have the very same reference array, its features are computed once.
+        A mask may stand third.  The pairs are taken as they are needed, and windows of several go through the
+        model together.  Where pairs that follow one another have the very same reference array, its features
+        are computed once.
 
         Raises:
           UserError: see `__call__`; earlier pairs have been scored.
@@ -183,21 +214,22 @@ class FullReferenceMetric(Metric):
 
         def items():
             image, one = None, None
-            for reference, distorted in pairs:
+            for reference, distorted, *mask in pairs:
                 check_one(distorted, "distorted", "stream")
-                check_pair(reference, distorted)
+                self.check(reference, distorted)
                 if one is None or reference is not image:
                     image, one = reference, Reference(reference, keep=self._keeps(reference))
-                yield one, distorted
+                yield one, distorted, mask_of(*mask, distorted) if mask else None
 
         return self._stream(items())
 
-    def prepare(self, reference: Array) -> Prepared:
+    def prepare(self, reference: Given) -> Prepared:
         """Computes references' features once, to be given in their place for many distorted versions.
 
         Args:
           reference: (H, W, 3) or (B, H, W, 3).
         """
+        reference = image_of(reference)
         check_images(reference, "reference")
         keep = self._keeps(reference)
         images = [reference] if reference.ndim == 3 else list(reference)
@@ -223,13 +255,14 @@ class FullReferenceMetric(Metric):
         check_pair(reference, distorted, traced=True)
         return self._loss(reference, distorted)
 
-    def map(self, reference: Array | Prepared, distorted: Array) -> QualityMap:
+    def map(self, reference: Given | Prepared, distorted: Given) -> QualityMap:
         """A quality map at image size, from windows that overlap by half or more.
 
         Args:
           reference: (H, W, 3), or what `prepare` gave of one.
           distorted: (H, W, 3).
         """
+        distorted = image_of(distorted)
         check_one(distorted, "distorted", "map")
         (one,) = self._references(reference, distorted)
         return self._map(Reference(one.image, keep=False), distorted)
@@ -238,9 +271,10 @@ class FullReferenceMetric(Metric):
         """Whether the features of all its windows are to be kept."""
         return len(self._places(image)) <= KEPT_WINDOWS
 
-    def _references(self, reference: Array | Prepared, distorted: Array) -> list[Reference]:
+    def _references(self, reference: Given | Prepared, distorted: Array) -> list[Reference]:
         """Of each image of `distorted`, checked against it."""
         if not isinstance(reference, Prepared):
+            reference = image_of(reference)
             check_pair(reference, distorted)
             images = [reference] if reference.ndim == 3 else reference
             return [Reference(image, keep=False) for image in images]
@@ -259,31 +293,38 @@ class BlindMetric(Metric):
 
     full_reference = False
 
-    def __call__(self, distorted: Array) -> np.ndarray:
+    def __call__(self, distorted: Given, *, mask: Given | None = None) -> np.ndarray:
         """MOS of `distorted`, () for (H, W, 3) and (B,) for (B, H, W, 3).
 
+        Args:
+          mask: of the part that is asked for, if not for the whole.
         Raises:
           UserError: anything else came; says what, and what is wanted.
         """
+        distorted = image_of(distorted)
         check_images(distorted, "distorted")
         count = 1 if distorted.ndim == 3 else len(distorted)
-        return self._scores([None] * count, distorted)
+        return self._scores([None] * count, distorted, mask)
 
-    def check(self, distorted: Array) -> None:
+    def check(self, distorted: Array, mask: Array | None = None) -> None:
         """Raises UserError unless the metric takes this image."""
         check_images(distorted, "distorted")
+        if mask is not None:
+            mask_of(mask, distorted)
 
-    def stream(self, images: Iterable[tuple[Array]]) -> Iterator[np.floating]:
+    def stream(self, images: Iterable[tuple[Array, ...]]) -> Iterator[np.floating]:
         """MOS of single images, each a tuple of one, of any sizes, in their order; as they are needed.
+
+        A mask may stand second.
 
         Raises:
           UserError: see `__call__`; earlier images have been scored.
         """
 
         def items():
-            for (distorted,) in images:
+            for distorted, *mask in images:
                 check_one(distorted, "distorted", "stream")
-                yield None, distorted
+                yield None, distorted, mask_of(*mask, distorted) if mask else None
 
         return self._stream(items())
 
@@ -304,11 +345,12 @@ class BlindMetric(Metric):
         check_images(distorted, "distorted", traced=True)
         return self._loss(distorted)
 
-    def map(self, distorted: Array) -> QualityMap:
+    def map(self, distorted: Given) -> QualityMap:
         """A quality map at image size, from windows that overlap by half or more.
 
         Args:
           distorted: (H, W, 3).
         """
+        distorted = image_of(distorted)
         check_one(distorted, "distorted", "map")
         return self._map(None, distorted)

@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from iqa_jax.cli.score import score_paths
+from iqa_jax.cli.score import chosen_files, score_pairs
 from iqa_jax.errors import UserError
-from iqa_jax.scoring.files import Result, heat_map, map_files, score_files, to_json, write_csv
+from iqa_jax.scoring.files import score_files
+from iqa_jax.scoring.maps import heat_map, map_files
+from iqa_jax.scoring.results import Result, to_json, write_csv
 from tests.miniature import noisy, picture, save
 
 pytestmark = pytest.mark.quick
@@ -26,16 +28,21 @@ class Fidelity:
     full_reference: bool = True
     higher_is_better: bool = True
     range: tuple[float, float] = (0.0, 100.0)
+    weights: str = "a"
     prepared: list = dataclasses.field(default_factory=list)
 
+    def describe(self):
+        return {"metric": "fidelity", "sha256": self.weights}
+
     def check(self, *images):
+        images = images[: 1 + self.full_reference]
         if len({image.shape for image in images}) > 1:
             raise UserError(f"reference {images[0].shape} and distorted {images[1].shape} differ")
 
     def stream(self, pairs):
         latest = None
         for images in pairs:
-            if len(images) == 2 and images[0] is not latest:
+            if len(images) > 1 and images[0] is not latest:
                 latest = images[0]
                 self.prepared.append(latest.shape)
             yield self.score(*images)
@@ -43,7 +50,10 @@ class Fidelity:
     def score(self, *images):
         if not self.full_reference:
             return np.float32(images[0].std())
-        reference, distorted = images
+        reference, distorted, *mask = images
+        if mask:
+            shown = mask[0] > 0
+            reference, distorted = reference[shown], distorted[shown]
         return np.float32(100 - np.abs(reference - distorted.astype(float)).mean())
 
     def map(self, *images):
@@ -67,7 +77,8 @@ def folder(path: Path, references: int, versions: int) -> Path:
 
 
 def command(path: Path, metric=None, **options) -> int:
-    return score_paths(metric or Fidelity(), [str(path / "dis")], str(path / "ref"), **options)
+    pairs, _ = chosen_files([str(path / "dis")], [str(path / "ref")])
+    return score_pairs(metric or Fidelity(), pairs, **options)
 
 
 def test_one_pair_prints_a_number(tmp_path, capsys):
@@ -76,9 +87,10 @@ def test_one_pair_prints_a_number(tmp_path, capsys):
     assert capsys.readouterr().out == "100.0000\n"
 
 
-def test_several_pairs_print_a_table(tmp_path, capsys):
+def test_several_pairs_print_a_table_on_a_terminal(tmp_path, capsys, monkeypatch):
     folder(tmp_path, 2, 3)
     metric = Fidelity()
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
     assert command(tmp_path, metric) == 0
     out = capsys.readouterr().out
     assert "6 of 6 scored, mean 9" in out.replace("\n", " ") and out.count("100.0000") == 2
@@ -121,7 +133,7 @@ def test_hundred_images_of_which_seven_are_broken(tmp_path, capsys):
     table = tmp_path / "scores.csv"
     assert command(tmp_path, csv=table) == 1
     out, err = capsys.readouterr()
-    assert "93 of 100 scored" in out
+    assert len(out.splitlines()) == 93 and "93 of 100 scored" in err
     assert sum(line.startswith("error: ") for line in err.splitlines()) == 7
     with open(table) as file:
         rows = {Path(row["target"]).name: row for row in csv.DictReader(file)}
@@ -215,7 +227,7 @@ def test_maps_are_named_after_their_targets(tmp_path, capsys):
     assert {path.name for path in maps.glob("*-map*")} == names
     assert (maps / "R0_01.png").read_bytes() == before
     with Image.open(maps / "R0_00-map.png") as image:
-        assert image.size == (36 + 72, 32) and image.mode == "RGB"
+        assert image.size == (36 + 84, 32) and image.mode == "RGB"
 
 
 def test_map_that_cannot_be_written_leaves_the_score(tmp_path):
@@ -230,7 +242,7 @@ def test_heat_map_goes_from_purple_to_yellow():
     image = np.full((40, 60, 3), 128, np.uint8)
     values = np.repeat(np.linspace(-1, 11, 60)[None], 40, axis=0)
     drawn = heat_map(image, values, 0.0, 10.0).astype(int)
-    assert drawn.shape == (40, 60 + 72, 3)
+    assert drawn.shape == (40, 60 + 84, 3)
     left, right = drawn[20, 0], drawn[20, 59]
     assert left[2] > left[1] and right[1] > right[2]
     legend = drawn[:, 60 + 10]
@@ -252,15 +264,15 @@ def test_remarks_are_said_once(tmp_path, capsys):
 def test_no_reference_metric(tmp_path, capsys):
     folder(tmp_path, 1, 2)
     metric = Fidelity(full_reference=False)
-    target = [str(tmp_path / "dis")]
-    assert score_paths(metric, target, as_json=True, map_dir=tmp_path / "maps") == 0
+    pairs, _ = chosen_files([str(tmp_path / "dis")], [])
+    assert score_pairs(metric, pairs, as_json=True, map_dir=tmp_path / "maps") == 0
     found = json.loads(capsys.readouterr().out)
     assert len(found) == 2 and set(found[0]) == {"target", "score"} and not metric.prepared
     assert len(list((tmp_path / "maps").iterdir())) == 2
     with pytest.raises(UserError, match="needs no reference"):
-        score_paths(metric, target, str(tmp_path / "ref"))
+        command(tmp_path, metric)
     with pytest.raises(UserError, match="give --reference"):
-        score_paths(Fidelity(), target)
+        score_pairs(Fidelity(), pairs)
 
 
 def test_failure_of_one_pair(tmp_path, capsys):
@@ -276,3 +288,93 @@ def test_csv_of_results(tmp_path):
     write_csv(path, [Result(Path("a,b.png"), None, 1.5), Result(Path("c.png"), Path("r.png"), error="bad")])
     expected = 'target,reference,score,error\n"a,b.png",,1.5,\nc.png,r.png,,bad\n'
     assert path.read_text() == expected
+
+
+def test_in_a_pipe_a_line_a_file_as_they_come(tmp_path, capsys):
+    folder(tmp_path, 1, 1)
+    odd = tmp_path / "dis" / "R0_a\tb\nc.png"
+    (tmp_path / "dis" / "R0_00.png").copy(odd) if hasattr(Path, "copy") else odd.write_bytes(
+        (tmp_path / "dis" / "R0_00.png").read_bytes()
+    )
+    assert command(tmp_path) == 0
+    out = capsys.readouterr().out.splitlines()
+    assert out == [f"{tmp_path}/dis/R0_00.png\t100.0000", f"{tmp_path}/dis/R0_a\\tb\\nc.png\t100.0000"]
+
+
+class Stopped(Fidelity):
+    """Is interrupted after some scores."""
+
+    after: int = 0
+
+    def stream(self, pairs):
+        for number, score in enumerate(super().stream(pairs)):
+            if number == self.after:
+                raise KeyboardInterrupt
+            yield score
+
+
+def test_a_stopped_start_is_gone_on_with(tmp_path, capsys):
+    folder(tmp_path, 3, 4)
+    table, whole = tmp_path / "scores.csv", tmp_path / "whole.csv"
+    (tmp_path / "dis" / "R1_02.png").write_bytes(b"")
+    assert command(tmp_path, csv=whole) == 1
+    for after in (0, 3, 1, 2):
+        metric = Stopped()
+        metric.after = after
+        with pytest.raises(KeyboardInterrupt):
+            command(tmp_path, metric, csv=table)
+    rows = table.read_text().splitlines()
+    assert rows[0] == "target,reference,score,error" and len(rows) >= 7
+    (journal,) = tmp_path.glob("scores.csv.*")
+    with journal.open("a") as file:
+        file.write('["cut off')
+    metric = Fidelity()
+    assert command(tmp_path, metric, csv=table) == 1
+    assert table.read_text() == whole.read_text() and not journal.exists()
+    assert "6 of 12 are there already" in capsys.readouterr().err
+
+
+def test_what_changed_meanwhile_is_scored_again(tmp_path):
+    folder(tmp_path, 1, 3)
+    table = tmp_path / "scores.csv"
+    metric = Stopped()
+    metric.after = 2
+    with pytest.raises(KeyboardInterrupt):
+        command(tmp_path, metric, csv=table)
+    with pytest.raises(UserError, match="begun with another metric"):
+        command(tmp_path, Fidelity(weights="b"), csv=table)
+    save(tmp_path / "dis" / "R0_00.png", picture(5, (32, 36)))
+    assert command(tmp_path, csv=table) == 0
+    scores = [float(row.split(",")[2]) for row in table.read_text().splitlines()[1:]]
+    assert scores[0] < 90
+    assert command(tmp_path, Fidelity(weights="b"), csv=table, recompute=True) == 0
+
+
+def test_one_of_two_sizes_is_scaled_on_request(tmp_path):
+    image = picture(0, (32, 48))
+    reference, target = tmp_path / "r.png", tmp_path / "t.png"
+    save(reference, image)
+    save(target, image[::2, ::2])
+    (result,) = in_order(Fidelity(), [(target, reference)])
+    assert "differ" in result.error
+    for resize in ("target", "reference"):
+        (result,) = in_order(Fidelity(), [(target, reference)], resize=resize)
+        assert result.score > 60
+    with pytest.raises(UserError, match="--resize both: expected target or reference"):
+        score_pairs(Fidelity(), [(target, reference)], resize="both")
+
+
+def test_masks_show_what_is_scored(tmp_path, capsys):
+    image = picture(0, (40, 40))
+    damaged = image.copy()
+    damaged[:, 20:] = 0
+    save(tmp_path / "ref" / "a.png", image)
+    save(tmp_path / "dis" / "a_1.png", damaged)
+    mask = np.zeros((40, 40, 3), np.uint8)
+    mask[:, :20] = 255
+    save(tmp_path / "masks" / "a.png", mask)
+    pairs, masks = chosen_files(*([str(tmp_path / name)] for name in ("dis", "ref", "masks")))
+    assert score_pairs(Fidelity(), pairs, masks=masks) == 0
+    assert capsys.readouterr().out == "100.0000\n"
+    assert score_pairs(Fidelity(), pairs) == 0
+    assert float(capsys.readouterr().out) < 90

@@ -4,19 +4,21 @@ from pathlib import Path
 
 import pytest
 
-from iqa_jax.data.pairing import expand, find_pairs, pair_files, pairs_from_csv
+from iqa_jax.data.pairing import find_pairs, pair_files, pairs_from_table
+from iqa_jax.data.selection import Listed, expand, listed
 from iqa_jax.errors import DataError
 
 pytestmark = pytest.mark.quick
 
 
 def paired(targets: str, references: str) -> dict[str, str]:
-    targets, references = (
-        [folder / name for name in names.split()]
-        for folder, names in ((Path("t"), targets), (Path("r"), references))
-    )
-    pairs = pair_files(targets, references)
-    return {target.name: reference.name for target, reference in pairs}
+    """Of names with the folders below the two roots."""
+
+    def files(root, names):
+        return [Listed(Path(root, name), Path(name).parts[:-1]) for name in names.split()]
+
+    pairs = pair_files(files("t", targets), files("r", references))
+    return {str(target.relative_to("t")): str(reference.relative_to("r")) for target, reference in pairs}
 
 
 @pytest.mark.parametrize(
@@ -30,6 +32,11 @@ def paired(targets: str, references: str) -> dict[str, str]:
         ("img10-blur.png", "img1.png img10.png", "img10.png"),
         ("photo.v2.png", "photo.png", "photo.png"),
         ("_a_b.png", "_a.png _b.png", "_a.png"),
+        ("park/1.png", "park/1.png street/1.png", "park/1.png"),
+        ("blurred/park/1.png", "park/1.png street/1.png", "park/1.png"),
+        ("park/blurred/1.png", "park/1.png street/1.png", "park/1.png"),
+        ("park/1_x.png", "set/park/1.png set/street/1.png", "set/park/1.png"),
+        ("deep/er/1.png", "1.png", "1.png"),
     ],
 )
 def test_names_that_fit(target, references, expected):
@@ -59,14 +66,14 @@ def test_no_file_is_its_own_reference_unless_named_so(tmp_path):
     folder = tmp_path / "one"
     reference, version = touch(folder, "I01.png", "I01_blur_1.png")
     with pytest.raises(DataError, match=r"1 target cannot be paired(?s:.*)I01.png: no reference fits"):
-        find_pairs([str(folder)], str(folder))
-    assert find_pairs([str(version)], str(folder)) == [(version, reference)]
-    assert find_pairs([str(reference)], str(reference)) == [(reference, reference)]
+        find_pairs([str(folder)], [str(folder)])
+    assert find_pairs([str(version)], [str(folder)]) == [(version, reference)]
+    assert find_pairs([str(reference)], [str(reference)]) == [(reference, reference)]
     link = tmp_path / "links" / "I01.png"
     link.parent.mkdir()
     link.symlink_to(reference)
     with pytest.raises(DataError, match="no reference fits"):
-        find_pairs([str(reference)], str(link.parent))
+        find_pairs([str(reference)], [str(link.parent)])
 
 
 def test_all_problems_are_in_one_error():
@@ -88,7 +95,13 @@ def touch(folder: Path, *names: str) -> list[Path]:
 
 def test_expand(tmp_path):
     b, a, deep, odd, *_ = touch(tmp_path, "b.PNG", "a.jpeg", "in/c.webp", "odd.dat", "notes.txt", "._a.png")
-    assert expand([str(tmp_path)]) == [a, b]
+    told: list[str] = []
+    assert expand([str(tmp_path)], recursive=False, say=told.append) == [a, b]
+    assert expand([str(tmp_path)]) == [a, b, deep]
+    (line,) = told
+    assert "passed over 3 files" in line and "odd.dat, notes.txt" in line.replace(
+        "notes.txt, odd.dat", "odd.dat, notes.txt"
+    )
     assert expand([str(odd)]) == [odd]
     assert expand([f"{tmp_path}/**/*", str(a)]) == [a, b, deep]
     assert expand([f"{tmp_path}/[ab].*"]) == [a, b]
@@ -111,9 +124,9 @@ def test_csv(tmp_path):
     path = tmp_path / "pairs.csv"
     path.write_text("\ufeffReference, Distorted, mos\nr/a.png, d/a1.png, 3\n\nr/a.png, /abs/a2.png, 4\n")
     first, second = (tmp_path / "d/a1.png", tmp_path / "r/a.png"), (Path("/abs/a2.png"), tmp_path / "r/a.png")
-    assert pairs_from_csv(path) == [first, second]
+    assert pairs_from_table(path) == [first, second]
     path.write_text("target,reference\nd/a1.png,r/a.png\n")
-    assert pairs_from_csv(path) == [first]
+    assert pairs_from_table(path) == [first]
 
 
 @pytest.mark.parametrize(
@@ -134,17 +147,36 @@ def test_csv_that_does_not_fit(tmp_path, text, problem):
     if text is not None:
         path.write_text(text)
     with pytest.raises(DataError, match=problem):
-        pairs_from_csv(path)
+        pairs_from_table(path)
 
 
 def test_find_pairs(tmp_path):
     a1, a2, a, z = touch(tmp_path, "d/a_1.png", "d/a_2.png", "r/a.png", "z.png")
     folder = str(tmp_path / "d")
-    assert find_pairs([folder], str(tmp_path / "r")) == [(a1, a), (a2, a)]
-    assert find_pairs([folder], str(z)) == [(a1, z), (a2, z)]
+    assert find_pairs([folder], [str(tmp_path / "r")]) == [(a1, a), (a2, a)]
+    assert find_pairs([folder], [str(z)]) == [(a1, z), (a2, z)]
     table = tmp_path / "pairs.csv"
     table.write_text("target,reference\nd/a_2.png,z.png\nd/gone.png,z.png\n")
-    assert find_pairs([], str(table)) == [(a2, z), (tmp_path / "d/gone.png", z)]
-    assert find_pairs([str(a2)], str(table)) == [(a2, z)]
-    with pytest.raises(DataError, match=r"1 target not in .*pairs.csv:\n  .*a_1.png"):
-        find_pairs([folder], str(table))
+    assert find_pairs([], [str(table)]) == [(a2, z), (tmp_path / "d/gone.png", z)]
+    assert find_pairs([str(a2)], [str(table)]) == [(a2, z)]
+    told: list[str] = []
+    assert find_pairs([folder], [str(table)], say=told.append) == [(a2, z)]
+    first, second = told
+    assert "a_1.png (not listed there)" in first and "gone.png (listed, but no target)" in second
+    with pytest.raises(DataError, match="lists none of the 1 targets"):
+        find_pairs([str(a1)], [str(table)])
+    names = tmp_path / "names.txt"
+    names.write_text("image\nd/a_1.png\nd/a_2.png\n")
+    assert find_pairs([str(names)]) == [(a1, None), (a2, None)]
+    assert find_pairs([str(names)], [str(tmp_path / "r")]) == [(a1, a), (a2, a)]
+
+
+def test_what_is_passed_over_is_named(tmp_path):
+    (image,) = touch(tmp_path, "a.png")
+    touch(tmp_path, "notes.txt", "b.cr2", "deep/c.dat", ".hidden.txt", "._a.png")
+    (tmp_path / "broken.png").symlink_to(tmp_path / "gone.png")
+    (tmp_path / "round").symlink_to(tmp_path)
+    told: list[str] = []
+    assert listed([str(tmp_path)], say=told.append) == [Listed(image)]
+    (line,) = told
+    assert "passed over 5 files" in line and "broken.png (a broken link)" in line and "deep/c.dat" in line

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from iqa_jax.cli.score import score_paths
+from iqa_jax.cli.score import chosen_files, score_pairs
 from iqa_jax.errors import UserError
 from iqa_jax.parallel.jobs import do_together, grouped
 from tests import miniature
@@ -75,9 +75,8 @@ def test_scores_are_merged_in_order(tmp_path, capsys, monkeypatch):
     (tmp_path / "dis" / "R1_0.png").write_bytes(b"broken")
     found = {}
     for together in (None, tmp_path / "job"):
-        code = score_paths(
-            Fidelity(), [str(tmp_path / "dis")], str(tmp_path / "ref"), as_json=True, together=together
-        )
+        pairs, _ = chosen_files([str(tmp_path / "dis")], [str(tmp_path / "ref")])
+        code = score_pairs(Fidelity(), pairs, as_json=True, together=together)
         assert code == 1
         found[together] = json.loads(capsys.readouterr().out)
     assert found[None] == found[tmp_path / "job"] and len(found[None]) == 6

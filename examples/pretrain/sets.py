@@ -1,0 +1,100 @@
+"""Pairs with labels as files: windows as PNG, a table and the division by photograph.
+
+DIRECTORY/reference/NNN_W_K.png    window K of part W of photograph NNN
+DIRECTORY/distorted/NNN_W_D_K.png  the same window of distorted version D
+DIRECTORY/windows.csv              reference, distorted, mos, distortion: what `prepare pairs` takes
+DIRECTORY/splits.json              references to train on, and those of photographs that are held out
+"""
+
+import csv
+import json
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from labels import Labeller
+from photographs import Photograph
+from PIL import Image
+from tqdm import tqdm
+
+HELD_OUT_WINDOWS = 2  # of each distorted version of a photograph that is held out
+
+Row = tuple[str, str, float, str]
+
+
+def write_set(
+    found: list[Photograph], pairs: Path, directory: Path, *, without: tuple[str, ...] = ()
+) -> Path:
+    """Writes the set of the parts in `pairs`; the table, which comes last, is given.
+
+    Args:
+      without: types of distortion that are left out of training and of the labels' maps.
+    """
+    for folder in ("reference", "distorted"):
+        (directory / folder).mkdir(parents=True, exist_ok=True)
+    held_out = {photograph.number: photograph.held_out for photograph in found}
+    files = sorted(path for path in pairs.glob("???_?.npz") if int(path.name[:3]) in held_out)
+    parts = [_measures(path) for path in files]
+    training = [part for part, path in zip(parts, files, strict=True) if not held_out[int(path.name[:3])]]
+    labeller = Labeller(training, without=without)
+    labels = [
+        np.stack([labeller.windows(*version) for version in zip(*part.values(), strict=True)])
+        for part in parts
+    ]
+    divided: dict[str, set[str]] = {"train": set(), "validation": set()}
+    table = directory / "windows.csv"
+    with ProcessPoolExecutor() as pool, table.open("w", newline="", encoding="utf-8") as out:
+        writer = csv.writer(out, lineterminator="\n")
+        writer.writerow(["reference", "distorted", "mos", "distortion"])
+        held = [held_out[int(path.name[:3])] for path in files]
+        jobs = pool.map(_write_part, files, [directory] * len(files), labels, held)
+        for rows, is_held_out in zip(
+            tqdm(jobs, total=len(files), unit="part", desc="files"), held, strict=True
+        ):
+            rows = [row for row in rows if is_held_out or row[3] not in without]
+            writer.writerows((*row[:2], f"{row[2]:.4f}", row[3]) for row in rows)
+            divided["validation" if is_held_out else "train"] |= {row[0] for row in rows}
+    content = {"dataset": "pairs/windows", "split": "train"}
+    content |= {part: sorted(references) for part, references in divided.items()}
+    (directory / "splits.json").write_text(json.dumps(content, indent=0) + "\n", encoding="utf-8")
+    return table
+
+
+def _measures(path: Path) -> dict[str, np.ndarray]:
+    """What `Labeller` takes of a part."""
+    with np.load(path) as part:
+        return {name: part[name] for name in ("kind", "strength", "measures", "changed")}
+
+
+def _write_part(path: Path, directory: Path, labels: np.ndarray, held_out: bool) -> list[Row]:
+    """The windows of a part as files, and their rows; labels are (versions, 6)."""
+    rows = []
+    with np.load(path) as part:
+        reference, distorted, chosen, kinds = (
+            part[name] for name in ("reference", "distorted", "window", "kind")
+        )
+    for number, window in enumerate(reference):
+        _save(window, directory / "reference" / f"{path.stem}_{number}.png")
+    for version, (windows, kind) in enumerate(zip(distorted, kinds, strict=True)):
+        kept = range(len(windows))
+        if held_out:
+            kept = sorted(
+                np.random.default_rng((int(path.name[:3]), version)).choice(6, HELD_OUT_WINDOWS, False)
+            )
+        for at in kept:
+            number = int(chosen[version, at])
+            name = f"{path.stem}_{version:03d}_{number}.png"
+            _save(windows[at], directory / "distorted" / name)
+            rows.append(
+                (
+                    f"reference/{path.stem}_{number}.png",
+                    f"distorted/{name}",
+                    float(labels[version, number]),
+                    str(kind),
+                )
+            )
+    return rows
+
+
+def _save(image: np.ndarray, path: Path) -> None:
+    Image.fromarray(image).save(path, compress_level=1)

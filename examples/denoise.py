@@ -78,9 +78,9 @@ def train(metric, photographs: np.ndarray, *, share: float, steps: int, batch_si
 
 
 def main(
-    weights: Annotated[Path, typer.Option(help="What `iqa_jax.load` takes.")],
+    weights: Annotated[str, typer.Option(help="What `iqa_jax.load` takes.")] = "full-reference",
     judge: Annotated[Path | None, typer.Option(help="Another metric, for the table alone.")] = None,
-    steps: Annotated[int, typer.Option(min=1, help="Of each training.")] = 300,
+    steps: Annotated[int, typer.Option(min=1, help="How long each training is.")] = 300,
     share: Annotated[
         float, typer.Option(help="Weight of the metric's loss beside the squared error.")
     ] = 3e-4,

@@ -124,8 +124,8 @@ def failure_reason(error: BaseException) -> str:
         cause = cause.__cause__ or cause.__context__
     reasons = [os.strerror(number) for number in _WRITE_FAILURES]
     text = str(error)
-    said = next((reason for reason in reasons if reason in text), None)
-    return said or (text.strip() or type(error).__name__).splitlines()[0][:200]
+    reason = next((reason for reason in reasons if reason in text), None)
+    return reason or (text.strip() or type(error).__name__).splitlines()[0][:200]
 
 
 class Busy(Exception):

@@ -1,6 +1,7 @@
 """Data sets and pairs from the command line."""
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -16,8 +17,14 @@ from iqa_jax.files import output_file, writable_directory, write_whole
 def prepare(
     name: Annotated[str, typer.Argument(help="Data set.")],
     manual_dir: Annotated[
-        Path | None, typer.Option(help="The downloaded folder; for pairs, the CSV file.")
+        Path | None, typer.Option(help="The downloaded folder; for pairs, the table.")
     ] = None,
+    scale: Annotated[
+        str, typer.Option(help="For pairs: the ends of the label's scale, 1-5; those found if not given.")
+    ] = "",
+    average_opinions: Annotated[
+        bool, typer.Option("--average-opinions", help="For pairs: average the rows of one image.")
+    ] = False,
     data_dir: DataDir = "",
     as_json: Json = False,
 ) -> None:
@@ -27,7 +34,10 @@ def prepare(
     """
     from iqa_jax.data import datasets
 
-    builder = datasets.prepare(name, data_dir=data_dir or None, manual_dir=manual_dir)
+    options = None
+    if scale or average_opinions:
+        options = datasets.TableOptions(_ends_of(scale), average_opinions)
+    builder = datasets.prepare(name, data_dir=data_dir or None, manual_dir=manual_dir, options=options)
     found = datasets.summary(builder)
     rows = [
         [split, *(part[k] for k in ("pairs", "references", "min", "max", "mean", "std"))]
@@ -40,9 +50,23 @@ def prepare(
         f"{'higher' if found['score']['higher_is_better'] else 'lower'} is better",
         f"distortion types: {_shortened(list(types)) or 'not told'}",
     ]
+    if not builder.paired:
+        notes.append("no column reference: single images, for models that need no reference")
     if found.get("deviation"):
         notes.append(found["deviation"])
     put_out(found, as_json, table_of(f"{name}, in {builder.data_dir}", header, rows), *notes)
+
+
+def _ends_of(scale: str) -> tuple[float, float] | None:
+    """ "1-5", "0..100" or "-1:1" as two numbers."""
+    if not scale:
+        return None
+    found = re.fullmatch(r"(-?[\d.]+?)(?:-|\.\.|:)(-?[\d.]+)", scale.replace(" ", ""))
+    try:
+        low, high = map(float, found.groups() if found else ())
+    except ValueError:
+        raise DataError(f"--scale {scale}: expected two numbers, as in 1-5") from None
+    return low, high
 
 
 def _shortened(names: list[str], most: int = 40) -> str:
@@ -83,7 +107,7 @@ def show(
     split: Annotated[str, typer.Option(help="Which pairs.")] = "train",
     output: Annotated[Path, typer.Option(help="The PNG to write.")] = Path("samples.png"),
     count: Annotated[int, typer.Option(min=1, max=64, help="How many pairs.")] = 8,
-    seed: Annotated[int, typer.Option(help="Of the choice and the augmentation.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the choice and of the augmentation.")] = 0,
     crop_size: Annotated[int, typer.Option(min=32, help="Side of the crops, pixels.")] = 192,
     rotation: Annotated[float, typer.Option(help="Largest rotation, degrees.")] = 180.0,
     data_dir: DataDir = "",
@@ -114,7 +138,7 @@ def distort(
     short_side: Annotated[
         int, typer.Option(min=0, help="Scale larger photographs down to it, pixels; 0: leave them.")
     ] = 0,
-    seed: Annotated[int, typer.Option(min=0, help="Of the choice and the random distortions.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the choice and of the random distortions.")] = 0,
     label: Annotated[
         bool, typer.Option("--label", help="Add KADID-10k's mean opinion of type and level as mos.")
     ] = False,

@@ -47,8 +47,8 @@ def shown_plainly() -> Iterator[None]:
     except KeyboardInterrupt as interruption:
         number = getattr(interruption, "number", signal.SIGINT)
         word = "interrupted" if number == signal.SIGINT else f"stopped by {signal.Signals(number).name}"
-        told = f": {interruption}" if str(interruption) else ""
-        print(f"{word}{told}", file=sys.stderr)
+        reason = f": {interruption}" if str(interruption) else ""
+        print(f"{word}{reason}", file=sys.stderr)
         sys.exit(128 + number)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -7,15 +7,15 @@ from typing import Annotated
 import typer
 
 from iqa_jax.cli.data import opened
-from iqa_jax.cli.options import Crops, DataDir, Ema, Json, Step, Together, Weights, step_of
+from iqa_jax.cli.options import Crops, DataDir, Ema, Json, Step, Together, Weights, WeightsOrShipped, step_of
 from iqa_jax.cli.output import cell, progress_bar, put_out, table_of
 from iqa_jax.errors import UserError
 from iqa_jax.files import writable_directory
 
 
 def evaluate(
-    weights: Weights,
     dataset: Annotated[list[str], typer.Option(help="Data set; several make one table.")],
+    weights: WeightsOrShipped = "full-reference",
     split: Annotated[
         str, typer.Option(help="What to evaluate; what the weights were validated on by default.")
     ] = "",
@@ -26,7 +26,7 @@ def evaluate(
     baselines: Annotated[bool, typer.Option("--baselines", help="PSNR and SSIM too.")] = False,
     report: Annotated[Path | None, typer.Option(help="Directory for pictures and an HTML page.")] = None,
     output: Annotated[Path, typer.Option(help="Directory for CSV and JSON.")] = Path("evaluation"),
-    resamples: Annotated[int, typer.Option(min=1, help="Of the bootstrap.")] = 1000,
+    resamples: Annotated[int, typer.Option(min=1, help="How many resamples the bootstrap draws.")] = 1000,
     together: Together = None,
     step: Step = "best",
     ema: Ema = False,
@@ -55,7 +55,7 @@ def evaluate(
                 predicted = predictor(source, bar.update)
         seconds = time.perf_counter() - start
         measured = None
-        if baselines:
+        if baselines and source.paired:
             with progress_bar(len(source), "PSNR and SSIM", "pair") as bar:
                 measured = measure_baselines(source, progress=bar.update)
         with progress_bar(resamples, "bootstrap", "resample") as bar:
@@ -73,7 +73,7 @@ def evaluate(
         evaluations.append(evaluated)
         results.append(evaluation.save(evaluated, directory))
         tables += [_metrics_table(evaluated, results[-1]), f"split: {source.split}, {why}"]
-        tables += [line for line in (evaluated.warning, evaluated.remark) if line]
+        tables += [line for line in (evaluated.warning, *evaluated.remarks) if line]
         tables.append(_rate(source, seconds, predictor))
         if pages:
             from iqa_jax.evaluation.report import write_report
@@ -108,10 +108,10 @@ def _sources_to_evaluate(names: list[str], record: dict, split: str, splits: Pat
 
 
 def _rate(source, seconds: float, predictor) -> str:
-    told = f"{len(source):,} pairs in {seconds:.1f} s, {len(source) / seconds:.1f} pairs/s"
+    note = f"{len(source):,} pairs in {seconds:.1f} s, {len(source) / seconds:.1f} pairs/s"
     if predictor.full_reference:
-        told += f"; {len(set(source.reference))} references loaded once each"
-    return told
+        note += f"; {len(set(source.reference))} references loaded once each"
+    return note
 
 
 def _metrics_table(evaluated, result: dict):
@@ -180,7 +180,7 @@ def submit(
     put_out(result, as_json, _rate(source, predictions.seconds, predictor), f"wrote {archive}")
 
 
-def _predictor(weights: Path, *, step: str, ema: bool, crops: str):
+def _predictor(weights: str | Path, *, step: str, ema: bool, crops: str):
     from iqa_jax.ops.programs import keep_programs
     from iqa_jax.scoring.dataset import Predictor
 

@@ -19,8 +19,8 @@ WeightsOrShipped = Annotated[
 ]
 DataDir = Annotated[str, typer.Option(help="Where prepared data lie; the cache directory if not given.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
-Step = Annotated[str, typer.Option(help="Of a run: best, latest or a step.")]
-Ema = Annotated[bool, typer.Option("--ema", help="Of a run: the moving average of the weights.")]
+Step = Annotated[str, typer.Option(help="Which checkpoint of a run: best, latest or a step.")]
+Ema = Annotated[bool, typer.Option("--ema", help="Take the moving average of a run's weights.")]
 Together = Annotated[
     Path | None,
     typer.Option(

@@ -230,14 +230,14 @@ def _all_results(
     done = file.done(files) if file and not options["maps"] else {}
     results = [Result(*pair, done.get(position)) for position, pair in enumerate(pairs)]
     left = [position for position in range(len(pairs)) if position not in done]
-    told: set[str] = set()
+    remarks: set[str] = set()
     if done:
         remark(f"{len(done)} of {len(pairs)} are there already; --recompute begins anew")
     with tqdm(total=len(pairs), desc="scoring", unit="image", leave=False, disable=len(pairs) == 1) as bar:
 
         def say(text):
-            if text not in told:
-                told.add(text)
+            if text not in remarks:
+                remarks.add(text)
                 bar.write(text, file=sys.stderr)
 
         def came(position, *, known=False):

@@ -16,7 +16,7 @@ def average(
     epochs: Annotated[str, typer.Option(help="First and last epoch, 21-30.")] = "",
     listed: Annotated[str, typer.Option("--list", help="Single epochs instead, 5,9,12.")] = "",
     kind: Annotated[str, typer.Option("--type", help="equal (arithmetic mean) or exp.")] = "equal",
-    decay: Annotated[float, typer.Option(help="Of exp: the weight of each new epoch.")] = 0.9,
+    decay: Annotated[float, typer.Option(help="With --type exp: the weight of each new epoch.")] = 0.9,
     steps: Annotated[
         int | None, typer.Option(help="Batches for BatchNorm's statistics; an epoch if not given.")
     ] = None,

@@ -122,9 +122,9 @@ def _check_settings(output: Path, plan: Plan, photographs: Sequence[Path]) -> No
             raise UserError(f"{output}: not empty; choose another --output")
         path.write_text(json.dumps(settings, indent=2) + "\n")
         return
-    there = json.loads(path.read_text())
-    if there != settings:
-        other = next(name for name in settings if settings[name] != there.get(name))
+    before = json.loads(path.read_text())
+    if before != settings:
+        other = next(name for name in settings if settings[name] != before.get(name))
         raise UserError(f"{output}: holds pairs made with other settings ({other}); choose another --output")
 
 

@@ -23,7 +23,7 @@ def find_pairs(
     leave_out: Sequence[Path] = (),
     say: Callable[[str], object] = lambda text: None,
 ) -> list[Pair]:
-    """(target, reference) files for a command line, the reference None where there is none to be had.
+    """(target, reference) files for a command line, the reference None where none is given.
 
     Args:
       targets: files, directories or patterns, see `iqa_jax.data.selection.listed`; or one table of files,

@@ -126,7 +126,7 @@ def _below(folder: Path, entered: set[str]) -> Iterator[Path]:
 
 
 def _sorted_out(entries: Iterable[Path], root: Path) -> tuple[list[Listed], dict[str, str]]:
-    """The images, and why the other files are none; hidden files that are no images are not mentioned."""
+    """The images, and why the other files were passed over; hidden files are not mentioned unless images."""
     images, passed = [], {}
     for path in entries:
         below = PurePath(os.path.relpath(path, root))

@@ -43,6 +43,7 @@ class PairSource:
     Attributes:
       dataset, split: where the pairs come from, as they are asked for: "pairs/mine", "train[:80%]".
       score: what the labels mean.
+      paired: whether the images have references; else `reference` names the content alone.
       index: (N,) positions in the whole split.
       name, reference: (N,) file names.
       mos: (N,) float64, higher is better whatever the data set's direction; NaN without a label.
@@ -74,6 +75,7 @@ class PairSource:
         self.dataset = builder.asked_name
         self.split = f"{split} ({part})" if part else split
         self.score = Score(**builder.info.metadata["score"])
+        self.paired = builder.paired
         base, start, stop = _slice(builder, split)
         table = builder.info.metadata["tables"][base]
         index = np.arange(start, stop)
@@ -165,7 +167,7 @@ class _Recent:
         array = self._function(name)
         with self._lock:
             self._kept[name] = array
-            while sum(kept.nbytes for kept in self._kept.values()) > self._limit and len(self._kept) > 1:
+            while sum(image.nbytes for image in self._kept.values()) > self._limit and len(self._kept) > 1:
                 self._kept.popitem(last=False)
         return array
 

@@ -104,8 +104,8 @@ def listed_path(folder: Path, name: str) -> str:
     """
     spellings = [name, name.replace("\\", "/")]
     spellings += [_as_windows(spelling) for spelling in spellings]
-    there = next((s for s in spellings if s and (folder / s).is_file()), spellings[1])
-    return os.path.normpath(there)
+    existing = next((s for s in spellings if s and (folder / s).is_file()), spellings[1])
+    return os.path.normpath(existing)
 
 
 def _as_windows(name: str) -> str:

@@ -15,6 +15,8 @@ from iqa_jax.evaluation.agreement import correlations, without_rmse
 from iqa_jax.evaluation.statistics import Fit, bootstrap_intervals, fit_logistic
 from iqa_jax.files import write_whole
 
+_FEW_REFERENCES = 10  # from fewer, an interval is rough
+
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
@@ -63,11 +65,11 @@ class Evaluation:
         labels = getattr(self.source, column)
         groups = {label: np.flatnonzero(labels == label) for label in sorted(set(labels) - {""})}
         found = {}
-        for label, at in groups.items():
-            metrics = correlations(self.predicted[at], self.source.mos[at])
+        for label, positions in groups.items():
+            metrics = correlations(self.predicted[positions], self.source.mos[positions])
             if np.isnan(self.metrics["rmse"]):
                 metrics = without_rmse(metrics)
-            found[label] = {"pairs": len(at), **metrics}
+            found[label] = {"pairs": len(positions), **metrics}
         return found
 
     def baseline_metrics(self) -> dict[str, dict[str, float]]:
@@ -78,11 +80,14 @@ class Evaluation:
         }
 
     @property
-    def remark(self) -> str:
-        """Why there is no RMSE, where there is none."""
-        if not np.isnan(self.metrics["rmse"]):
-            return ""
-        return "no RMSE: the model was trained on another scale than that of these labels"
+    def remarks(self) -> list[str]:
+        """What a reader of the numbers has to know."""
+        remarks = []
+        if np.isnan(self.metrics["rmse"]):
+            remarks.append("no RMSE: the model was trained on another scale than that of these labels")
+        if (references := len(set(self.source.reference))) < _FEW_REFERENCES:
+            remarks.append(f"the intervals come from {references} references alone: take them as rough")
+        return remarks
 
     @property
     def warning(self) -> str:
@@ -126,15 +131,15 @@ def evaluate(
     check_labels(source)
     fits = {f"logistic{n}": fit_logistic(predicted, source.mos, parameters=n) for n in (4, 5)}
 
-    def metrics_of(at):
-        values = correlations(predicted[at], source.mos[at])
+    def metrics_of(positions):
+        values = correlations(predicted[positions], source.mos[positions])
         return values if same_scale else without_rmse(values)
 
-    def measured(at):
-        values = metrics_of(at)
+    def measured(positions):
+        values = metrics_of(positions)
         for name, fit in fits.items():
             if fit.succeeded:
-                after = correlations(fit.mapped[at], source.mos[at])
+                after = correlations(fit.mapped[positions], source.mos[positions])
                 values |= {f"{name}_{k}": after[k] for k in ("plcc", "rmse")}
         return values
 
@@ -164,12 +169,15 @@ def check_labels(source: PairSource) -> None:
 def save(evaluation: Evaluation, directory: Path) -> dict:
     """Writes `predictions-NAME.csv` and `metrics-NAME.json`; returns what is in the latter."""
     source = evaluation.source
+    labels = {"mos": [f"{v + 0.0:.6f}" for v in source.mos]}  # no -0
+    if not source.score.higher_is_better:
+        labels[source.score.kind.lower()] = [f"{0.0 - v:.6f}" for v in source.mos]
     columns = {
         "name": source.name,
         "reference": source.reference,
         "distortion": source.distortion,
         "level": source.level,
-        "mos": [f"{v:.6f}" for v in source.mos],
+        **labels,
         "predicted": [f"{v:.6f}" for v in evaluation.predicted],
         **{name: [f"{v:.6f}" for v in values] for name, values in evaluation.baselines.items()},
     }
@@ -184,7 +192,10 @@ def save(evaluation: Evaluation, directory: Path) -> dict:
         "references": len(set(source.reference)),
         "trained_on": int(evaluation.trained_on.sum()),
         "label": f"{source.score.kind}, {'higher' if source.score.higher_is_better else 'lower'} is better",
+        "predictions": "mos and predicted: higher is better"
+        + ("" if source.score.higher_is_better else "; mos is dmos negated"),
         "metrics": evaluation.metrics,
+        "remarks": evaluation.remarks,
         "intervals_95": evaluation.intervals,
         "fits": {name: fit.report() for name, fit in evaluation.fits.items()},
         "mapped": evaluation.mapped(),

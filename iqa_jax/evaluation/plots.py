@@ -88,10 +88,10 @@ def save_panels(path: Path, panels: Sequence[Panel], *, columns: int) -> None:
     for number, (panel, caption) in enumerate(zip(panels, captions, strict=True)):
         row, column = divmod(number, columns)
         left, top = _MARGIN + column * step_x, total_y - _MARGIN - row * step_y
-        at = left
+        x = left
         for _, image in panel.images:
-            figure.figimage(image, at, top - image.shape[0], origin="upper")
-            at += image.shape[1] + _GAP
+            figure.figimage(image, x, top - image.shape[0], origin="upper")
+            x += image.shape[1] + _GAP
         for line, text in enumerate(caption):
             y = top - height - (line + 1) * _LINE
             figure.text(left / total_x, y / total_y, text, va="baseline", fontsize=7.5, parse_math=False)
@@ -117,5 +117,5 @@ def _figure(width, height):
 
 
 def _save(figure, path):
-    # Without the version of matplotlib, which would stand there else.
+    # Matplotlib would write its version into the file.
     figure.savefig(path, format="png", metadata={"Software": None})

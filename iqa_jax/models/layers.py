@@ -182,8 +182,8 @@ class StochasticDepth(_Noise):
     """
 
     def noisy(self, key, x):
-        kept = jax.random.bernoulli(key, 1 - self.rate, (x.shape[0], *[1] * (x.ndim - 1)))
-        return x * jnp.where(kept, 1 / (1 - self.rate), 0).astype(x.dtype)
+        keep = jax.random.bernoulli(key, 1 - self.rate, (x.shape[0], *[1] * (x.ndim - 1)))
+        return x * jnp.where(keep, 1 / (1 - self.rate), 0).astype(x.dtype)
 
 
 class MultiHeadAttention(nnx.Module):

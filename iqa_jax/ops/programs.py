@@ -76,11 +76,11 @@ def _up_to(function: Callable, arrays: tuple[jax.Array, ...], few: int, count: j
     start = jax.tree.map(lambda s: jnp.zeros((batch, *s.shape[1:]), s.dtype), shapes)
 
     def do_part(number, results):
-        at = jnp.minimum(number * few, batch - few)  # the last part may overlap the one before
-        part = function(*(lax.dynamic_slice_in_dim(x, at, few) for x in arrays))
+        start = jnp.minimum(number * few, batch - few)  # the last part may overlap the one before
+        part = function(*(lax.dynamic_slice_in_dim(x, start, few) for x in arrays))
 
         def put(whole, new):
-            return lax.dynamic_update_slice_in_dim(whole, new, at, 0)
+            return lax.dynamic_update_slice_in_dim(whole, new, start, 0)
 
         return jax.tree.map(put, results, part)
 

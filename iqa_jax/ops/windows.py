@@ -43,7 +43,7 @@ def places(crops: str, height: int, width: int, size: int) -> list[Place]:
         return [Place(*center)]
     corners = [(0, 0), (0, right), (bottom, 0), (bottom, right), center]
     # The mirrored image's crop at the left is this image's at the right, mirrored.
-    return [Place(*at) for at in corners] + [Place(top, right - left, True) for top, left in corners]
+    return [Place(*corner) for corner in corners] + [Place(top, right - left, True) for top, left in corners]
 
 
 def places_of_part(crops: str, mask: np.ndarray, size: int) -> tuple[list[Place], np.ndarray]:
@@ -62,15 +62,15 @@ def places_of_part(crops: str, mask: np.ndarray, size: int) -> tuple[list[Place]
     shifted = [Place(place.top + top, place.left + left, place.mirrored) for place in inside]
     large = mirrored_up(mask[..., None].astype(np.float64), size)
     weights = np.array([cut(large, place, size).mean() for place in shifted])
-    kept = np.flatnonzero(weights)
-    return [shifted[k] for k in kept], weights[kept]
+    seen = np.flatnonzero(weights)
+    return [shifted[k] for k in seen], weights[seen]
 
 
 def _extent(shown: np.ndarray, size: int) -> tuple[int, int]:
     """Where the box around what is shown begins along a side, and its length, `size` or more if it can be."""
-    (there,) = np.nonzero(shown)
-    length = max(there[-1] + 1 - there[0], min(size, len(shown)))
-    middle = there[0] - (length - (there[-1] + 1 - there[0])) // 2
+    (inside,) = np.nonzero(shown)
+    length = max(inside[-1] + 1 - inside[0], min(size, len(shown)))
+    middle = inside[0] - (length - (inside[-1] + 1 - inside[0])) // 2
     return int(np.clip(middle, 0, len(shown) - length)), int(length)
 
 
@@ -118,7 +118,7 @@ def weighted_mean(
     total = np.zeros((max(height, size), max(width, size)))
     weights = np.zeros_like(total)
     for (top, left, _), score in zip(places, scores, strict=True):
-        at = np.s_[top : top + size, left : left + size]
-        total[at] += score * weight
-        weights[at] += weight
+        area = np.s_[top : top + size, left : left + size]
+        total[area] += score * weight
+        weights[area] += weight
     return (total / weights)[:height, :width].astype(np.float32)

@@ -33,7 +33,7 @@ def do_together(
       parts: how many there are.
       work: gives the result of a part by its number, as JSON can hold it.
       identity: what the results depend on.
-      progress: is told the number of each part that is done, by whomever.
+      progress: is called with the number of each finished part, whichever process did it.
     Returns:
       What `work` has given for part 0, 1 and so on, to each of the processes.
     Raises:

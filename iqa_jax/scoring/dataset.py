@@ -35,8 +35,12 @@ def predict(
       crops: one of `CROPS`.
       progress: is told how many more pairs are done.
     Raises:
-      DataError: an image is too small for the crops.
+      DataError: an image is too small for the crops, or there are no references where they are needed.
     """
+    if model.full_reference and not source.paired:
+        raise DataError(
+            f"{source.dataset}: has no references; {model.config.name} needs them, a blind model does not"
+        )
     size = model.config.crop_size
     _check_sizes(source, crops, size)
     first = {name: number for number, name in reversed(list(enumerate(source.reference)))}

@@ -113,7 +113,7 @@ def read_exported(path: str | os.PathLike) -> tuple[ExportedProgram, dict]:
         metadata = json.loads(path.with_name(path.name + ".json").read_text())
         model = ExportedProgram(ModelConfig(**metadata["model"]), path.read_bytes())
         return model, {"sha256": metadata["sha256"], "source": metadata["weights"]}
-    except Exception as error:  # flatbuffers raises many kinds for a file that is none
+    except Exception as error:  # flatbuffers raises many kinds for a foreign file
         raise WeightsError(
             f"{path}: not a metric that `python -m iqa_jax export` wrote, with its .json beside it "
             f"({error or type(error).__name__})"

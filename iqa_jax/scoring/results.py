@@ -1,4 +1,4 @@
-"""What came of each file: results, the tables of them, and a journal that a stopped start is gone on from."""
+"""Results of scoring files: tables of them, and a journal from which a second start continues."""
 
 import contextlib
 import csv
@@ -19,7 +19,7 @@ COLUMNS = ("target", "reference", "score", "error")
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """What came of one pair.
+    """The score of one pair, or why there is none.
 
     Attributes:
       target, reference: the files; no reference for a no-reference metric.
@@ -69,35 +69,35 @@ class Growing:
     """A CSV file of results that grows as they come, and a journal beside it until all are there.
 
     The journal, `NAME.journal`, knows what the scores depend on: the metric, and of each file its size and
-    time.  Started again, what it holds is taken as done.
+    time.  A second start takes over what it holds.
     """
 
-    def __init__(self, path: Path, file: IO[str], journal: IO[str], kept: dict[str, float]):
-        self._path, self._file, self._journal, self._kept = path, file, journal, kept
+    def __init__(self, path: Path, file: IO[str], journal: IO[str], scores: dict[str, float]):
+        self._path, self._file, self._journal, self._kept = path, file, journal, scores
 
     @classmethod
     @contextlib.contextmanager
     def at(cls, path: Path, identity: Mapping, *, anew: bool = False) -> Iterator["Growing"]:
-        """Opens the file, which becomes empty unless its journal is gone on from.
+        """Opens the file; its journal, if there is one, is continued.
 
         Args:
           identity: what all scores depend on, as JSON can hold it.
-          anew: does not look at the journal.
+          anew: ignore the journal.
         Raises:
           UserError: another process writes there, or the journal is another metric's.
         """
         journal = journal_of(path)
         try:
             with locked(path.with_name(f".{path.name}.lock"), wait=False):
-                kept = {} if anew else _kept(journal, identity, path)
+                scores = {} if anew else _kept(journal, identity, path)
                 with (
-                    journal.open("a" if kept else "w", encoding="utf-8") as lines,
+                    journal.open("a" if scores else "w", encoding="utf-8") as lines,
                     path.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file,
                 ):
-                    if not kept:
+                    if not scores:
                         _put(lines, json.dumps({"identity": identity}) + "\n")
                     _put(file, csv_text([]))
-                    yield cls(path, file, lines, kept)
+                    yield cls(path, file, lines, scores)
         except Busy:
             raise UserError(f"{path}: another process writes its results there") from None
         with contextlib.suppress(OSError):
@@ -149,7 +149,7 @@ def _key(files: Sequence[Path | None]) -> str:
 
 
 def _kept(journal: Path, identity: Mapping, path: Path) -> dict[str, float]:
-    """The scores of a journal; a line that was cut off is none."""
+    """The scores in a journal; a line that was cut off is ignored."""
     try:
         lines = journal.read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
@@ -163,8 +163,8 @@ def _kept(journal: Path, identity: Mapping, path: Path) -> dict[str, float]:
         except ValueError:
             continue
         if number == 0:
-            there = entry.get("identity") if isinstance(entry, dict) else None
-            if there != json.loads(json.dumps(identity)):
+            begun_with = entry.get("identity") if isinstance(entry, dict) else None
+            if begun_with != json.loads(json.dumps(identity)):
                 raise UserError(
                     f"{path}: was begun with another metric or other settings; give another --csv, or "
                     "--recompute to begin anew"

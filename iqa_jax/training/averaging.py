@@ -111,12 +111,12 @@ def average_run(
 
 def _epoch_weights(workdir: Path, epochs: Sequence[int], steps_per_epoch: int) -> list[dict[str, np.ndarray]]:
     saved = Saved(workdir)
-    there = [step // steps_per_epoch for step in saved.steps if step % steps_per_epoch == 0]
-    missing = [epoch for epoch in epochs if epoch not in there]
+    epochs_saved = [step // steps_per_epoch for step in saved.steps if step % steps_per_epoch == 0]
+    missing = [epoch for epoch in epochs if epoch not in epochs_saved]
     if missing or not epochs:
         raise WeightsError(
             f"{workdir}: no checkpoint of epoch {', '.join(map(str, missing)) or '(none given)'}; "
-            f"there are epochs {_compact(there) or 'none'} (train with config.keep_epochs)"
+            f"there are epochs {_compact(epochs_saved) or 'none'} (train with config.keep_epochs)"
         )
     return [
         {

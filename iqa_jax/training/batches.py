@@ -132,23 +132,25 @@ class Examples:
         Args:
           images: where the images are taken from; the examples themselves read them.
         """
-        at = draw.position
-        corners = cropping.corners_on_host(draw.epoch, self.index[at], self.size[at], self.pseudo[at])
+        positions = draw.position
+        corners = cropping.corners_on_host(
+            draw.epoch, self.index[positions], self.size[positions], self.pseudo[positions]
+        )
 
         def cut(image, corner):
             top, left = corner
             return image[top : top + cropping.size, left : left + cropping.size]
 
         distorted = np.stack(
-            [cut(images.distorted_image(p), corner) for p, corner in zip(at, corners, strict=True)]
+            [cut(images.distorted_image(p), corner) for p, corner in zip(positions, corners, strict=True)]
         )
         reference = None
         if self._references:
-            numbers = self.reference[at]
+            numbers = self.reference[positions]
             reference = np.stack(
                 [cut(images.reference_image(n), corner) for n, corner in zip(numbers, corners, strict=True)]
             )
-        columns = {name: getattr(self, name)[at] for name in ("index", "mos", "pseudo")}
+        columns = {name: getattr(self, name)[positions] for name in ("index", "mos", "pseudo")}
         return Batch(epoch=draw.epoch, reference=reference, distorted=distorted, **columns)
 
 

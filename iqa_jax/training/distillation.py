@@ -64,20 +64,20 @@ def predictor_of(weights: str | Path, crops: str) -> Predictor:
 
 
 def _teacher(config: ConfigDict, student: ModelConfig) -> Predictor:
-    told = f"config.teacher={config.teacher}"
+    given = f"config.teacher={config.teacher}"
     try:
         teacher = predictor_of(config.teacher, config.pseudo_crops)
     except WeightsError as error:
         raise WeightsError(f"config.teacher: {error}") from None
     if not teacher.full_reference:
         raise WeightsError(
-            f"{told}: {teacher.config.name} needs no reference; expected a full-reference model"
+            f"{given}: {teacher.config.name} needs no reference; expected a full-reference model"
         )
     scales = [(c.mos_low, c.mos_high) for c in (teacher.config, student)]
     if scales[0] != scales[1]:
         (low, high), (wanted_low, wanted_high) = scales
         raise WeightsError(
-            f"{told}: has learned scores from {low:g} to {high:g}, the labels of {config.dataset} go from "
+            f"{given}: has learned scores from {low:g} to {high:g}, the labels of {config.dataset} go from "
             f"{wanted_low:g} to {wanted_high:g}; expected a teacher that was trained on that scale"
         )
     say(f"teacher: {teacher.name}")
@@ -102,8 +102,8 @@ def unlabelled_pairs(config: ConfigDict) -> PairSource:
 def pseudo_labels(labeller: Predictor, source: PairSource) -> np.ndarray:
     """The labeller's scores (N,) of the pairs, computed once and kept in the cache directory.
 
-    An interrupted start is gone on with; the processes of a run share the work.  What is kept is named by the
-    labeller's hash, the crops and the pairs.
+    A second start continues an interrupted one; the processes of a run share the work.  The file is named by
+    the labeller's hash, the crops and the pairs.
     """
     depends_on = f"{labeller.sha256} {labeller.crops} {source.fingerprint()}"
     key = hashlib.sha256(depends_on.encode()).hexdigest()[:32]

@@ -90,21 +90,21 @@ class Store:
 
     def batch(self, draw: Draw, cropping: Cropping, mesh: Mesh) -> Batch:
         """The crops of a draw; for use in a jitted step."""
-        at = draw.position
-        index, pseudo = self.index[at], self.pseudo[at]
-        corners = cropping.corners(draw.epoch, index, self.size[at], pseudo)
-        place = self.place[at]
+        positions = draw.position
+        index, pseudo = self.index[positions], self.pseudo[positions]
+        corners = cropping.corners(draw.epoch, index, self.size[positions], pseudo)
+        place = self.place[positions]
         place = jnp.concatenate([place[:, :1], place[:, 1:] + corners], axis=1)
         reference = None
         if self.references is not None and self.reference_corner is not None:
-            corners += self.reference_corner[self.reference[at]]
+            corners += self.reference_corner[self.reference[positions]]
             reference = _crops(self.references, corners, cropping.size)
         return Batch(
             index=index,
             epoch=draw.epoch,
             reference=reference,
             distorted=_gathered(self.distorted, place, cropping.size, mesh),
-            mos=self.mos[at],
+            mos=self.mos[positions],
             pseudo=pseudo,
         )
 
@@ -216,13 +216,13 @@ def _chosen(kept: str, examples: Examples, placement: Placement, say) -> str:
     needed = 3 * int((examples.size.prod(1).sum(dtype=np.int64)) + examples.reference_size.prod(1).sum())
     device, free = _memory(placement)
     room = device * _DEVICE_SHARE
-    told = f"{needed / 2**20:,.0f} MiB decoded"
+    size = f"{needed / 2**20:,.0f} MiB decoded"
     if kept == "device" and 0 < room < needed:
         raise ConfigError(
-            f"config.data.placement=device: {told}, there is room for {room / 2**20:,.0f}; use host"
+            f"config.data.placement=device: {size}, there is room for {room / 2**20:,.0f}; use host"
         )
     if kept != "auto":
-        say(f"images: {kept} ({told})")
+        say(f"images: {kept} ({size})")
         return kept
     if needed < room:
         kept, why = "device", f"room for {room / 2**20:,.0f} on the devices"
@@ -230,7 +230,7 @@ def _chosen(kept: str, examples: Examples, placement: Placement, say) -> str:
         kept, why = "host", f"{free / 2**20:,.0f} free in memory"
     else:
         kept, why = "stream", f"only {free / 2**20:,.0f} free in memory"
-    say(f"images: {kept} ({told}, {why})")
+    say(f"images: {kept} ({size}, {why})")
     return kept
 
 

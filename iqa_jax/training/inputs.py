@@ -7,7 +7,7 @@ from iqa_jax.data.datasets import prepare
 from iqa_jax.data.source import PairSource
 from iqa_jax.data.splits import part_of_splits
 from iqa_jax.errors import ConfigError, DataError
-from iqa_jax.models import ModelConfig
+from iqa_jax.models import IQA_MODELS, ModelConfig
 from iqa_jax.training.config import chosen_taps
 
 _PIPAL_MOS = (1448.9595, 121.5351)  # mean and deviation that the original normalises with
@@ -35,6 +35,11 @@ def open_data(config: ConfigDict) -> tuple[PairSource, PairSource]:
                 f"config.{field}={source.split}: an image of {source.size.min()} pixels on a side, "
                 f"expected config.crop_size={config.crop_size} or more"
             )
+    if not training.paired and IQA_MODELS[config.model].full_reference:
+        raise DataError(
+            f"config.dataset={config.dataset}: has no references; config.model={config.model} needs them, "
+            "blind_student does not"
+        )
     if not np.ptp(training.mos) > 0:
         raise DataError(
             f"config.train_split={training.split}: every label is {abs(training.mos[0]):g}; expected labels "

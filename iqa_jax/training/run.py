@@ -119,10 +119,10 @@ def _initial_weights(
     """Random ones, but for the backbone's, which are kept in the run from its first start on."""
     model = build(model_config, rngs=nnx.Rngs(config.seed))
     weights = flat_weights(nnx.state(model, STORED))
-    kept = workdir / "backbone"
+    directory = workdir / "backbone"
     backbone: Weights
-    if kept.is_dir() and not anew:
-        _, backbone, record = read_weights(kept)
+    if directory.is_dir() and not anew:
+        _, backbone, record = read_weights(directory)
         origin = record["source"]
     else:
         if config.backbone_weights == "random":
@@ -132,6 +132,6 @@ def _initial_weights(
             whole, origin = pretrained_backbone(config.backbone, config.backbone_weights)
             backbone = {name: whole[name] for name in backbone_weights(model_config, weights)}
         maps = model_config.taps + model_config.magnitudes
-        save_weights(kept, ModelConfig(config.backbone, config.backbone, taps=maps), backbone, origin)
+        save_weights(directory, ModelConfig(config.backbone, config.backbone, taps=maps), backbone, origin)
     say(f"model: {config.model} on {config.backbone}, backbone weights: {origin['file']}")
     return {**weights, **{f"backbone.{name}": array for name, array in backbone.items()}}

@@ -60,6 +60,8 @@ class Evaluator:
         return metrics | self._baseline_srcc()
 
     def _baseline_srcc(self) -> dict[str, float]:
+        if not self.source.paired:
+            return {}
         if self._baselines is None:
             self._baselines = _read_baselines(self._baselines_file)
         if self._baselines is None:

@@ -51,8 +51,8 @@ class Saved:
           WeightsError: there is no such step, or what is there is not what was written.
         """
         if step not in self.steps:
-            there = ", ".join(map(str, self.steps)) or "none"
-            raise WeightsError(f"{self.folder}: no checkpoint of step {step}; there are: {there}")
+            steps = ", ".join(map(str, self.steps)) or "none"
+            raise WeightsError(f"{self.folder}: no checkpoint of step {step}; there are: {steps}")
         problem = self.problem(step)
         if problem:
             raise WeightsError(f"{self.folder / str(step)}: damaged ({problem}); choose another step")

@@ -52,16 +52,16 @@ def save_portable(
     if directory.exists() and (directory.is_file() or any(directory.iterdir())):
         raise WeightsError(f"{directory}: is there already; choose another output directory")
     writable_directory(directory.parent)
-    kept = {name: np.asarray(array, np.float16 if half else np.float32) for name, array in weights.items()}
-    for name, array in kept.items():
+    arrays = {name: np.asarray(array, np.float16 if half else np.float32) for name, array in weights.items()}
+    for name, array in arrays.items():
         if not np.isfinite(array).all():
             raise WeightsError(f"weight {name}: has values that are not finite in {array.dtype}")
-    content = save(kept, metadata={"format": "np"})
+    content = save(arrays, metadata={"format": "np"})
     record = {
         "format": FORMAT,
         "model": dataclasses.asdict(config),
         "source": source,
-        "sha256": content_hash({name: array.astype(np.float32) for name, array in kept.items()}),
+        "sha256": content_hash({name: array.astype(np.float32) for name, array in arrays.items()}),
         "files": {FILE: hashlib.sha256(content).hexdigest()},
     }
     partial = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))

@@ -265,7 +265,7 @@ def test_a_dmos_column_means_lower_is_better(tmp_path):
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("distorted, mos", "picture, mos", "reference, distorted; it begins with reference, picture, mos"),
+        ("distorted, mos", "picture, mos", "distorted; it begins with reference, picture, mos"),
         ("level", "dmos", "columns mos and dmos, expected one of them"),
         ("photos/p1.png", "photos/p7.png", "line 5: no such file 'photos/p7.png'"),
         (" 70,", " high,", "line 2: mos 'high', expected a number"),
@@ -295,7 +295,7 @@ def test_what_is_wrong_in_a_csv_file_is_named(tmp_path, old, new, message):
         (b"", "empty"),
         (b"reference,distorted\n", "no pair at all"),
         (b"\x89PNG\xff", "cannot be read as text"),
-        (b"Dear diary,\n", "no line with the columns reference, distorted; it begins with Dear diary"),
+        (b"Dear diary,\n", "no line with the columns distorted; it begins with Dear diary"),
     ],
 )
 def test_a_file_of_something_else_is_refused(tmp_path, content, message):
@@ -418,3 +418,45 @@ def test_a_full_disk_is_one_line_and_nothing_stays(tmp_path, monkeypatch):
     ) as e:
         datasets.prepare("pipal", data_dir=tmp_path)
     assert "\n" not in str(e.value) and not list(tmp_path.rglob("*incomplete*"))
+
+
+def single_pictures(folder, rows: str, header: str = "image,mos"):
+    for number in range(4):
+        miniature.save(folder / f"p{number}.png", miniature.picture(number, (40, 40 + number)))
+    (folder / "own.csv").write_text(f"{header}\n{rows}\n")
+    return folder / "own.csv"
+
+
+def test_a_table_without_references_is_for_blind_models(tmp_path):
+    table = single_pictures(
+        tmp_path, "p0.png,2,a\np1.png,3,a\np2.png,4,\np3.png,5,", header="image,mos,content"
+    )
+    builder = datasets.prepare(
+        "pairs", data_dir=tmp_path, manual_dir=table, options=datasets.TableOptions(scale=(1, 5))
+    )
+    source = PairSource(builder, "train")
+    assert not source.paired and len(source) == 4
+    assert source.reference.tolist() == ["a", "a", "p2.png", "p3.png"] and len(source.digests()) == 3
+    assert (source.score.low, source.score.high) == (1, 5)
+    with pytest.raises(DataError, match="prepared with another scale"):
+        datasets.prepare("pairs", data_dir=tmp_path, manual_dir=table)
+
+
+def test_opinions_of_several_observers_are_averaged_on_request(tmp_path):
+    table = single_pictures(tmp_path, "p0.png,2\np1.png,3\np0.png,4\np2.png,5")
+    with pytest.raises(DataError, match="p0.png stands in line 2 too .*--average-opinions"):
+        datasets.prepare("pairs", data_dir=tmp_path, manual_dir=table)
+    options = datasets.TableOptions(average_opinions=True)
+    builder = datasets.prepare("pairs", data_dir=tmp_path, manual_dir=table, options=options)
+    assert PairSource(builder, "train").mos.tolist() == [3, 3, 5]
+    assert builder.info.metadata["opinions"]["p0.png"] == [2, pytest.approx(2**0.5)]
+
+
+def test_a_label_outside_of_the_stated_scale_is_an_error(tmp_path):
+    table = single_pictures(tmp_path, "p0.png,2\np1.png,7")
+    with pytest.raises(DataError, match="p1.png: mos is outside of the scale, 1 to 5"):
+        datasets.prepare(
+            "pairs", data_dir=tmp_path, manual_dir=table, options=datasets.TableOptions(scale=(1, 5))
+        )
+    with pytest.raises(DataError, match="expected a low and a high end"):
+        datasets.TableOptions(scale=(5, 1))

@@ -14,7 +14,7 @@ from iqa_jax.data.datasets.iqa_demo import IqaDemo, IqaDemoUnlabelled
 from iqa_jax.data.datasets.kadid10k import Kadid10k
 from iqa_jax.data.datasets.live import Live
 from iqa_jax.data.datasets.overview import summary
-from iqa_jax.data.datasets.pairs import Pairs
+from iqa_jax.data.datasets.pairs import Pairs, TableOptions
 from iqa_jax.data.datasets.pipal import Pipal
 from iqa_jax.data.datasets.tid2013 import Tid2013
 from iqa_jax.errors import DataError, UserError
@@ -25,6 +25,7 @@ __all__ = [
     "REFERENCES",
     "PairBuilder",
     "Score",
+    "TableOptions",
     "default_data_dir",
     "find_folder",
     "prepare",
@@ -54,7 +55,11 @@ def find_folder(name: str, data_dir: str | Path) -> Path | None:
 
 
 def prepare(
-    name: str, *, data_dir: str | Path | None = None, manual_dir: str | Path | None = None
+    name: str,
+    *,
+    data_dir: str | Path | None = None,
+    manual_dir: str | Path | None = None,
+    options: TableOptions | None = None,
 ) -> PairBuilder:
     """The prepared data set; prepares it first if that has not been done.
 
@@ -63,7 +68,8 @@ def prepare(
       data_dir: where prepared data lie and are written, an existing directory or, where a `manual_dir`
         is given, one to make; `default_data_dir()` if not given.
       manual_dir: the downloaded folder, looked for in and under `data_dir` if not given; for "pairs"
-        the CSV file.
+        the table.
+      options: for "pairs", how the table is to be read.
     Raises:
       DataError: an unknown name, no such directory, no downloaded folder, or files and labels that do
         not fit.
@@ -73,13 +79,22 @@ def prepare(
     if base not in DATASETS:
         raise DataError(f"unknown data set {name!r}: expected one of {', '.join(DATASETS)}")
     kind = DATASETS[base]
+    if options and kind is not Pairs:
+        raise DataError(f"{name}: the scale and the handling of opinions belong to tables of pairs")
     directory = local_path(data_dir).absolute() if data_dir else default_data_dir()
     if data_dir and not directory.is_dir() and not (manual_dir and directory.parent.is_dir()):
         raise DataError(f"data directory {data_dir}: no such directory; make it, or correct the path")
     source = local_path(manual_dir) if manual_dir else None
     config = kind.configuration(asked, source)
-    options = {"data_dir": directory, "config": config and tfds.core.BuilderConfig(name=config)}
-    builder = kind(**options)
+    place_and_form = {"data_dir": directory, "config": config and tfds.core.BuilderConfig(name=config)}
+
+    def new(**format):
+        builder = kind(**place_and_form, **format)
+        if isinstance(builder, Pairs) and options:
+            builder.options = options
+        return builder
+
+    builder = new()
     found = (source and kind.find_folder(source)) or kind.find_folder(directory) or source
     if _is_prepared(builder):
         if found:
@@ -88,7 +103,7 @@ def prepare(
     if kind.MANUAL_DOWNLOAD_INSTRUCTIONS and (found is None or not found.exists()):
         where = source or f"in or under {directory}"
         raise DataError(f"{name}: not found ({where}).\n{kind.MANUAL_DOWNLOAD_INSTRUCTIONS}")
-    builder = kind(**options, file_format="array_record")
+    builder = new(file_format="array_record")
     builder.source = found
     place = _place(Path(builder.data_path).parent, own=bool(data_dir))
     with locked(place / ".lock"):  # no two processes at a time
@@ -96,7 +111,7 @@ def prepare(
             for left_over in place.glob("incomplete.*"):  # of a killed attempt
                 shutil.rmtree(left_over)
             _build(builder)
-    return kind(**options)
+    return new()
 
 
 def _place(directory: Path, *, own: bool) -> Path:

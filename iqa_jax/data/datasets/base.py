@@ -115,6 +115,11 @@ class PairBuilder(FileReaderBuilder):
     MARKS: tuple[str, ...] = ()
 
     @property
+    def paired(self) -> bool:
+        """Whether the images have references; if not, a thumbnail of each content stands in their place."""
+        return self.info.metadata.get("paired", True)
+
+    @property
     def asked_name(self) -> str:
         """As a user asks for it: "kadid10k", "pairs/mine"."""
         return f"{self.name}/{self.builder_config.name}" if self.builder_config else self.name
@@ -211,7 +216,7 @@ class PairBuilder(FileReaderBuilder):
             if split == REFERENCES:
                 sizes[image.name] = size
                 table["digest"].append(digest(pixels))
-            elif size != sizes.get(image.reference, size):
+            elif self.paired and size != sizes.get(image.reference, size):
                 problems.append(f"{image.name}: {_by(size)}, its reference is {_by(sizes[image.reference])}")
             record = {field: getattr(image, field) for field in FIELDS}
             for column, value in (*record.items(), ("width", size[0]), ("height", size[1])):

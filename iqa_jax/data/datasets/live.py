@@ -41,8 +41,8 @@ and info.txt), refnames_all.mat and dmos_realigned.mat; copy the last there if t
             for path in folder.glob("*/*.bmp")
             if path.parent.name in TYPES and _NAME.fullmatch(path.name)
         }
-        told = _told_references(folder, problems)
-        names = [name for kind in TYPES for name in _numbered(kind, images.keys() | told.keys())]
+        listed = _told_references(folder, problems)
+        names = [name for kind in TYPES for name in _numbered(kind, images.keys() | listed.keys())]
         if not len(names) == len(scores) == len(undistorted) == len(references):
             problems.append(
                 f"{len(names)} images, {len(scores)} scores (dmos_new), {len(undistorted)} marks (orgs) and "
@@ -52,9 +52,9 @@ and info.txt), refnames_all.mat and dmos_realigned.mat; copy the last there if t
         described = {}
         for name, score, original, reference in zip(names, scores, undistorted, references, strict=True):
             kind, _, file = name.partition("/")
-            if told.get(name, reference) != reference:
+            if listed.get(name, reference) != reference:
                 problems.append(
-                    f"{kind}/info.txt: {told[name]} for {file}, refnames_all.mat says {reference}"
+                    f"{kind}/info.txt: {listed[name]} for {file}, refnames_all.mat says {reference}"
                 )
             if original:
                 images.pop(name, None)
@@ -80,7 +80,7 @@ def _columns(path: Path, variables: tuple[str, ...], problems: list[str]) -> lis
 
 def _told_references(folder: Path, problems: list[str]) -> dict[str, str]:
     """The reference of each image that the types' info.txt list: lines of reference, image, parameter."""
-    told = {}
+    listed = {}
     for kind in TYPES:
         for number, line in numbered_lines(folder / kind / "info.txt", problems):
             reference, image, *_ = [*line.split(), ""]
@@ -88,8 +88,8 @@ def _told_references(folder: Path, problems: list[str]) -> dict[str, str]:
                 problems.append(
                     f"{kind}/info.txt, line {number}: {line!r}, expected a reference and an image"
                 )
-            told[f"{kind}/{image}"] = reference
-    return told
+            listed[f"{kind}/{image}"] = reference
+    return listed
 
 
 def _numbered(kind: str, known: set[str]) -> list[str]:

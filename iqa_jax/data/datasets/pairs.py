@@ -1,30 +1,59 @@
-"""Anyone's pairs, from a CSV file."""
+"""Anyone's pairs or single pictures, from a table."""
 
 import dataclasses
+import functools
 import hashlib
+import io
 import math
+import statistics
 from pathlib import Path
 
-from iqa_jax.data.datasets.base import Contents, DistortedImage, PairBuilder, Score
-from iqa_jax.data.tables import PAIR_ALIASES, csv_rows, finite, listed_path
+from PIL import Image
+
+from iqa_jax.data.datasets.base import Contents, DistortedImage, Encoded, PairBuilder, Score
+from iqa_jax.data.images import read_image
+from iqa_jax.data.tables import PAIR_ALIASES, finite, listed_path, table_rows
 from iqa_jax.errors import DataError
 
 UNLABELLED = "unlabelled"
+_THUMBNAIL = 64  # pixels, of what stands in the place of a reference
+
+
+@dataclasses.dataclass(frozen=True)
+class TableOptions:
+    """How a table is to be read.
+
+    Attributes:
+      scale: the ends of the label's scale; those found where it is None.
+      average_opinions: whether several rows of one image are opinions, to be averaged.
+    """
+
+    scale: tuple[float, float] | None = None
+    average_opinions: bool = False
+
+    def __post_init__(self) -> None:
+        if self.scale and not self.scale[0] < self.scale[1]:
+            raise DataError(f"scale {self.scale[0]:g} to {self.scale[1]:g}: expected a low and a high end")
 
 
 class Pairs(PairBuilder):
-    """The pairs that a CSV file lists; one builder configuration a file, named after it.
+    """The pairs that a table lists; one builder configuration a file, named after it.
 
     Columns: reference, distorted (paths relative to the file), and, if there are any, mos (higher is
     better) or dmos (lower is better), distortion, level.  Rows with a score make up the split
-    `train`, those without `unlabelled`.  The ends of the score's scale are those found.
+    `train`, those without `unlabelled`.  The ends of the score's scale are those found, unless stated.
+
+    A table without the column reference is for models that need none: each picture is a content of its own,
+    or the column content says which belong together, so that no division parts them.
     """
 
+    options = TableOptions()
+
     SCORE = Score(kind="MOS", low=0.0, high=0.0, higher_is_better=True)  # until the file is read
-    DESCRIPTION = "Pairs of images listed in a CSV file."
+    DESCRIPTION = "Pairs of images, or single images, listed in a table."
     MANUAL_DOWNLOAD_INSTRUCTIONS = (
-        "Give a CSV file with the columns reference, distorted and, if there are scores, mos or dmos, "
-        "as --manual-dir FILE.csv."
+        "Give a table with the columns reference, distorted and, if there are scores, mos or dmos, "
+        "as --manual-dir FILE.csv; without references: image, mos."
     )
 
     @classmethod
@@ -38,48 +67,98 @@ class Pairs(PairBuilder):
         return source.stem if source else asked
 
     def check_unchanged(self, source: Path) -> None:
-        if self.info.metadata["sha256"] != _sha256(source):
+        prepared = self.info.metadata
+        if prepared["sha256"] != _sha256(source):
             raise DataError(
                 f"{source}: {self.data_path} was prepared from other content; delete it to prepare again, "
                 "or give the file another name"
             )
+        if prepared.get("options", _noted(TableOptions())) != _noted(self.options):
+            raise DataError(
+                f"{source}: {self.data_path} was prepared with another scale or other handling of opinions; "
+                "delete it to prepare again, or give the file another name"
+            )
 
     def find(self, file: Path) -> Contents:
         contents = Contents()
-        rows = csv_rows(file, ("reference", "distorted"), contents.problems, aliases=PAIR_ALIASES)
+        rows = table_rows(file, ("distorted",), contents.problems, aliases=PAIR_ALIASES)
         columns = rows[0][1] if rows else {}
         if "mos" in columns and "dmos" in columns:
             contents.problems.append(f"{file.name}: columns mos and dmos, expected one of them")
         label = "dmos" if "dmos" in columns else "mos"
-        lines: dict[str, int] = {}
-        for number, row in rows:
-            try:
-                image = _image(file.parent, row, label)
-                first = lines.setdefault(image.name, number)
-                if first != number:
-                    raise DataError(f"{image.name} stands in line {first} too")
-            except DataError as error:
-                contents.problems.append(f"{file.name}, line {number}: {error}")
-                continue
-            contents.references[image.reference] = file.parent / image.reference
+        paired = "reference" in columns
+        images = self._images(file, rows, label, paired, contents.problems)
+        for image in images:
+            reference: Encoded = file.parent / image.reference
+            if not paired:
+                reference = functools.partial(_thumbnail, file.parent / image.name)
+            contents.references.setdefault(image.reference, reference)
             split = UNLABELLED if math.isnan(image.mos) else "train"
             contents.splits.setdefault(split, []).append(image)
         if not rows and not contents.problems:
             contents.problems.append(f"{file.name}: no pair at all")
         labels = [image.mos for image in contents.splits.get("train", ())]
-        score = Score(label.upper(), min(labels, default=0.0), max(labels, default=0.0), label == "mos")
+        low, high = self.options.scale or (min(labels, default=0.0), max(labels, default=0.0))
+        outside = [image.name for image in images if image.mos < low or image.mos > high]
+        if outside:
+            contents.problems.append(f"{outside[0]}: {label} is outside of the scale, {low:g} to {high:g}")
+        score = Score(label.upper(), low, high, label == "mos")
         self.info.metadata["score"] = dataclasses.asdict(score)
         self.info.metadata["sha256"] = _sha256(file)
+        self.info.metadata["paired"] = paired
+        self.info.metadata["options"] = _noted(self.options)
         return contents
 
+    def _images(
+        self, file: Path, rows, label: str, paired: bool, problems: list[str]
+    ) -> list[DistortedImage]:
+        """The image of each row; of several rows of one image, the mean of their scores on request."""
+        found: dict[str, list[DistortedImage]] = {}
+        lines: dict[str, int] = {}
+        for number, row in rows:
+            try:
+                image = _image(file.parent, row, label, paired)
+                first = lines.setdefault(image.name, number)
+                before = found.setdefault(image.name, [])
+                if before and not self.options.average_opinions:
+                    raise DataError(
+                        f"{image.name} stands in line {first} too (rows of one observer each: "
+                        "--average-opinions)"
+                    )
+                if before and dataclasses.replace(image, mos=0.0) != dataclasses.replace(before[0], mos=0.0):
+                    raise DataError(f"{image.name} stands in line {first} with another reference or type")
+                before.append(image)
+            except DataError as error:
+                problems.append(f"{file.name}, line {number}: {error}")
+        if self.options.average_opinions:
+            self.info.metadata["opinions"] = {
+                name: [len(images), statistics.stdev(i.mos for i in images) if len(images) > 1 else 0.0]
+                for name, images in found.items()
+            }
+        return [
+            dataclasses.replace(images[0], mos=statistics.fmean(image.mos for image in images))
+            for images in found.values()
+            if images
+        ]
 
-def _image(folder: Path, row: dict[str, str], label: str) -> DistortedImage:
-    """Raises DataError for a file that is missing or a number that is none."""
+
+def _noted(options: TableOptions) -> dict:
+    """As JSON keeps it."""
+    return {
+        "scale": list(options.scale) if options.scale else None,
+        "average_opinions": options.average_opinions,
+    }
+
+
+def _image(folder: Path, row: dict[str, str], label: str, paired: bool) -> DistortedImage:
+    """Raises DataError for a file that is missing or text that is not a number."""
     # One spelling of each path, or a reference would count as two.
-    reference, distorted = (listed_path(folder, row[column]) for column in ("reference", "distorted"))
-    for name in (reference, distorted):
+    columns = ("reference", "distorted") if paired else ("distorted",)
+    for name in (listed_path(folder, row[column]) for column in columns):
         if not (folder / name).is_file():
             raise DataError(f"no such file {name!r}")
+    distorted = listed_path(folder, row["distorted"])
+    reference = listed_path(folder, row["reference"]) if paired else row.get("content") or distorted
     mos = finite(row[label]) if row.get(label) else math.nan
     if mos is None:
         raise DataError(f"{label} {row[label]!r}, expected a number")
@@ -89,6 +168,15 @@ def _image(folder: Path, row: dict[str, str], label: str) -> DistortedImage:
     return DistortedImage(
         distorted, reference, folder / distorted, mos, row.get("distortion", ""), int(level)
     )
+
+
+def _thumbnail(path: Path) -> bytes:
+    """A small picture as PNG, which stands for the content where there is no reference."""
+    image = Image.fromarray(read_image(path, say=lambda text: None))
+    image.thumbnail((_THUMBNAIL, _THUMBNAIL))
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def _sha256(path: Path) -> str:

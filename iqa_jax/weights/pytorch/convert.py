@@ -130,15 +130,15 @@ def pretrained_backbone(backbone: str, where: str) -> tuple[dict[str, Array], di
     """
     if where == "auto":
         name = sources.PACKAGED_MODEL if backbone == sources.PACKAGED_MODEL else _HUB_BACKBONE
-        kept = cache_dir() / "weights" / name
+        directory = cache_dir() / "weights" / name
         try:
-            return _from_directory(kept, backbone)
+            return _from_directory(directory, backbone)
         except WeightsError:
             pass  # not converted yet, or damaged: convert (again)
         converted, origin = convert_model(name, features_only=True)
         writable_cache("weights", instead="config.backbone_weights")
-        save_weights(kept, converted.config, converted.weights, origin)
-        return _from_directory(kept, backbone)
+        save_weights(directory, converted.config, converted.weights, origin)
+        return _from_directory(directory, backbone)
     path = local_path(where)
     if path.is_dir():
         return _from_directory(path, backbone)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from iqa_jax.cli.options import DataDir, Json, numbers_of
+from iqa_jax.cli.options import DataDir, Json, Splits, numbers_of
 from iqa_jax.cli.output import progress_bar, put_out, remark, table_of
 from iqa_jax.errors import DataError
 from iqa_jax.files import output_file, writable_directory, write_whole
@@ -99,12 +99,13 @@ def splits(
         write_whole(path, json.dumps({"dataset": name, "split": split, **part}, indent=2) + "\n")
         files.append(str(path))
     count = f"{len(divided[0]['train'])} references to train on, {len(divided[0]['validation'])} to validate"
-    put_out(files, as_json, f"wrote {files[0]} to {Path(files[-1]).name}: {count}")
+    put_out(files, as_json, f"wrote {files[0]} to {Path(files[-1]).name}: split {split} divided, {count}")
 
 
 def show(
     dataset: Annotated[str, typer.Option(help="Data set.")],
     split: Annotated[str, typer.Option(help="Which pairs.")] = "train",
+    splits: Splits = None,
     output: Annotated[Path, typer.Option(help="The PNG to write.")] = Path("samples.png"),
     count: Annotated[int, typer.Option(min=1, max=64, help="How many pairs.")] = 8,
     seed: Annotated[int, typer.Option(help="Seed of the choice and of the augmentation.")] = 0,
@@ -119,7 +120,7 @@ def show(
     """
     from iqa_jax.evaluation.report import save_samples
 
-    source = opened(dataset, split, data_dir)
+    source = opened(dataset, split, data_dir, splits)
     if source.size.min() < crop_size:
         raise DataError(f"{dataset}: an image of {source.size.min()} pixels, --crop-size is {crop_size}")
     output = output_file(output)
@@ -129,7 +130,8 @@ def show(
 
 def distort(
     images: Annotated[list[str], typer.Option(help="Photographs: file, directory or pattern.")],
-    output: Annotated[Path, typer.Option(help="Directory for the pairs and pairs.csv.")],
+    output: Annotated[Path, typer.Option(help="Directory for the pairs and their table, NAME.csv.")],
+    name: Annotated[str, typer.Option(help="What to call the set; after the directory if not given.")] = "",
     types: Annotated[str, typer.Option(help="Distortion types, jpeg,gaussian_blur; all if not given.")] = "",
     levels: Annotated[str, typer.Option(help="Levels, 1-5 or 2,4.")] = "1-5",
     per_image: Annotated[
@@ -161,14 +163,14 @@ def distort(
         short_side=short_side,
         label=label,
     )
+    photographs = expand(images, leave_out=[output], say=remark)
     directory = writable_directory(output)
-    photographs = expand(images, leave_out=[directory], say=remark)
+    manifest = directory / f"{name or directory.resolve().name}.csv"
     total = sum(len(plan.versions(number)) for number in range(len(photographs)))
     with progress_bar(total, "distorting", "pair") as bar:
         problems = making.make_pairs(
-            photographs, directory, plan, processes=processes or None, progress=bar.update
+            photographs, manifest, plan, processes=processes or None, progress=bar.update
         )
-    manifest = directory / making.MANIFEST
     result = {"output": str(manifest), "photographs": len(photographs) - len(problems), "errors": problems}
     put_out(result, as_json, f"wrote {manifest}: pairs of {result['photographs']} photographs")
     for problem in problems:
@@ -176,9 +178,11 @@ def distort(
     raise typer.Exit(1 if problems else 0)
 
 
-def opened(name: str, split: str, data_dir: str):
-    """The pairs of a split of a data set."""
+def opened(name: str, split: str, data_dir: str, splits: Path | None = None):
+    """The pairs of a split of a data set, or of the validation part of a file of splits."""
     from iqa_jax.data.datasets import prepare
     from iqa_jax.data.source import PairSource
+    from iqa_jax.data.splits import part_of_splits
 
-    return PairSource(prepare(name, data_dir=data_dir or None), split)
+    builder = prepare(name, data_dir=data_dir or None)
+    return part_of_splits(builder, splits, "validation") if splits else PairSource(builder, split)

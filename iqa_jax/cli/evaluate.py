@@ -7,7 +7,18 @@ from typing import Annotated
 import typer
 
 from iqa_jax.cli.data import opened
-from iqa_jax.cli.options import Crops, DataDir, Ema, Json, Step, Together, Weights, WeightsOrShipped, step_of
+from iqa_jax.cli.options import (
+    Crops,
+    DataDir,
+    Ema,
+    Json,
+    Splits,
+    Step,
+    Together,
+    Weights,
+    WeightsOrShipped,
+    step_of,
+)
 from iqa_jax.cli.output import cell, progress_bar, put_out, table_of
 from iqa_jax.errors import UserError
 from iqa_jax.files import writable_directory
@@ -19,9 +30,7 @@ def evaluate(
     split: Annotated[
         str, typer.Option(help="What to evaluate; what the weights were validated on by default.")
     ] = "",
-    splits: Annotated[
-        Path | None, typer.Option(help="A file of `splits`, to evaluate on its validation part.")
-    ] = None,
+    splits: Splits = None,
     crops: Crops = "ten",
     baselines: Annotated[bool, typer.Option("--baselines", help="PSNR and SSIM too.")] = False,
     report: Annotated[Path | None, typer.Option(help="Directory for pictures and an HTML page.")] = None,
@@ -135,6 +144,7 @@ def submit(
     output: Annotated[Path, typer.Option(help="Directory for output.txt, readme.txt and the zip.")],
     dataset: Annotated[str, typer.Option(help="Data set.")] = "pipal",
     split: Annotated[str, typer.Option(help="The unlabelled pairs.")] = "ntire2022_test",
+    splits: Splits = None,
     crops: Crops = "ten",
     description: Annotated[str, typer.Option(help="For readme.txt.")] = "",
     extra_data: Annotated[bool, typer.Option(help="Was other data seen? ImageNet counts.")] = True,
@@ -151,14 +161,14 @@ def submit(
 
     from iqa_jax.evaluation import submission
 
-    source = opened(dataset, split, data_dir)
+    source = opened(dataset, split, data_dir, splits)
     predictor = _predictor(weights, step=step, ema=ema, crops=crops)
     directory = writable_directory(output)
     identity = {
         "weights": predictor.sha256,
         "crops": crops,
         "dataset": dataset,
-        "split": split,
+        "split": source.split,
     }
     with progress_bar(len(source), "scoring", "image") as bar:
         predictions = submission.predict_resumably(

@@ -19,6 +19,9 @@ WeightsOrShipped = Annotated[
 ]
 DataDir = Annotated[str, typer.Option(help="Where prepared data lie; the cache directory if not given.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Splits = Annotated[
+    Path | None, typer.Option(help="A file that `splits` wrote; its validation part in place of --split.")
+]
 Step = Annotated[str, typer.Option(help="Which checkpoint of a run: best, latest or a step.")]
 Ema = Annotated[bool, typer.Option("--ema", help="Take the moving average of a run's weights.")]
 Together = Annotated[

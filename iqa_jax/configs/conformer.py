@@ -32,6 +32,7 @@ def get_config(dataset: str = "auto") -> ConfigDict:
     c.data.steps_at_once = 0  # in one dispatch, of images on the devices; 0: ten
 
     # Model.
+    c.init_from = ""  # weights to begin from; the architecture, from here to `magnitudes`, is theirs
     c.backbone = "inception_resnet_v2"
     c.backbone_weights = "auto"  # a directory, a PyTorch file, or "random"
     c.dim = 128  # width after the backbone

@@ -19,7 +19,6 @@ from iqa_jax.data.opinions import mean_opinion
 from iqa_jax.errors import UserError
 from iqa_jax.files import write_whole
 
-MANIFEST = "pairs.csv"
 _SETTINGS = "distort.json"
 
 
@@ -59,13 +58,13 @@ class Plan:
 
 def make_pairs(
     photographs: Sequence[Path],
-    output: Path,
+    manifest: Path,
     plan: Plan,
     *,
     processes: int | None = None,
     progress: Callable[[int], object] = lambda pairs: None,
 ) -> list[str]:
-    """Writes OUTPUT/references, OUTPUT/distorted and, when all is done, OUTPUT/pairs.csv.
+    """Writes the folders `references` and `distorted` and, when all is done, the manifest beside them.
 
     What an interrupted start has written stays and is not made again.  The manifest's columns are
     `reference`, `distorted` (both relative to it), `distortion`, `level`, `parameter` and, if the plan
@@ -73,14 +72,15 @@ def make_pairs(
 
     Args:
       photographs: image files, see `iqa_jax.data.images.read_image`.
-      output: an existing directory.
+      manifest: the table to write, in an existing directory.
       processes: how many work at a time; one a core if not given.
       progress: is told how many more pairs are done, those of an earlier start included.
     Returns:
       Why photographs could not be used, an entry each; the others are in the manifest.
     Raises:
-      UserError: two photographs of one name, or `output` holds the pairs of other settings.
+      UserError: two photographs of one name, or the directory holds the pairs of other settings.
     """
+    output = manifest.parent
     photographs = sorted(photographs)
     _check_names(photographs)
     _check_settings(output, plan, photographs)
@@ -101,7 +101,7 @@ def make_pairs(
             pool.shutdown(cancel_futures=True)
             raise
     made = [task for task in tasks if task[0] not in problems]
-    _write_manifest(output / MANIFEST, plan, made)
+    _write_manifest(manifest, plan, made)
     return [problems[path] for path in photographs if path in problems]
 
 

@@ -25,6 +25,7 @@ from iqa_jax.parallel import processes
 from iqa_jax.signals import STOP_SIGNALS
 from iqa_jax.training.batches import Examples, Order
 from iqa_jax.training.feed import Feed
+from iqa_jax.training.initial import Start, start_of, with_architecture
 from iqa_jax.training.inputs import batch_sizes, data_record, model_config_for, open_data
 from iqa_jax.training.log import Log, closing_table, say
 from iqa_jax.training.placement import Placement
@@ -78,7 +79,9 @@ def train(
     workdir = writable_directory(workdir).absolute()
     with alone_in(workdir):
         placement = _checked_placement(config)
-        plan = _planned(config, workdir, reason, pseudo, pseudo_origin)
+        start = start_of(config, workdir)
+        config = with_architecture(config, start)
+        plan = _planned(config, workdir, reason, start, pseudo, pseudo_origin)
         frozen, state, evaluation_graph, train_step = _built(config, plan)
         evaluator = Evaluator(workdir, plan.validation, evaluation_graph, crops=config.crops)
         kept_epochs = plan.steps_per_epoch if config.keep_epochs else None
@@ -136,7 +139,9 @@ def _checked_placement(config: ConfigDict) -> Placement:
     return placement
 
 
-def _planned(config: ConfigDict, workdir: Path, reason: str, pseudo, pseudo_origin) -> _Plan:
+def _planned(
+    config: ConfigDict, workdir: Path, reason: str, start: Start | None, pseudo, pseudo_origin
+) -> _Plan:
     """Opens the data, checks that all fits, and begins the run's directory or checks it."""
     say(f"data: {config.dataset} ({reason})" if reason else f"data: {config.dataset}")
     training, validation = open_data(config)
@@ -155,6 +160,8 @@ def _planned(config: ConfigDict, workdir: Path, reason: str, pseudo, pseudo_orig
         )
     model_config = model_config_for(config, training)
     origin = {"dataset": config.dataset, "reason": reason, "version": __version__}
+    if start:
+        origin["init_from"] = start.origin
     record = {
         "format": FORMAT,
         "model": dataclasses.asdict(model_config),
@@ -164,7 +171,7 @@ def _planned(config: ConfigDict, workdir: Path, reason: str, pseudo, pseudo_orig
         "data": data_record(training, validation, by_reference=bool(config.splits)),
     }
     with processes.first_before_others("begin"):
-        weights = begun(workdir, config, model_config, record)
+        weights = begun(workdir, config, model_config, record, start)
     full_reference = IQA_MODELS[config.model].full_reference
     examples = Examples([training, *([pseudo] if pseudo else [])], with_references=full_reference)
     return _Plan(

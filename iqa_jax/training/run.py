@@ -14,6 +14,7 @@ from iqa_jax.files import Busy, locked, write_whole
 from iqa_jax.models import ModelConfig, build
 from iqa_jax.ops import Array
 from iqa_jax.parallel import processes
+from iqa_jax.training.initial import Start, taken_over
 from iqa_jax.training.inputs import changed
 from iqa_jax.training.log import read_lines, say
 from iqa_jax.weights.checkpoints import Saved
@@ -49,7 +50,9 @@ def alone_in(workdir: Path) -> Iterator[None]:
         yield
 
 
-def begun(workdir: Path, config: ConfigDict, model_config: ModelConfig, record: dict) -> dict[str, Array]:
+def begun(
+    workdir: Path, config: ConfigDict, model_config: ModelConfig, record: dict, start: Start | None = None
+) -> dict[str, Array]:
     """The initial weights of the run in `workdir`; begins it, or makes sure that it is the same run.
 
     A run without a checkpoint begins anew, whatever its settings were.  The first of several processes
@@ -65,8 +68,8 @@ def begun(workdir: Path, config: ConfigDict, model_config: ModelConfig, record: 
     if (workdir / "weights").exists():
         raise WeightsError(f"{workdir}: holds converted weights, not a run; choose another working directory")
     if not processes.is_first():
-        return _initial_weights(workdir, config, model_config)
-    weights = _initial_weights(workdir, config, model_config, anew=True)
+        return _initial_weights(workdir, config, model_config, start)
+    weights = _initial_weights(workdir, config, model_config, start, anew=True)
     for left_over in ("metrics.jsonl", "baselines.json"):
         (workdir / left_over).unlink(missing_ok=True)
     write_whole(workdir / "config.json", json.dumps(record, indent=2) + "\n")
@@ -83,9 +86,11 @@ def _check_same_run(workdir: Path, config: ConfigDict, model_config: ModelConfig
         free.add("num_epochs")
     for field, value in config.to_dict().items():
         if field not in free and before["training"].get(field, value) != value:
+            longer = f"; for more epochs begin a new run with --config.init_from={workdir}"
             raise ConfigError(
                 f"config.{field}={value}, but the run in {workdir} has {before['training'].get(field)}; "
                 "choose another working directory, or the same settings to go on"
+                + (longer if field == "num_epochs" else "")
             )
     if before["source"].get("pseudo_labels") != record["source"].get("pseudo_labels"):
         raise ConfigError(
@@ -114,24 +119,40 @@ def of_this_version(arrays: dict[str, np.ndarray], workdir: Path) -> dict[str, n
 
 
 def _initial_weights(
-    workdir: Path, config: ConfigDict, model_config: ModelConfig, *, anew: bool = False
+    workdir: Path,
+    config: ConfigDict,
+    model_config: ModelConfig,
+    start: Start | None = None,
+    *,
+    anew: bool = False,
 ) -> dict[str, Array]:
-    """Random ones, but for the backbone's, which are kept in the run from its first start on."""
+    """Random ones or those of `start`; the backbone's are kept in the run from its first start on."""
     model = build(model_config, rngs=nnx.Rngs(config.seed))
-    weights = flat_weights(nnx.state(model, STORED))
+    weights: dict[str, Array] = {**flat_weights(nnx.state(model, STORED))}
+    if start and start.weights:
+        weights, remark = taken_over(weights, start, model_config)
+        if anew:
+            say(f"begins from {config.init_from}: {remark}")
     directory = workdir / "backbone"
-    backbone: Weights
     if directory.is_dir() and not anew:
-        _, backbone, record = read_weights(directory)
-        origin = record["source"]
+        _, backbone, kept = read_weights(directory)
+        origin = kept["source"]
     else:
-        if config.backbone_weights == "random":
-            backbone = backbone_weights(model_config, weights)
-            origin = {"file": "random", "seed": config.seed}
-        else:
-            whole, origin = pretrained_backbone(config.backbone, config.backbone_weights)
-            backbone = {name: whole[name] for name in backbone_weights(model_config, weights)}
+        backbone, origin = _first_backbone(config, model_config, weights, start)
         maps = model_config.taps + model_config.magnitudes
         save_weights(directory, ModelConfig(config.backbone, config.backbone, taps=maps), backbone, origin)
     say(f"model: {config.model} on {config.backbone}, backbone weights: {origin['file']}")
     return {**weights, **{f"backbone.{name}": array for name, array in backbone.items()}}
+
+
+def _first_backbone(
+    config: ConfigDict, model_config: ModelConfig, weights: Weights, start: Start | None
+) -> tuple[dict[str, Array], dict]:
+    """The backbone's weights at the beginning of a run, and where they come from."""
+    backbone = backbone_weights(model_config, weights)
+    if start:
+        return backbone, start.origin
+    if config.backbone_weights == "random":
+        return backbone, {"file": "random", "seed": config.seed}
+    whole, origin = pretrained_backbone(config.backbone, config.backbone_weights)
+    return {name: whole[name] for name in backbone}, origin

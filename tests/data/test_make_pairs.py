@@ -43,7 +43,7 @@ def distort(monkeypatch, capsys, photographs, tmp_path):
 
 
 def manifest(folder):
-    with open(folder / "pairs.csv", newline="") as file:
+    with open(folder / f"{folder.name}.csv", newline="") as file:
         return list(csv.DictReader(file))
 
 
@@ -58,7 +58,7 @@ def test_pairs_are_made_and_can_be_prepared(distort, tmp_path):
         np.asarray(Image.open(tmp_path / "made" / row[k])) for k in ("reference", "distorted")
     )
     assert (distortions.distort(reference, "jpeg", 4) == distorted).all()
-    builder = prepare("pairs", data_dir=tmp_path / "data", manual_dir=tmp_path / "made" / "pairs.csv")
+    builder = prepare("pairs", data_dir=tmp_path / "data", manual_dir=tmp_path / "made" / "made.csv")
     source = PairSource(builder, "train")
     assert len(source) == 18 and set(source.distortion) == {"jpeg", "white_noise", "contrast dist."}
 
@@ -67,7 +67,7 @@ def test_a_draw_without_labels_is_the_same_each_time(distort, tmp_path):
     arguments = ("--per-image", 2, "--short-side", 40, "--types", "jpeg,pixelate", "--seed", 3)
     for output in ("one", "two"):
         assert distort(*arguments, output=output)[0] == 0
-    assert (tmp_path / "one" / "pairs.csv").read_bytes() == (tmp_path / "two" / "pairs.csv").read_bytes()
+    assert (tmp_path / "one" / "one.csv").read_bytes() == (tmp_path / "two" / "two.csv").read_bytes()
     rows = manifest(tmp_path / "one")
     assert len(rows) == 6 and "mos" not in rows[0]
     for row in rows:
@@ -101,7 +101,7 @@ def test_it_goes_on_and_names_what_is_broken(distort, photographs, tmp_path):
 )
 def test_what_does_not_fit_is_named(distort, tmp_path, arguments, message):
     code, _, err = distort(*arguments)
-    assert code == 1 and message in err and not (tmp_path / "made" / "pairs.csv").exists()
+    assert code == 1 and message in err and not (tmp_path / "made" / "made.csv").exists()
 
 
 def test_other_settings_need_another_directory(distort, photographs, tmp_path):
@@ -113,3 +113,8 @@ def test_other_settings_need_another_directory(distort, photographs, tmp_path):
     assert "not empty" in distort(output="full")[2]
     miniature.save(photographs / "more" / "p0.jpg", miniature.picture(0, (60, 80)))
     assert "photographs of one name" in distort("--images", photographs / "more", output="new")[2]
+
+
+def test_the_table_is_named_on_request(distort, tmp_path):
+    assert distort("--types", "jpeg", "--name", "mine")[0] == 0
+    assert [path.name for path in (tmp_path / "made").glob("*.csv")] == ["mine.csv"]

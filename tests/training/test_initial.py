@@ -1,0 +1,111 @@
+"""Runs that begin from other weights."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+from iqa_jax.errors import ConfigError, DataError, WeightsError
+from iqa_jax.models import ModelConfig, build
+from iqa_jax.training.distillation import train_student
+from iqa_jax.training.initial import Start, taken_over
+from iqa_jax.training.loop import train
+from iqa_jax.weights.flat import STORED, flat_weights, iqa_model_with
+from iqa_jax.weights.portable import save_portable
+from iqa_jax.weights.reading import read_any, read_run_weights
+from tests import miniature
+from tests.training.test_run import cache, configured, data_dir  # noqa: F401  fixtures
+
+OTHER = ModelConfig(
+    "iqa_conformer",
+    "efficientnet_lite0",
+    dim=32,
+    crop_size=96,
+    taps=("stage1", "stage2"),
+    stride=32,
+    mos_mean=3.0,
+    mos_std=1.1,
+    mos_low=1.0,
+    mos_high=5.0,
+)
+
+
+def weights_of(config, seed=0):
+    return flat_weights(nnx.state(build(config, rngs=nnx.Rngs(seed)), STORED))
+
+
+@pytest.fixture
+def other(tmp_path):
+    save_portable(tmp_path / "other", OTHER, weights_of(OTHER, seed=3), {"file": "test"}, card="")
+    return tmp_path / "other"
+
+
+def test_scores_are_put_on_the_new_scale():
+    new = dataclasses.replace(OTHER, mos_mean=1400.0, mos_std=120.0, mos_low=900.0, mos_high=1900.0)
+    old_weights = weights_of(OTHER, seed=3)
+    weights, remark = taken_over(weights_of(new), Start(OTHER, old_weights, {}), new)
+    assert "from the scale 1 to 5 to 900 to 1900" in remark and "nothing made new" in remark
+    crops = jax.random.uniform(jax.random.key(0), (2, 3, 96, 96, 3))
+    before, after = (
+        model.denormalise(model(*crops))
+        for model in (iqa_model_with(OTHER, old_weights), iqa_model_with(new, weights))
+    )
+    np.testing.assert_allclose(after, 900 + (before - 1) / 4 * 1000, rtol=1e-5)
+
+
+def test_a_run_has_the_architecture_and_the_weights_it_begins_from(data_dir, other, capsys):  # noqa: F811
+    config = configured(data_dir, init_from=other, num_steps=2, learning_rate=1e-6)
+    train(config, data_dir / "run")
+    assert "begins from" in capsys.readouterr().out
+    record = json.loads((data_dir / "run" / "config.json").read_text())
+    assert record["model"]["dim"] == 32 and record["model"]["taps"] == ["stage1", "stage2"]
+    assert record["source"]["init_from"]["sha256"] == read_any(other)[2]["sha256"]
+    trained = read_run_weights(data_dir / "run", step="latest")
+    _, given, _ = read_any(other)
+    np.testing.assert_allclose(trained["conv_proj.kernel"], given["conv_proj.kernel"], atol=1e-4)
+    for path in other.iterdir():  # they are not needed any more
+        path.unlink()
+    config.num_steps = 4
+    assert train(config, data_dir / "run")["step"] == 4
+
+
+def test_a_student_takes_what_fits_of_a_full_reference_model(data_dir, other, capsys):  # noqa: F811
+    config = configured(data_dir, "student", init_from=other, pseudo_ratio=0, num_steps=2)
+    train_student(config, data_dir / "student")
+    assert "arrays taken" in capsys.readouterr().out
+
+
+def test_a_run_without_references_is_for_students(data_dir, tmp_path):  # noqa: F811
+    for number in range(8):
+        miniature.save(tmp_path / "own" / f"{number}.png", miniature.picture(number, (96, 100)))
+    rows = "".join(f"{number}.png,{1 + number / 2}\n" for number in range(8))
+    (tmp_path / "own" / "own.csv").write_text(f"image,mos\n{rows}")
+    from iqa_jax.data.datasets import prepare
+
+    prepare("pairs", data_dir=tmp_path / "data", manual_dir=tmp_path / "own" / "own.csv")
+    fields = {"dataset": "pairs/own", "train_split": "train[:6]", "validation_split": "train[6:]"}
+    with pytest.raises(DataError, match="config.dataset=pairs/own: has no references"):
+        train(configured(tmp_path / "data", **fields), tmp_path / "conformer")
+    config = configured(tmp_path / "data", "student", pseudo_ratio=0, **fields)
+    line = train_student(config, tmp_path / "student")
+    assert "psnr_srcc" not in line and np.isfinite(line["srcc"])
+
+
+@pytest.mark.parametrize(
+    ("init", "error", "message"),
+    [
+        ("nowhere", WeightsError, "nowhere: no such directory"),
+        ("backbone", ConfigError, "weights of a backbone alone"),
+    ],
+)
+def test_what_cannot_be_begun_from_is_named(data_dir, packaged_weights, init, error, message):  # noqa: F811
+    config = configured(
+        data_dir,
+        init_from=packaged_weights / "weights" / "efficientnet_lite0" if init == "backbone" else init,
+    )
+    with pytest.raises(error, match=message):
+        train(config, data_dir / "run")
+    assert not (data_dir / "run" / "config.json").exists()

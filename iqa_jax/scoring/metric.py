@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
@@ -13,10 +14,12 @@ from iqa_jax import __version__
 from iqa_jax.errors import UserError
 from iqa_jax.models.base import as_unit_float
 from iqa_jax.ops import Array
-from iqa_jax.ops.windows import CROPS, Place, places, places_of_part, weighted_mean, windows
+from iqa_jax.ops.windows import CROPS, Place, places, places_of_part, weighted_mean
+from iqa_jax.ops.windows import windows as cut_windows
 from iqa_jax.scoring.checks import check_images, check_one, check_pair, image_of, mask_of
 from iqa_jax.scoring.engine import BATCH_SIZE, KEPT_WINDOWS, Engine, Reference, WindowModel
 
+LOSS_WINDOWS = 8  # that a loss, and its gradient, look at together
 Given = Array | str | os.PathLike | Image.Image  # what is taken as an image
 
 
@@ -154,11 +157,19 @@ class Metric:
         found = np.stack(list(self._stream(zip(references, images, masks, strict=True))))
         return found[0] if single else found
 
-    def _loss(self, *images: jax.Array) -> jax.Array:
+    def _loss(self, *images: jax.Array, windows: int | None, key: jax.Array | None) -> jax.Array:
         """() or (B,), from one or two images or batches of them."""
+        if windows is not None and windows < 1:
+            raise UserError(f"windows={windows}: expected 1 or more")
         single = images[0].ndim == 3
-        cut = [windows(as_unit_float(x[None] if single else x), "grid", self._size) for x in images]
-        mos = self.model.predict(*(w.reshape(-1, *w.shape[2:]) for w in cut))
+        cut = [cut_windows(as_unit_float(x[None] if single else x), "grid", self._size) for x in images]
+        count = cut[0].shape[1]
+        if windows is not None and windows < count:
+            if key is None:
+                raise UserError(f"windows={windows}: expected a key, jax.random.key(0), to draw them with")
+            chosen = jax.random.choice(key, count, (windows,), replace=False)
+            cut = [x[:, chosen] for x in cut]
+        mos = _few_at_a_time(self.model.predict, *(x.reshape(-1, *x.shape[2:]) for x in cut))
         loss = (self.range[1] - mos.reshape(cut[0].shape[:2]).mean(1)) / self.config.mos_std
         return loss[0] if single else loss
 
@@ -170,6 +181,19 @@ class Metric:
         clipped = [(top, left, min(size, height - top), min(size, width - left)) for top, left, _ in where]
         values = weighted_mean(scores, where, height, width, size)
         return QualityMap(values, np.array(clipped), scores)
+
+
+def _few_at_a_time(predict, *windows: jax.Array) -> jax.Array:
+    """MOS (N,) of windows (N, S, S, 3); what a gradient needs of them is computed again for few at a time."""
+    count = windows[0].shape[0]
+    parts = -(-count // LOSS_WINDOWS)
+    if parts == 1:
+        return predict(*windows)
+    padded = [
+        jnp.pad(x, ((0, parts * LOSS_WINDOWS - count), *[(0, 0)] * (x.ndim - 1)), "edge") for x in windows
+    ]
+    grouped = tuple(x.reshape(parts, LOSS_WINDOWS, *x.shape[1:]) for x in padded)
+    return jax.lax.map(jax.checkpoint(lambda part: predict(*part)), grouped).reshape(-1)[:count]
 
 
 def _unpickled(kind: type[Metric], model: WindowModel, record: dict, options: dict) -> Metric:
@@ -238,22 +262,30 @@ class FullReferenceMetric(Metric):
             self._engine.features(references, self._places)
         return Prepared(reference.shape, self, references)
 
-    def loss(self, reference: jax.Array, distorted: jax.Array) -> jax.Array:
+    def loss(
+        self,
+        reference: jax.Array,
+        distorted: jax.Array,
+        *,
+        windows: int | None = None,
+        key: jax.Array | None = None,
+    ) -> jax.Array:
         """How far `distorted` is below the best score, in standard deviations of the training labels.
 
         Differentiable with respect to both images, finite also for identical ones; for `jax.jit`,
-        `jax.vmap` and `jax.grad`.  All windows of the grid go through the model at once.
+        `jax.vmap` and `jax.grad`.  The windows of the grid go through the model a few at a time.
 
         Args:
           reference, distorted: (H, W, 3) or (B, H, W, 3), float in [0, 1]; the range is checked where
             the values are known.
+          windows, key: so many of the grid's windows, drawn anew with each key; all if not given.
         Returns:
           () or (B,).
         Raises:
           UserError: another shape, size, dtype or range.
         """
         check_pair(reference, distorted, traced=True)
-        return self._loss(reference, distorted)
+        return self._loss(reference, distorted, windows=windows, key=key)
 
     def map(self, reference: Given | Prepared, distorted: Given) -> QualityMap:
         """A quality map at image size, from windows that overlap by half or more.
@@ -328,7 +360,9 @@ class BlindMetric(Metric):
 
         return self._stream(items())
 
-    def loss(self, distorted: jax.Array) -> jax.Array:
+    def loss(
+        self, distorted: jax.Array, *, windows: int | None = None, key: jax.Array | None = None
+    ) -> jax.Array:
         """How far `distorted` is below the best score, in standard deviations of the training labels.
 
         Differentiable and finite; for `jax.jit`, `jax.vmap` and `jax.grad`.  All windows of the grid go
@@ -337,13 +371,14 @@ class BlindMetric(Metric):
         Args:
           distorted: (H, W, 3) or (B, H, W, 3), float in [0, 1]; the range is checked where the values
             are known.
+          windows, key: so many of the grid's windows, drawn anew with each key; all if not given.
         Returns:
           () or (B,).
         Raises:
           UserError: another shape, size, dtype or range.
         """
         check_images(distorted, "distorted", traced=True)
-        return self._loss(distorted)
+        return self._loss(distorted, windows=windows, key=key)
 
     def map(self, distorted: Given) -> QualityMap:
         """A quality map at image size, from windows that overlap by half or more.

@@ -8,6 +8,7 @@ import pytest
 from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from iqa_jax.errors import UserError
 from iqa_jax.models import ModelConfig, build
@@ -101,7 +102,7 @@ IMAGE = np.zeros((64, 64, 3), np.uint8)
     ("reference", "distorted", "message"),
     [
         ([IMAGE], IMAGE[None], "reference: a list; expected a NumPy or JAX array"),
-        (IMAGE, "image.png", "distorted: a str"),
+        (IMAGE, "image.png", "image.png: No such file"),
         (IMAGE, IMAGE[:, :60], r"reference \(64, 64, 3\) and distorted \(64, 60, 3\) differ in shape"),
         (IMAGE, IMAGE[None], "differ in shape"),
         (IMAGE[..., 0], IMAGE, r"reference: shape \(64, 64\)"),
@@ -216,3 +217,55 @@ def test_a_metric_survives_pickle(metric):
     again = pickle.loads(pickle.dumps(metric))
     assert again(*images) == metric(*images) and again.describe() == metric.describe()
     assert copy.deepcopy(again)(*images) == metric(*images)
+
+
+def test_the_loss_of_a_large_image_goes_through_the_model_in_parts(metric, monkeypatch):
+    reference, distorted = (np.float32(x) / 255 for x in pair(200, 240))
+    whole = metric.loss(reference, distorted)
+    gradient = jax.grad(lambda x: metric.loss(reference, x))(distorted)
+    monkeypatch.setattr("iqa_jax.scoring.metric.LOSS_WINDOWS", 100)
+    np.testing.assert_allclose(metric.loss(reference, distorted), whole, rtol=1e-5)
+    at_once = jax.grad(lambda x: metric.loss(reference, x))(distorted)
+    np.testing.assert_allclose(gradient, at_once, atol=1e-3 * np.abs(at_once).max())
+
+
+def test_some_windows_are_drawn_for_the_loss_with_a_key(metric):
+    reference, distorted = (np.float32(x) / 255 for x in pair(200, 240))
+    keys = jax.random.split(jax.random.key(0), 8)
+    drawn = [float(metric.loss(reference, distorted, windows=2, key=key)) for key in keys]
+    assert len({round(loss, 6) for loss in drawn}) > 3
+    assert drawn[0] == float(metric.loss(reference, distorted, windows=2, key=keys[0]))
+    assert float(metric.loss(reference, distorted, windows=99)) == pytest.approx(
+        float(metric.loss(reference, distorted))
+    )
+    with pytest.raises(UserError, match="windows=2: expected a key"):
+        metric.loss(reference, distorted, windows=2)
+
+
+def test_files_and_pillow_images_are_taken_as_images(metric, tmp_path):
+    images = pair(90, 83)
+    expected = float(metric(*images))
+    paths = [tmp_path / name for name in ("r.png", "d.png")]
+    for path, image in zip(paths, images, strict=True):
+        miniature.save(path, image)
+    assert float(metric(*paths)) == expected == float(metric(*map(str, paths)))
+    assert float(metric(*map(Image.open, paths))) == expected
+    with pytest.raises(UserError, match="channels come last"):
+        metric(*(image.transpose(2, 0, 1) for image in images))
+
+
+def test_a_mask_shows_the_part_that_is_scored(metric):
+    reference, distorted = pair(200, 200)
+    half = distorted.copy()
+    half[:, :100] = reference[:, :100]
+    mask = np.zeros((200, 200), bool)
+    mask[:, :64] = True
+    part = metric(reference[:, :64], half[:, :64])
+    assert float(metric(reference, half, mask=mask)) == pytest.approx(float(part), abs=1e-4)
+    assert float(metric(reference, half, mask=np.ones((200, 200)))) == pytest.approx(
+        float(metric(reference, half)), abs=1e-4
+    )
+    with pytest.raises(UserError, match="mask: shows nothing"):
+        metric(reference, half, mask=np.zeros((200, 200), bool))
+    with pytest.raises(UserError, match="mask: shape"):
+        metric(reference, half, mask=mask[:50])

@@ -1,10 +1,6 @@
 """Scores of files from the command line."""
 
-import contextlib
-import json
-import math
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,49 +9,58 @@ import typer
 from iqa_jax.cli.options import Ema, Json, Step, Together, WeightsOrShipped, step_of
 from iqa_jax.cli.output import remark
 from iqa_jax.errors import UserError
-from iqa_jax.files import output_file, writable_directory
 
 if TYPE_CHECKING:
-    from iqa_jax.scoring.results import Pair, Result
+    from iqa_jax.scoring.results import Pair
 
-_PART = 32  # images that a process takes at a time, when several do the work
+Targets = Annotated[
+    list[str] | None,
+    typer.Option("-t", "--target", help="Files, directories or patterns, or a table of files."),
+]
+References = Annotated[
+    list[str] | None,
+    typer.Option(
+        "-r",
+        "--reference",
+        help="The same for the references, or a table of pairs (then -t may be left out).",
+    ),
+]
+Recursive = Annotated[
+    bool, typer.Option("--recursive/--flat", help="Whether folders in a directory are searched too.")
+]
+Csv = Annotated[
+    Path | None, typer.Option(help="A CSV file that grows as scores come; the same command goes on.")
+]
+Masks = Annotated[
+    list[str] | None,
+    typer.Option(help="Masks, paired by name: white is the part that is scored."),
+]
+Resize = Annotated[
+    str, typer.Option(help="target or reference: scale it to the other's size where they differ.")
+]
+FullScale = Annotated[
+    bool, typer.Option("--full-scale", help="Maps show the whole scale, not the range that is there.")
+]
+PageDir = Annotated[
+    Path | None, typer.Option(help="Directory for a page with all images, maps and a viewer.")
+]
 
 
 def score(
-    target: Annotated[
-        list[str] | None,
-        typer.Option("-t", "--target", help="Files, directories or patterns, or a table of files."),
-    ] = None,
-    reference: Annotated[
-        list[str] | None,
-        typer.Option(
-            "-r",
-            "--reference",
-            help="The same for the references, or a table of pairs (then -t may be left out).",
-        ),
-    ] = None,
+    target: Targets = None,
+    reference: References = None,
     weights: WeightsOrShipped = "",
     crops: Annotated[str, typer.Option(help="grid, ten or center.")] = "grid",
     batch_size: Annotated[int, typer.Option(min=1, help="Crops that go through the model together.")] = 16,
-    recursive: Annotated[
-        bool, typer.Option("--recursive/--flat", help="Whether folders in a directory are searched too.")
-    ] = True,
-    csv: Annotated[
-        Path | None, typer.Option(help="A CSV file that grows as scores come; the same command goes on.")
-    ] = None,
+    recursive: Recursive = True,
+    csv: Csv = None,
     recompute: Annotated[bool, typer.Option("--recompute", help="Begin the CSV file anew.")] = False,
     sort: Annotated[bool, typer.Option("--sort", help="Best first.")] = False,
-    mask: Annotated[
-        list[str] | None,
-        typer.Option(help="Masks, paired by name: white is the part that is scored."),
-    ] = None,
-    resize: Annotated[
-        str, typer.Option(help="target or reference: scale it to the other's size where they differ.")
-    ] = "",
+    mask: Masks = None,
+    resize: Resize = "",
     map_dir: Annotated[Path | None, typer.Option("--map", help="Directory for quality maps.")] = None,
-    full_scale: Annotated[
-        bool, typer.Option("--full-scale", help="Maps show the whole scale, not the range that is there.")
-    ] = False,
+    full_scale: FullScale = False,
+    page: PageDir = None,
     together: Together = None,
     step: Step = "best",
     ema: Ema = False,
@@ -68,16 +73,20 @@ def score(
 
     Example: python -m iqa_jax score -t restored/ -r originals/ --csv scores.csv
     """
-    if map_dir:
+    if map_dir or page:
         import matplotlib  # noqa: F401  before the work, not after it
+    if page:
+        import jinja2  # noqa: F401
 
-    outputs = [directory for directory in (map_dir,) if directory]
+    outputs = [directory for directory in (map_dir, page) if directory]
     pairs, masks = chosen_files(
         target or [], reference or [], mask or [], recursive=recursive, leave_out=outputs, say=remark
     )
+    from iqa_jax.cli.scored import score_pairs
+    from iqa_jax.ops.programs import keep_programs
     from iqa_jax.scoring.load import BLIND, FULL_REFERENCE, load
 
-    keep_compiled_programs()
+    keep_programs()
     name = weights or (FULL_REFERENCE if reference else BLIND)
     metric = load(name, crops=crops, batch_size=batch_size, step=step_of(step), ema=ema)
     code = score_pairs(
@@ -91,16 +100,12 @@ def score(
         sort=sort,
         map_dir=map_dir,
         full_scale=full_scale,
+        page=page,
+        sets=target or [],
         together=together,
         read=[*(reference or []), *(target or [])],
     )
     raise typer.Exit(code)
-
-
-def keep_compiled_programs() -> None:
-    from iqa_jax.ops.programs import keep_programs
-
-    keep_programs()
 
 
 def chosen_files(
@@ -132,206 +137,3 @@ def chosen_files(
     wanted = {target for target, _ in pairs}
     shown = pair_files([target for target in named if target.path in wanted], found)
     return pairs, {target: its for target, its in shown if its}
-
-
-def score_pairs(
-    metric,
-    pairs: "Sequence[Pair]",
-    *,
-    masks: "dict[Path, Path] | None" = None,
-    resize: str = "",
-    csv: Path | None = None,
-    recompute: bool = False,
-    as_json: bool = False,
-    sort: bool = False,
-    map_dir: Path | None = None,
-    full_scale: bool = False,
-    together: Path | None = None,
-    read: Sequence[str] = (),
-) -> int:
-    """Scores pairs of files and prints a number for one, a table for several, or JSON.
-
-    Where standard output is not a terminal, several are lines as they come: target, tab, score.  Progress,
-    remarks and failures go to standard error.
-
-    Args:
-      metric: as `iqa_jax.load` gives.
-      pairs, masks: as `chosen_files` gives.
-      resize: see `iqa_jax.scoring.files.score_files`.
-      csv: a file to write, too, see `iqa_jax.scoring.results.Growing`.
-      recompute: the file begins anew, whatever an earlier start has left.
-      as_json: standard output is a list of objects, see `iqa_jax.scoring.results.to_json`.
-      sort: the best first, failures last.
-      map_dir: directory for heat maps.
-      full_scale: of the maps.
-      together: directory of a job that other processes, given the same, do too; see `do_together`.
-      read: other files that are read here, such as a table.
-    Returns:
-      Exit code: 0, or 1 if something failed.
-    Raises:
-      UserError: the metric and the pairs do not fit, or a file cannot be written.
-    """
-    from iqa_jax.scoring.files import RESIZED
-    from iqa_jax.scoring.maps import map_files
-    from iqa_jax.scoring.results import Growing
-
-    if resize and resize not in RESIZED:
-        raise UserError(f"--resize {resize}: expected {' or '.join(RESIZED)}")
-    _check_kind(metric, pairs)
-    used = pairs if metric.full_reference else [(target, None) for target, _ in pairs]
-    growing: contextlib.AbstractContextManager = contextlib.nullcontext()
-    if csv:
-        csv = output_file(csv)
-        _check_not_read(csv, used, read)
-        identity = {"metric": metric.describe(), "resize": resize}
-        growing = Growing.at(csv, identity, anew=recompute)
-    maps = None
-    if map_dir:
-        maps = map_files(writable_directory(map_dir), [target for target, _ in used])
-    options = {"maps": maps, "full_scale": full_scale, "masks": masks or {}, "resize": resize or None}
-    with growing as file:
-        as_lines = not (as_json or sort or sys.stdout.isatty() or len(used) == 1)
-        results = _all_results(metric, used, options, file, together, as_lines=as_lines)
-        if sort:
-            results.sort(key=lambda r: math.inf if r.score is None else -r.score)
-        if file:
-            file.finish(results)
-    if as_json:
-        from iqa_jax.scoring.results import to_json
-
-        print(json.dumps(to_json(results), indent=2))
-    else:
-        _print_scores(metric, results, summary_alone=as_lines)
-    failed = [result for result in results if result.error]
-    for result in failed:
-        print(f"error: {_failure(result)}", file=sys.stderr)
-    return 1 if failed else 0
-
-
-def _check_kind(metric, pairs: "Sequence[Pair]") -> None:
-    without = sum(reference is None for _, reference in pairs)
-    if metric.full_reference and without:
-        raise UserError("this metric compares with a reference; give --reference FILES or a table of pairs")
-    if not metric.full_reference and without < len(pairs):
-        raise UserError("this metric needs no reference; leave --reference out")
-
-
-def _all_results(
-    metric, pairs: "Sequence[Pair]", options: dict, file, together, *, as_lines: bool
-) -> "list[Result]":
-    """The results of all pairs, in their order; those that come are told at once."""
-    from tqdm import tqdm
-
-    from iqa_jax.scoring.files import score_files
-    from iqa_jax.scoring.results import Result
-
-    masks = options["masks"]
-    files = [(*pair, masks.get(pair[0])) for pair in pairs]
-    done = file.done(files) if file and not options["maps"] else {}
-    results = [Result(*pair, done.get(position)) for position, pair in enumerate(pairs)]
-    left = [position for position in range(len(pairs)) if position not in done]
-    remarks: set[str] = set()
-    if done:
-        remark(f"{len(done)} of {len(pairs)} are there already; --recompute begins anew")
-    with tqdm(total=len(pairs), desc="scoring", unit="image", leave=False, disable=len(pairs) == 1) as bar:
-
-        def say(text):
-            if text not in remarks:
-                remarks.add(text)
-                bar.write(text, file=sys.stderr)
-
-        def came(position, *, known=False):
-            result = results[position]
-            if file:
-                file.add(files[position], result, known=known)
-            if as_lines and result.score is not None:
-                print(f"{_in_one_line(result.target)}\t{result.score:.4f}", flush=True)
-            bar.update()
-
-        for position in done:
-            came(position, known=True)
-
-        def scored(positions: Sequence[int]) -> "Iterator[tuple[int, Result]]":
-            some = [pairs[position] for position in positions]
-            for number, result in score_files(metric, some, say=say, **options):
-                yield positions[number], result
-
-        identity = {"metric": metric.describe(), "pairs": [[str(path) for path in some] for some in files]}
-        for position, result in (
-            _shared(scored, pairs, left, together, identity) if together else scored(left)
-        ):
-            results[position] = result
-            came(position)
-    return results
-
-
-def _shared(
-    scored, pairs: "Sequence[Pair]", positions: Sequence[int], directory: Path, identity: dict
-) -> "Iterator[tuple[int, Result]]":
-    """The results of the pairs at some positions, of which other processes work out a part."""
-    from iqa_jax.parallel.jobs import do_together, grouped
-    from iqa_jax.scoring.results import Result
-
-    parts = [
-        [positions[number] for number in part]
-        for part in grouped([pairs[position][1] or pairs[position][0] for position in positions], _PART)
-    ]
-
-    def work(number: int) -> list:
-        values = {}
-        for position, result in scored(parts[number]):
-            if result.passing:  # not to be kept as what came of it
-                raise UserError(f"{_failure(result)}; what is done is kept, start again to go on")
-            values[position] = [result.score, result.error]
-        return [values[position] for position in parts[number]]
-
-    done = do_together(directory, len(parts), work, identity=identity)
-    for part, values in zip(parts, done, strict=True):
-        for position, (score, error) in zip(part, values, strict=True):
-            target, reference = pairs[position]
-            yield position, Result(target, reference, score, error)
-
-
-def _in_one_line(path: Path) -> str:
-    """A name whose tabs and line ends are written as in a string."""
-    return str(path).translate({ord(odd): repr(odd)[1:-1] for odd in "\t\n\r"})
-
-
-def _check_not_read(output: Path, pairs: "Sequence[Pair]", others: Sequence[str]) -> None:
-    """Raises UserError if a file to write is one of those that are read."""
-    read = {path for pair in pairs for path in pair if path} | set(map(Path, others))
-    if output.exists() and any(path.exists() and output.samefile(path) for path in read):
-        raise UserError(f"{output}: is read here; choose another file to write")
-
-
-def _failure(result) -> str:
-    """The reason, with the target's name where it does not have it already."""
-    name = str(result.target)
-    return result.error if result.error.startswith(name) else f"{name}: {result.error}"
-
-
-def _print_scores(metric, results: Sequence, *, summary_alone: bool) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    low, high = metric.range
-    bad_to_good = f"from {low:.4g} (bad) to {high:.4g} (excellent)"
-    scores = [result.score for result in results if result.score is not None]
-    if len(results) == 1:
-        if scores:
-            print(f"{scores[0]:.4f}")
-            remark(f"on a scale {bad_to_good}")
-        return
-    mean = f", mean {sum(scores) / len(scores):.4f}" if scores else ""
-    summary = f"{len(scores)} of {len(results)} scored{mean}, on a scale {bad_to_good}"
-    if summary_alone:
-        remark(summary)
-        return
-    table = Table(caption=summary)
-    table.add_column("target", overflow="fold")
-    table.add_column("reference", overflow="fold")
-    table.add_column("score", justify="right", no_wrap=True)
-    for result in results:
-        shown = "–" if result.score is None else f"{result.score:.4f}"
-        table.add_row(str(result.target), str(result.reference or "–"), shown)
-    Console(markup=False, highlight=False, emoji=False).print(table)

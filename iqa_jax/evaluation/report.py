@@ -21,6 +21,21 @@ _EXAMPLES = 5  # distorted versions shown of one reference
 _MEASURES = {"plcc": "PLCC", "srcc": "SRCC", "krcc": "KRCC", "rmse": "RMSE", "main_score": "main score"}
 
 
+def environment():
+    """Jinja's, for the templates that lie here."""
+    import jinja2
+
+    made = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made.filters |= {"number": _number, "embedded": _embedded}
+    return made
+
+
 def write_report(evaluation: Evaluation, directory: Path) -> Path:
     """Writes `report-NAME.html`, which needs no other file, and its figures as PNG; returns the page.
 
@@ -30,8 +45,7 @@ def write_report(evaluation: Evaluation, directory: Path) -> Path:
     Raises:
       UserError: `directory` is not writable.
     """
-    import jinja2
-
+    templates = environment()
     directory = writable_directory(directory)
     source, predicted = evaluation.source, evaluation.predicted
     label = _label(source)
@@ -50,15 +64,7 @@ def write_report(evaluation: Evaluation, directory: Path) -> Path:
     examples = _examples(evaluation)
     save_panels(figure("examples"), examples, columns=3)
 
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"number": _number, "embedded": _embedded}
-    html = environment.get_template("report.html.jinja").render(
+    html = templates.get_template("report.html.jinja").render(
         source=source,
         facts=_facts(evaluation),
         label=label,

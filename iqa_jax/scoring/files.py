@@ -1,4 +1,4 @@
-"""Scores of image files, decoded ahead and scored together; heat maps beside them."""
+"""Scores of image files, decoded ahead and scored together; quality maps of them."""
 
 import dataclasses
 import math
@@ -7,16 +7,17 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from iqa_jax.data.images import read_image
 from iqa_jax.errors import UserError
-from iqa_jax.scoring.maps import save_map
 from iqa_jax.scoring.results import Pair, Result
 
 _AHEAD = 2  # images decoded while another is scored
+Draw = Callable[[int, tuple[np.ndarray, ...], Any], object]
 RESIZED = ("target", "reference")  # which of two images of different sizes takes the other's
 
 
@@ -28,22 +29,21 @@ def score_files(
     metric,
     pairs: Sequence[Pair],
     *,
-    maps: Mapping[Path, Path] | None = None,
-    full_scale: bool = False,
+    draw: Draw | None = None,
     masks: Mapping[Path, Path] | None = None,
     resize: str | None = None,
     say: Callable[[str], None] = warnings.warn,
 ) -> Iterator[tuple[int, Result]]:
     """Scores pairs of files; what fails is told in its result and does not stop the others.
 
-    Files are decoded and heat maps written in threads, beside the metric's work.  The pairs of one
+    Files are decoded and maps drawn in threads, beside the metric's work.  The pairs of one
     reference are scored one after the other; windows of several pairs go through the model together.
 
     Args:
       metric: as `iqa_jax.load` gives.
       pairs: (target, reference) files.
-      maps: the file for the heat map of each target, see `iqa_jax.scoring.maps`.
-      full_scale: of the maps, see `save_map`.
+      draw: is called with the position, the images (reference first) and the quality map of each pair, in a
+        thread; see `iqa_jax.scoring.maps.save_map` and `iqa_jax.evaluation.page.Page`.
       masks: the file that shows which part of each target is scored.
       resize: "target" or "reference": that one is scaled to the other's size where they differ.
       say: is told what `read_image` has to say.
@@ -73,14 +73,14 @@ def score_files(
             yield result(*failed.popleft())
 
     waiting, feed = True, images()
-    with _MapWriter(metric, maps or {}, full_scale) as writer:
+    with _Drawing(metric, draw) as drawing:
         while waiting:
             try:
                 for score in metric.stream(feed):
                     yield from failures()
                     position, found = under_way.popleft()
                     scored = result(position, _finite(float(score)))
-                    yield from writer.written(scored, found[: 1 + metric.full_reference])
+                    yield from drawing.drawn(scored, found[: 1 + metric.full_reference])
                 waiting = False
             except (OSError, MemoryError, RuntimeError) as error:  # the device's, out of memory say
                 if not under_way:
@@ -88,7 +88,7 @@ def score_files(
                 for position, _ in under_way:
                     yield result(position, _Passing(_first_line(error)))
                 under_way.clear()
-        yield from writer.rest()
+        yield from drawing.rest()
         yield from failures()
 
 
@@ -172,11 +172,11 @@ def _read_ahead(paths: Iterable[Path | None], say) -> Iterator[np.ndarray | User
             yield waiting.popleft().result()
 
 
-class _MapWriter:
-    """Writes heat maps in a thread, one after the other; results wait for theirs."""
+class _Drawing:
+    """Draws quality maps in a thread, one after the other; results wait for theirs."""
 
-    def __init__(self, metric, maps: Mapping[Path, Path], full_scale: bool):
-        self._metric, self._maps, self._full_scale = metric, maps, full_scale
+    def __init__(self, metric, draw: Draw | None):
+        self._metric, self._draw = metric, draw
         self._waiting: deque[tuple[int, Result, Future]] = deque()
         self._thread = ThreadPoolExecutor(1)
 
@@ -186,22 +186,20 @@ class _MapWriter:
     def __exit__(self, *_):
         self._thread.shutdown()
 
-    def written(
+    def drawn(
         self, found: tuple[int, Result], images: tuple[np.ndarray, ...]
     ) -> Iterator[tuple[int, Result]]:
-        """Draws the map of a result; gives the results whose maps are done."""
+        """Begins to draw the map of a result; gives the results whose maps are done."""
         position, result = found
-        if result.score is None or result.target not in self._maps:
+        if result.score is None or self._draw is None:
             yield found
             return
-        path, scale = self._maps[result.target], self._metric.range
         try:
             quality = self._metric.map(*images)
         except (UserError, OSError, MemoryError, RuntimeError) as error:
             yield position, self._without(result, error)
             return
-        drawn = self._thread.submit(save_map, path, images[-1], quality, scale, full=self._full_scale)
-        self._waiting.append((position, result, drawn))
+        self._waiting.append((position, result, self._thread.submit(self._draw, position, images, quality)))
         while len(self._waiting) > 1:  # no more than one map waits in memory
             yield self._finished()
 

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from iqa_jax.cli.score import chosen_files, score_pairs
+from iqa_jax.cli.score import chosen_files
+from iqa_jax.cli.scored import score_pairs
 from iqa_jax.errors import UserError
 from iqa_jax.scoring.files import score_files
-from iqa_jax.scoring.maps import heat_map, map_files
+from iqa_jax.scoring.maps import heat_map, map_files, save_map
 from iqa_jax.scoring.results import Result, to_json, write_csv
 from tests.miniature import noisy, picture, save
 
@@ -233,7 +234,12 @@ def test_maps_are_named_after_their_targets(tmp_path, capsys):
 def test_map_that_cannot_be_written_leaves_the_score(tmp_path):
     folder(tmp_path, 1, 1)
     pairs = [(tmp_path / "dis/R0_00.png", tmp_path / "ref/R0.png")]
-    (result,) = in_order(Fidelity(), pairs, maps=map_files(tmp_path / "missing", [t for t, _ in pairs]))
+    maps = map_files(tmp_path / "missing", [t for t, _ in pairs])
+
+    def draw(position, images, quality):
+        save_map(maps[pairs[position][0]], images[-1], quality, (0, 100))
+
+    (result,) = in_order(Fidelity(), pairs, draw=draw)
     assert result.score == 100 and result.error.startswith("no map: ")
     assert set(to_json([result])[0]) == {"target", "reference", "score", "error"}
 

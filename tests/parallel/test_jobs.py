@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from iqa_jax.cli.score import chosen_files, score_pairs
+from iqa_jax.cli.score import chosen_files
+from iqa_jax.cli.scored import score_pairs
 from iqa_jax.errors import UserError
 from iqa_jax.parallel.jobs import do_together, grouped
 from tests import miniature
@@ -63,7 +64,7 @@ def test_equal_keys_stay_together():
 
 
 def test_scores_are_merged_in_order(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("iqa_jax.cli.score._PART", 3)
+    monkeypatch.setattr("iqa_jax.cli.scored._PART", 3)
     monkeypatch.setattr(Fidelity, "describe", lambda self: {"metric": "fidelity"}, raising=False)
     for number in range(3):
         image = miniature.picture(number, (32, 40))

@@ -1,0 +1,166 @@
+"""A page to look at scored images: a sortable list and a viewer; works from a file, without a network."""
+
+import base64
+import dataclasses
+import io
+import json
+import shutil
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from iqa_jax.evaluation.report import environment
+from iqa_jax.files import writable_directory, write_whole
+
+PAGE = "index.html"
+_IMAGES = "images"
+_THUMBNAIL = (128, 96)
+_WORST = 5  # windows that are marked
+_INLINE = 5 * 2**20  # bytes of pictures that stand in the page itself
+# Files that browsers show as they are; the others are written as PNG.
+_SHOWN = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".avif", ".bmp")
+_MEDIA = {".jpg": "jpeg", ".jpeg": "jpeg"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """A scored image as the page lists it.
+
+    Attributes:
+      target, reference: the files.
+      method: the name of the set that the target belongs to; "" if there is one set only.
+      score: None if it could not be computed, for the reason in `error`.
+    """
+
+    target: Path
+    reference: Path | None
+    method: str
+    score: float | None
+    error: str | None
+
+
+class Page:
+    """Collects pictures while images are scored, then writes the page.
+
+    `add` may be called from several threads.
+    """
+
+    def __init__(self, directory: Path):
+        """Takes the directory, which becomes `index.html` and, for more than 5 MB, `images/`."""
+        self.directory = writable_directory(directory)
+        self._images = writable_directory(self.directory / _IMAGES)
+        self._pictures: dict[int, dict] = {}
+        self._names: dict[Path, str] = {}
+        self._lock = threading.Lock()
+
+    def add(self, position: int, files: Sequence[Path], images: Sequence[np.ndarray], quality) -> None:
+        """Keeps the pictures of the image at a position of the list.
+
+        Args:
+          files, images: of the reference, if there is one, and the target; (H, W, 3) uint8.
+          quality: what `metric.map` gave.
+        """
+        height, width = images[-1].shape[:2]
+        low, high = float(quality.values.min()), float(quality.values.max())
+        worst = np.argsort(quality.scores)[:_WORST]
+        picture = {
+            "width": width,
+            "height": height,
+            "target": self._shown(files[-1], images[-1]),
+            "referenceImage": self._shown(files[0], images[0]) if len(files) > 1 else None,
+            "thumbnail": self._thumbnail(position, images[-1]),
+            "map": self._map(position, quality.values, low, high),
+            "mapLow": round(low, 4),
+            "mapHigh": round(high, 4),
+            "windows": [[*map(int, quality.windows[k]), round(float(quality.scores[k]), 4)] for k in worst],
+        }
+        with self._lock:
+            self._pictures[position] = picture
+
+    def write(self, title: str, remark: str, unit: str, entries: Sequence[Entry]) -> Path:
+        """Writes the page with what was added for the entries; returns its path."""
+        files = [path for path in self._images.iterdir() if path.is_file()]
+        inline = sum(path.stat().st_size for path in files) <= _INLINE
+        sources = {path.name: self._source(path, inline) for path in files}
+        methods = list(dict.fromkeys(entry.method for entry in entries))
+        pairs = []
+        for position, entry in enumerate(entries):
+            picture = dict(self._pictures.get(position, _EMPTY))
+            for name in ("target", "referenceImage", "thumbnail", "map"):
+                picture[name] = sources.get(picture[name])
+            pairs.append(
+                {
+                    "name": entry.target.name,
+                    "reference": entry.reference.name if entry.reference else None,
+                    "content": entry.reference.stem if entry.reference else entry.target.stem,
+                    "method": entry.method,
+                    "score": entry.score,
+                    "error": entry.error if entry.score is None else None,
+                    **picture,
+                }
+            )
+        # "<" could end the script that the data stand in.
+        data = json.dumps({"pairs": pairs, "methods": methods}).replace("<", "\\u003c")
+        template = environment().get_template("page.html.jinja")
+        path = self.directory / PAGE
+        write_whole(path, template.render(title=title, remark=remark, unit=unit, data=data))
+        if inline:
+            shutil.rmtree(self._images)
+        return path
+
+    def _shown(self, file: Path, image: np.ndarray) -> str:
+        """The name of a picture in `images/`, of a file that is shown once or several times."""
+        with self._lock:
+            if file in self._names:
+                return self._names[file]
+            as_it_is = file.suffix.lower() in _SHOWN
+            suffix = file.suffix.lower() if as_it_is else ".png"
+            name = self._names[file] = f"{len(self._names):05d}{suffix}"
+        if as_it_is:
+            shutil.copyfile(file, self._images / name)
+        else:
+            Image.fromarray(image).save(self._images / name, compress_level=1)
+        return name
+
+    def _thumbnail(self, position: int, image: np.ndarray) -> str:
+        small = Image.fromarray(image)
+        small.thumbnail(_THUMBNAIL)
+        name = f"thumbnail-{position:05d}.jpg"
+        small.save(self._images / name, quality=80)
+        return name
+
+    def _map(self, position: int, values: np.ndarray, low: float, high: float) -> str:
+        """The colours of a map at a quarter of its size: it has nothing finer."""
+        from matplotlib import colormaps
+
+        level = np.clip((values[::4, ::4] - low) / max(high - low, 1e-9), 0, 1) * 255
+        image = Image.fromarray(level.astype(np.uint8), "P")
+        image.putpalette(colormaps["viridis"](np.arange(256), bytes=True)[:, :3].tobytes())
+        name = f"map-{position:05d}.png"
+        image.save(self._images / name)
+        return name
+
+    @staticmethod
+    def _source(path: Path, inline: bool) -> str:
+        """What an <img> takes: the picture itself or its place beside the page."""
+        if not inline:
+            return f"{_IMAGES}/{path.name}"
+        buffer = io.BytesIO(path.read_bytes())
+        kind = _MEDIA.get(path.suffix, path.suffix[1:])
+        return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+_EMPTY: dict = {
+    "width": 1,
+    "height": 1,
+    "target": None,
+    "referenceImage": None,
+    "thumbnail": None,
+    "map": None,
+    "mapLow": None,
+    "mapHigh": None,
+    "windows": [],
+}

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from iqa_jax.models import IQA_MODELS, ModelConfig, build, split_model
+from iqa_jax.models import BACKBONES, IQA_MODELS, ModelConfig, build, split_model
 from iqa_jax.ops.noise import InputNoise
 from iqa_jax.scoring.engine import Network
 from iqa_jax.training.batches import Batch
@@ -16,9 +16,9 @@ SIZE = 64
 PLATFORMS = ("cuda", "tpu")
 
 
-def parts(name, dtype="float32"):
+def parts(name, dtype="float32", backbone="efficientnet_lite0"):
     # Of a structure that no other test has, so that each program is traced here.
-    config = ModelConfig(name, "efficientnet_lite0", crop_size=SIZE, dim=32, dtype=dtype, mos_mean=2.25)
+    config = ModelConfig(name, backbone, crop_size=SIZE, dim=32, dtype=dtype, mos_mean=2.25)
     return build(config, rngs=nnx.Rngs(0))
 
 
@@ -39,8 +39,13 @@ def test_the_training_step_lowers(name):
     assert jax.jit(step).trace(state, frozen, batch).lower(lowering_platforms=PLATFORMS).as_text()
 
 
-@pytest.mark.parametrize("name", IQA_MODELS)
-def test_the_programs_of_the_engine_lower(name, monkeypatch):
+@pytest.mark.parametrize(
+    ("name", "backbone"),
+    dict.fromkeys(
+        [*((name, "efficientnet_lite0") for name in IQA_MODELS), *(("iqa_conformer", b) for b in BACKBONES)]
+    ),
+)
+def test_the_programs_of_the_engine_lower(name, backbone, monkeypatch):
     lowered = []
 
     def lowering(function):
@@ -51,7 +56,7 @@ def test_the_programs_of_the_engine_lower(name, monkeypatch):
 
         return call
 
-    model = parts(name)
+    model = parts(name, backbone=backbone)
     model.eval()
     monkeypatch.setattr("iqa_jax.scoring.engine.jit", lowering)
     network = Network.of(model)

@@ -12,59 +12,16 @@ counts are per image, whatever its size (the data set's are 512 x 384).
     jpeg(image, quality=7)             # the same, by its parameter
 """
 
-import functools
-import inspect
 import io
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+import zlib
+from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image
 from scipy import ndimage
 
+from iqa_jax.data.registry import LEVELS, TABLE, distortion
 from iqa_jax.errors import UserError
-
-LEVELS = (1, 2, 3, 4, 5)
-
-_MIN_SIDE = 32  # px: room for a colour block
-
-
-class _Type(NamedTuple):
-    function: Callable[..., np.ndarray]
-    parameters: tuple[float, ...]  # of level 1 to 5
-    random: bool  # whether the function takes a generator
-
-
-_TABLE: dict[str, _Type] = {}
-
-
-def _distortion(*parameters: float, name: str = ""):
-    """Registers a type under the function's name, or another, with its parameter at each level.
-
-    The image is checked on entry, and a result in [0, 1] turned into uint8.
-    """
-
-    def register(function):
-        @functools.wraps(function)
-        def checked(image: np.ndarray, *args, **kwargs) -> np.ndarray:
-            _check_image(image)
-            result = function(image, *args, **kwargs)
-            if result.dtype == np.uint8:
-                return result
-            return np.rint(np.clip(result, 0, 1) * 255).astype(np.uint8)
-
-        random = "rng" in inspect.signature(function).parameters
-        _TABLE[name or function.__name__] = _Type(checked, parameters, random)
-        return checked
-
-    return register
-
-
-def _check_image(image: np.ndarray) -> None:
-    if not isinstance(image, np.ndarray) or image.dtype != np.uint8:
-        raise UserError(f"image: expected a uint8 array, got {getattr(image, 'dtype', type(image).__name__)}")
-    if image.ndim != 3 or image.shape[2] != 3 or min(image.shape[:2]) < _MIN_SIDE:
-        raise UserError(f"image of shape {image.shape}: expected (H, W, 3), H and W of {_MIN_SIDE} or more")
 
 
 def _unit(image):
@@ -74,20 +31,20 @@ def _unit(image):
 # Blurs
 
 
-@_distortion(0.1, 0.5, 1, 2, 5)
+@distortion(0.1, 0.5, 1, 2, 5)
 def gaussian_blur(image: np.ndarray, sigma: float) -> np.ndarray:
     """Gaussian blur of standard deviation `sigma` px."""
     return _blurred(_unit(image), sigma)
 
 
-@_distortion(1, 2, 4, 6, 8)
+@distortion(1, 2, 4, 6, 8)
 def lens_blur(image: np.ndarray, radius: float) -> np.ndarray:
     """Mean over a disk of `radius` px, its rim anti-aliased."""
     reach = np.arange(-np.ceil(radius), np.ceil(radius) + 1)
     return _convolved(_unit(image), np.clip(radius + 0.5 - np.hypot(reach[:, None], reach), 0, 1))
 
 
-@_distortion(1, 2, 4, 6, 10)
+@distortion(1, 2, 4, 6, 10)
 def motion_blur(image: np.ndarray, length: float, rng: np.random.Generator) -> np.ndarray:
     """Mean over a line of `length` px in a random direction (our choice); 1 px leaves the image as it is."""
     angle = rng.uniform(0, np.pi)
@@ -115,7 +72,7 @@ def _convolved(x, kernel):
 # Colour
 
 
-@_distortion(1, 3, 6, 8, 12)
+@distortion(1, 3, 6, 8, 12)
 def color_diffusion(image: np.ndarray, amount: float) -> np.ndarray:
     """Gaussian blur of a* and b* in CIELAB, sigma 1.5 `amount` + 2 px, then multiplied by `amount`."""
     return _in_lab(
@@ -123,7 +80,7 @@ def color_diffusion(image: np.ndarray, amount: float) -> np.ndarray:
     )
 
 
-@_distortion(1, 3, 6, 8, 12)
+@distortion(1, 3, 6, 8, 12)
 def color_shift(image: np.ndarray, amount: float, rng: np.random.Generator) -> np.ndarray:
     """Green moved by `amount` px in a random direction, blended in where the image has edges.
 
@@ -141,7 +98,7 @@ def color_shift(image: np.ndarray, amount: float, rng: np.random.Generator) -> n
     return x
 
 
-@_distortion(64, 48, 32, 16, 8)
+@distortion(64, 48, 32, 16, 8)
 def color_quantization(image: np.ndarray, colors: int) -> np.ndarray:
     """A palette of `colors` colours by median cut, with Floyd-Steinberg dithering.
 
@@ -152,7 +109,7 @@ def color_quantization(image: np.ndarray, colors: int) -> np.ndarray:
     return np.array(rgb.quantize(palette=rgb.quantize(colors)).convert("RGB"))
 
 
-@_distortion(0.4, 0.2, 0.1, 0, -0.4)
+@distortion(0.4, 0.2, 0.1, 0, -0.4)
 def saturation_hsv(image: np.ndarray, factor: float) -> np.ndarray:
     """The saturation of HSV multiplied by `factor`: 0 leaves grey, below 0 turns to the opposite hue."""
     x = _unit(image)
@@ -160,7 +117,7 @@ def saturation_hsv(image: np.ndarray, factor: float) -> np.ndarray:
     return value + factor * (x - value)
 
 
-@_distortion(1, 2, 3, 6, 9)
+@distortion(1, 2, 3, 6, 9)
 def saturation_lab(image: np.ndarray, factor: float) -> np.ndarray:
     """a* and b* of CIELAB multiplied by `factor`; 1 leaves the image as it is."""
     return _in_lab(image, lambda lab: lab * np.array([1, factor, factor], np.float32))
@@ -178,13 +135,13 @@ def _in_lab(image, function):
 # Compression
 
 
-@_distortion(16, 32, 45, 120, 170)
+@distortion(16, 32, 45, 120, 170)
 def jpeg2000(image: np.ndarray, ratio: float) -> np.ndarray:
     """JPEG 2000 at compression `ratio` (raw size to compressed size), irreversible transform."""
     return _recoded(image, format="JPEG2000", quality_mode="rates", quality_layers=[ratio], irreversible=True)
 
 
-@_distortion(43, 36, 24, 7, 4)
+@distortion(43, 36, 24, 7, 4)
 def jpeg(image: np.ndarray, quality: int) -> np.ndarray:
     """JPEG of `quality` (libjpeg's scale, 1 to 100), chroma at half resolution."""
     return _recoded(image, format="JPEG", quality=quality, subsampling="4:2:0")
@@ -199,13 +156,13 @@ def _recoded(image, **options):
 # Noise
 
 
-@_distortion(0.001, 0.002, 0.003, 0.005, 0.01)
+@distortion(0.001, 0.002, 0.003, 0.005, 0.01)
 def white_noise(image: np.ndarray, variance: float, rng: np.random.Generator) -> np.ndarray:
     """Gaussian noise of `variance` added to R, G and B."""
     return _noisy(_unit(image), variance, rng)
 
 
-@_distortion(0.0001, 0.0005, 0.001, 0.002, 0.003)
+@distortion(0.0001, 0.0005, 0.001, 0.002, 0.003)
 def white_noise_ycbcr(image: np.ndarray, variance: float, rng: np.random.Generator) -> np.ndarray:
     """Gaussian noise of `variance` added to Y, Cb and Cr (ITU-R BT.601, 16 to 235 and 240 of 255)."""
     from skimage import color
@@ -213,21 +170,21 @@ def white_noise_ycbcr(image: np.ndarray, variance: float, rng: np.random.Generat
     return color.ycbcr2rgb(255 * _noisy(color.rgb2ycbcr(_unit(image)) / 255, variance, rng))
 
 
-@_distortion(0.001, 0.005, 0.01, 0.02, 0.03)
+@distortion(0.001, 0.005, 0.01, 0.02, 0.03)
 def impulse_noise(image: np.ndarray, density: float, rng: np.random.Generator) -> np.ndarray:
     """Salt and pepper: a share `density` of all R, G and B values set to 0 or 1, each as likely."""
     draw = rng.random(image.shape)
     return np.where(draw < density / 2, 0, np.where(draw < density, 255, image)).astype(np.uint8)
 
 
-@_distortion(0.001, 0.005, 0.01, 0.02, 0.05)
+@distortion(0.001, 0.005, 0.01, 0.02, 0.05)
 def multiplicative_noise(image: np.ndarray, variance: float, rng: np.random.Generator) -> np.ndarray:
     """Speckle: x + x n, with n Gaussian noise of `variance`."""
     x = _unit(image)
     return x * _noisy(np.ones_like(x), variance, rng)
 
 
-@_distortion(0.05, 0.1, 0.15, 0.2, 0.3)
+@distortion(0.05, 0.1, 0.15, 0.2, 0.3)
 def denoising(image: np.ndarray, deviation: float, rng: np.random.Generator) -> np.ndarray:
     """Gaussian noise of standard deviation `deviation`, then denoising by non-local means.
 
@@ -248,13 +205,13 @@ def _noisy(x, variance, rng):
 # Brightness
 
 
-@_distortion(0.1, 0.2, 0.4, 0.7, 1.1)
+@distortion(0.1, 0.2, 0.4, 0.7, 1.1)
 def brighten(image: np.ndarray, amount: float) -> np.ndarray:
     """L* of CIELAB, scaled to [0, 1], to the power (1 + `amount`)^-2 (our choice): black and white stay."""
     return _lightness_power(image, (1 + amount) ** -2)
 
 
-@_distortion(0.05, 0.1, 0.2, 0.4, 0.8)
+@distortion(0.05, 0.1, 0.2, 0.4, 0.8)
 def darken(image: np.ndarray, amount: float) -> np.ndarray:
     """L* of CIELAB, scaled to [0, 1], to the power (1 + `amount`)^2 (our choice): black and white stay."""
     return _lightness_power(image, (1 + amount) ** 2)
@@ -268,7 +225,7 @@ def _lightness_power(image, exponent):
     return _in_lab(image, curve)
 
 
-@_distortion(0.15, 0.08, 0, -0.08, -0.15)
+@distortion(0.15, 0.08, 0, -0.08, -0.15)
 def mean_shift(image: np.ndarray, offset: float) -> np.ndarray:
     """`offset` added to all values."""
     return _unit(image) + np.float32(offset)
@@ -277,7 +234,7 @@ def mean_shift(image: np.ndarray, offset: float) -> np.ndarray:
 # Spatial
 
 
-@_distortion(0.05, 0.1, 0.2, 0.5, 1)
+@distortion(0.05, 0.1, 0.2, 0.5, 1)
 def jitter(image: np.ndarray, amount: float, rng: np.random.Generator) -> np.ndarray:
     """Each pixel taken from a place off by Gaussian noise, 2 `amount` px in x and in y (our choice)."""
     height, width = image.shape[:2]
@@ -286,7 +243,7 @@ def jitter(image: np.ndarray, amount: float, rng: np.random.Generator) -> np.nda
     return np.dstack([ndimage.map_coordinates(x[..., c], places, order=1, mode="nearest") for c in range(3)])
 
 
-@_distortion(20, 40, 60, 80, 100)
+@distortion(20, 40, 60, 80, 100)
 def non_eccentricity_patch(image: np.ndarray, patches: int, rng: np.random.Generator) -> np.ndarray:
     """`patches` patches of 16 x 16 px (our choice) copied to places 16 px off, in random directions."""
     result = image.copy()
@@ -300,7 +257,7 @@ def non_eccentricity_patch(image: np.ndarray, patches: int, rng: np.random.Gener
     return result
 
 
-@_distortion(0.01, 0.05, 0.1, 0.2, 0.5)
+@distortion(0.01, 0.05, 0.1, 0.2, 0.5)
 def pixelate(image: np.ndarray, strength: float) -> np.ndarray:
     """Nearest-neighbour resize to 0.95 - `strength`^0.6 of the size (our choice) and back."""
     height, width = image.shape[:2]
@@ -311,7 +268,7 @@ def pixelate(image: np.ndarray, strength: float) -> np.ndarray:
     return np.array(small.resize((width, height), Image.Resampling.NEAREST))
 
 
-@_distortion(20, 16, 13, 10, 7)
+@distortion(20, 16, 13, 10, 7)
 def quantization(image: np.ndarray, levels: int) -> np.ndarray:
     """All values, whatever the channel, quantised to `levels` levels, fitted to the image.
 
@@ -321,7 +278,7 @@ def quantization(image: np.ndarray, levels: int) -> np.ndarray:
     return np.array(values.quantize(levels).convert("L")).reshape(image.shape)
 
 
-@_distortion(2, 4, 6, 8, 10)
+@distortion(2, 4, 6, 8, 10)
 def color_block(image: np.ndarray, blocks: int, rng: np.random.Generator) -> np.ndarray:
     """`blocks` blocks of 32 x 32 px (our choice), each of one random colour, at random places."""
     result = image.copy()
@@ -338,14 +295,14 @@ def _square(corner, side):
 # Sharpness and contrast
 
 
-@_distortion(1, 2, 3, 6, 12)
+@distortion(1, 2, 3, 6, 12)
 def high_sharpen(image: np.ndarray, amount: float) -> np.ndarray:
     """Unsharp masking: `amount` times the difference to a blur of sigma 3 px (our choice) added."""
     x = _unit(image)
     return x + amount * (x - _blurred(x, 3))
 
 
-@_distortion(1.83, 1.55, 1.3, 0.73, 0.48, name="contrast dist.")
+@distortion(1.83, 1.55, 1.3, 0.73, 0.48, name="contrast dist.")
 def contrast(image: np.ndarray, gain: float) -> np.ndarray:
     """Sigmoid curve on all values: their log-odds multiplied by `gain`; 0, 1/2 and 1 stay.
 
@@ -356,7 +313,17 @@ def contrast(image: np.ndarray, gain: float) -> np.ndarray:
     return special.expit(gain * special.logit(_unit(image)))
 
 
-TYPES: tuple[str, ...] = tuple(_TABLE)  # in the order of the data set's numbers
+TYPES: tuple[str, ...] = tuple(TABLE)
+# The data set's own, in the order of its numbers.
+KADID_TYPES = (
+    "gaussian_blur", "lens_blur", "motion_blur",
+    "color_diffusion", "color_shift", "color_quantization", "saturation_hsv", "saturation_lab",
+    "jpeg2000", "jpeg",
+    "white_noise", "white_noise_ycbcr", "impulse_noise", "multiplicative_noise", "denoising",
+    "brighten", "darken", "mean_shift",
+    "jitter", "non_eccentricity_patch", "pixelate", "quantization", "color_block",
+    "high_sharpen", "contrast dist.",
+)  # fmt: skip
 
 
 def distort(image: np.ndarray, type: str, level: int, *, seed: int | Sequence[int] = 0) -> np.ndarray:
@@ -374,10 +341,11 @@ def distort(image: np.ndarray, type: str, level: int, *, seed: int | Sequence[in
       UserError: an unknown type or level, or an image of another form.
     """
     check_level(type, level)
-    function, parameters, random = _TABLE[type]
+    function, parameters, random = TABLE[type]
     if not random:
         return function(image, parameters[level - 1])
-    rng = np.random.default_rng([*np.atleast_1d(seed), TYPES.index(type) + 1, level])
+    number = KADID_TYPES.index(type) + 1 if type in KADID_TYPES else zlib.crc32(type.encode())
+    rng = np.random.default_rng([*np.atleast_1d(seed), number, level])
     return function(image, parameters[level - 1], rng)
 
 
@@ -388,7 +356,7 @@ def parameter(type: str, level: int) -> float:
       UserError: an unknown type or level.
     """
     check_level(type, level)
-    return float(_TABLE[type].parameters[level - 1])
+    return float(TABLE[type].parameters[level - 1])
 
 
 def check_level(type: str, level: int) -> None:

@@ -42,10 +42,12 @@ class Plan:
     label: bool = False
 
     def __post_init__(self):
-        """Raises UserError for a type or a level that does not exist."""
+        """Raises UserError for a type or a level that does not exist, or of which no opinion is known."""
         for kind in self.types:
             for level in self.levels:
                 distortions.parameter(kind, level)
+                if self.label:
+                    mean_opinion(kind, level)
 
     def versions(self, number: int) -> list[tuple[str, int]]:
         """Types and levels for the photograph of this number, those of a type together."""

@@ -10,16 +10,19 @@ import csv
 import functools
 import importlib.resources
 
-from iqa_jax.data.distortions import check_level
+from iqa_jax.data.distortions import KADID_TYPES, check_level
+from iqa_jax.errors import UserError
 
 
 def mean_opinion(type: str, level: int) -> float:
     """KADID-10k's mean opinion score of a type and level, from 1 (bad) to 5 (excellent).
 
     Raises:
-      UserError: an unknown type or level.
+      UserError: an unknown type or level, or one that is not KADID-10k's.
     """
     check_level(type, level)
+    if type not in KADID_TYPES:
+        raise UserError(f"no opinion is known of {type}: expected one of {', '.join(KADID_TYPES)}")
     return _opinions()[type, level]
 
 

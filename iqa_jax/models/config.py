@@ -8,7 +8,7 @@ class ModelConfig:
     """Everything that is needed to build a model again; stands beside its weights as JSON.
 
     Attributes:
-      name: "iqa_conformer", "iqa_transformer", "blind_student" or the name of a backbone.
+      name: a key of `IQA_MODELS`, or the name of a backbone.
       backbone: a key of `BACKBONES`.
       num_classes: of a backbone on its own: its classifier's size, 0 for none.
       dim, heads, dropout: width, attention heads and dropout probability after the backbone.

@@ -41,6 +41,8 @@ def places(crops: str, height: int, width: int, size: int) -> list[Place]:
     center = (bottom // 2, right // 2)
     if crops == "center":
         return [Place(*center)]
+    if crops != "ten":
+        raise ValueError(f"crops {crops!r}: expected one of {', '.join(CROPS)} or overlapping")
     corners = [(0, 0), (0, right), (bottom, 0), (bottom, right), center]
     # The mirrored image's crop at the left is this image's at the right, mirrored.
     return [Place(*corner) for corner in corners] + [Place(top, right - left, True) for top, left in corners]

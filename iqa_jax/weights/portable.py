@@ -16,7 +16,7 @@ import numpy as np
 
 from iqa_jax.errors import WeightsError
 from iqa_jax.files import local_path, writable_directory, write_whole
-from iqa_jax.models import ModelConfig
+from iqa_jax.models import IQA_MODELS, ModelConfig
 from iqa_jax.ops import Array
 from iqa_jax.weights.directory import FORMAT, read_config
 from iqa_jax.weights.flat import Weights, check_weights, content_hash, weight_shapes
@@ -108,7 +108,7 @@ def short_card(config: ModelConfig, record: dict, name: str) -> str:
     """A card to be completed: what the weights are and how they are used."""
     data = record.get("data") or record.get("source", {}).get("data") or {}
     trained = f"Trained on {data['dataset']}.  " if "dataset" in data else ""
-    images = "reference, distorted" if config.name != "blind_student" else "image"
+    images = "reference, distorted" if IQA_MODELS[config.name].full_reference else "image"
     return f"""---
 library_name: iqa_jax
 tags: [image-quality-assessment, jax]

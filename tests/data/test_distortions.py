@@ -17,13 +17,14 @@ from sklearn.isotonic import IsotonicRegression
 
 from iqa_jax.data import distortions
 from iqa_jax.data.datasets import iqa_demo
-from iqa_jax.data.distortions import LEVELS, TYPES, distort, parameter
+from iqa_jax.data.distortions import KADID_TYPES, LEVELS, TYPES, distort, parameter
 from iqa_jax.data.opinions import mean_opinion
+from iqa_jax.data.registry import TABLE, distortion
 from iqa_jax.errors import UserError
 from iqa_jax.evaluation.baselines import luma
 
 FOLDER = Path(distortions.__file__).parent
-CASES = [(type, level) for type in TYPES for level in LEVELS]
+CASES = [(type, level) for type in KADID_TYPES for level in LEVELS]
 
 
 @pytest.fixture(scope="module")
@@ -96,10 +97,10 @@ def test_same_in_another_process():
 def test_seed_matters_to_the_random_types_alone(noise):
     for type in TYPES:
         differs = (distort(noise, type, 5, seed=0) != distort(noise, type, 5, seed=[0, 1])).any()
-        assert differs == distortions._TABLE[type].random, type
+        assert differs == TABLE[type].random, type
 
 
-@pytest.mark.parametrize("type", TYPES)
+@pytest.mark.parametrize("type", KADID_TYPES)
 @pytest.mark.filterwarnings("error")
 def test_error_grows_as_opinion_falls(photographs, type):
     if type == "color_shift":  # people found levels 4 and 5 equally bad
@@ -271,3 +272,20 @@ def gradient_deviation(reference, distorted):
         magnitudes.append(np.hypot(ndimage.convolve(small, kernel), ndimage.convolve(small, kernel.T)))
     a, b = magnitudes
     return ((2 * a * b + 170) / (a**2 + b**2 + 170)).std()
+
+
+def test_a_new_type_leaves_the_data_sets_own_as_they_are(monkeypatch, noise):
+    before = distort(noise, "color_block", 2, seed=1)
+
+    @distortion(1, 2, 3, 4, 5)
+    def checkers(image, amount, rng):
+        return (image.astype(float) + amount * rng.standard_normal(image.shape)) / 255
+
+    try:
+        monkeypatch.setattr(distortions, "TYPES", ("checkers", *TYPES))
+        np.testing.assert_array_equal(distort(noise, "color_block", 2, seed=1), before)
+        assert distort(noise, "checkers", 3).shape == noise.shape
+        with pytest.raises(UserError, match="no opinion is known of checkers"):
+            mean_opinion("checkers", 1)
+    finally:
+        del TABLE["checkers"]

@@ -20,6 +20,7 @@ from iqa_jax.models.backbones.efficientnet_lite0 import InvertedResidual
 from iqa_jax.models.backbones.inception_resnet_v2 import Block35, Mixed6a
 from iqa_jax.models.base import TRAINABLE
 from iqa_jax.models.conformer import ConformerBlock
+from iqa_jax.models.layers import Dropout
 from iqa_jax.models.transformer import TransformerBlock
 from iqa_jax.ops.conv import conv2d
 from iqa_jax.ops.windows import windows
@@ -34,6 +35,7 @@ ZERO_GRADIENT = ("key_layer.bias", "depthwise_bias")
 
 FULL_REFERENCE = [name for name, model in IQA_MODELS.items() if model.full_reference]
 each_model = pytest.mark.parametrize("name", FULL_REFERENCE)
+each_original = pytest.mark.parametrize("name", BLOCKS)  # those that there are figures of
 each_backbone = pytest.mark.parametrize("backbone", BACKBONES)
 # Each model and each backbone once, where their combinations would tell nothing more.
 COUNT = max(len(FULL_REFERENCE), len(BACKBONES))
@@ -68,7 +70,7 @@ def jitted(model, method="__call__"):
 # Parity of the IQA models
 
 
-@each_model
+@each_original
 def test_stages_and_predictions_match_the_figures(name, filled):
     model = filled(name)
     graph, state = nnx.split(model)
@@ -97,7 +99,7 @@ def test_stages_and_predictions_match_the_figures(name, filled):
     np.testing.assert_allclose(prediction, golden["prediction"], rtol=TOLERANCE)
 
 
-@each_model
+@each_original
 def test_ten_crop_scores_match_the_figures(name, filled):
     model = filled(name)
     crops = [
@@ -110,7 +112,7 @@ def test_ten_crop_scores_match_the_figures(name, filled):
     np.testing.assert_allclose(scores, [g["score"] for g in golden], rtol=1e-6)
 
 
-@pytest.fixture(scope="module", params=FULL_REFERENCE)
+@pytest.fixture(scope="module", params=[*BLOCKS])
 def trained(request, converted):
     """(name, model before, loss, gradients, model after) of the figures' training step."""
     before = converted(request.param)
@@ -369,6 +371,8 @@ def test_bfloat16_computes_with_float32_parameters(name, backbone):
 @each_model
 def test_dropout_needs_keys_and_follows_them(name):
     model = small_model(name, dropout=0.5)
+    if not any(isinstance(module, Dropout) for _, module in nnx.iter_modules(model)):
+        pytest.skip(f"{name} has no dropout")
     model.train()
     images, distorted = reference.pair(5, 64, 2)
     with pytest.raises(ValueError, match="rngs"):
@@ -404,7 +408,7 @@ def test_wrong_uses_are_named():
 # The PyTorch implementation that the benchmark measures
 
 
-@each_model
+@each_original
 def test_the_pytorch_iqa_models_match_the_figures(name):
     model = {
         "iqa_conformer": torch_reference.IQAConformer,
@@ -468,6 +472,21 @@ def test_what_is_frozen(tuned):
 
 
 # Maps that are chosen
+
+
+@each_backbone
+def test_a_backbone_keeps_its_contract(backbone):
+    kind = BACKBONES[backbone]
+    network = kind(num_classes=0, dtype=jnp.float32, rngs=nnx.Rngs(0))
+    images = jnp.zeros((1, 192, 192, 3))
+    side = network.grid(192)
+    stacked = nnx.eval_shape(lambda network: network.stacked_taps(images), network)
+    assert stacked.shape == (1, side, side, network.tap_channels)
+    for name, (channels, stride) in kind.maps.items():
+        network = kind(num_classes=0, used=(name,), dtype=jnp.float32, rngs=nnx.Rngs(0))
+        found = nnx.eval_shape(lambda network, name=name: network.features(images, (name,)), network)
+        assert found[name].shape == (1, 192 // stride, 192 // stride, channels), name
+
 
 CHOSEN = {"taps": ("stage1", "stage3"), "stride": 32, "magnitudes": ("stage1", "stage2")}
 

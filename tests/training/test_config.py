@@ -1,5 +1,8 @@
+from pathlib import Path
+
 import pytest
 
+from iqa_jax import configs
 from iqa_jax.errors import ConfigError
 from iqa_jax.training.config import parse
 from tests import miniature
@@ -7,6 +10,8 @@ from tests import miniature
 pytestmark = pytest.mark.quick
 
 CONFORMER = "configs/conformer.py"
+
+RECIPES = ", ".join(sorted(path.stem for path in Path(configs.__file__).parent.glob("[a-z]*.py")))
 
 
 @pytest.fixture(autouse=True)
@@ -73,8 +78,8 @@ def test_what_does_not_fit_is_named_in_one_line(arguments, message):
     [
         ([f"--config={CONFORMER}:pipl"], "unknown recipe 'pipl': expected pipal, demo or auto"),
         (["--config=configs/none.py"], "configs/none.py: no such configuration file"),
-        (["--config=conformr"], "conformr: no such configuration file; expected conformer, student, transf"),
-        (["--workdir=run"], "give a configuration, as in --config conformer: conformer, student, transf"),
+        (["--config=conformr"], "conformr: no such configuration file; expected " + RECIPES),
+        (["--workdir=run"], "give a configuration, as in --config conformer: " + RECIPES),
     ],
 )
 def test_a_configuration_that_is_not_there(arguments, message):

@@ -44,6 +44,10 @@ DATASETS = {
 }
 
 
+# Failures that say nothing of the disk: something is not installed, or a builder has a fault.
+_FAULTS_OF_CODE = (ImportError, AttributeError, TypeError, NameError, LookupError, AssertionError)
+
+
 def default_data_dir() -> Path:
     """Where prepared data sets are kept when no `data_dir` is given."""
     return cache_dir() / "datasets"
@@ -128,7 +132,7 @@ def _build(builder: PairBuilder) -> None:
     try:
         with tempfile.TemporaryDirectory() as unused, contextlib.redirect_stdout(io.StringIO()):
             builder.download_and_prepare(download_dir=unused)
-    except UserError:
+    except (UserError, *_FAULTS_OF_CODE):
         raise
     except KeyboardInterrupt as interruption:
         interruption.args = (f"nothing of {builder.name} was prepared, nothing half-written stays",)

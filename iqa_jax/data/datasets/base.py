@@ -96,7 +96,10 @@ class Contents:
 
 
 class PairBuilder(FileReaderBuilder):
-    """Base of the builders.  A subclass gives `SCORE`, `DESCRIPTION` and `find`.
+    """Base of the builders.
+
+    A subclass gives `SCORE`, `DESCRIPTION` and `find`, and, unless it makes its own images,
+    `MANUAL_DOWNLOAD_INSTRUCTIONS`, `FOLDERS` and `MARKS`.
 
     Attributes:
       source: the downloaded folder or file, None for a set that needs none; `prepare` sets it.

@@ -38,9 +38,9 @@ so that one folder, named kadid10k, holds images/I01.png, images/I01_01_01.png .
 
 
 def _describe(name: str) -> tuple[str, str, int] | None:
-    from iqa_jax.data.distortions import TYPES
+    from iqa_jax.data.distortions import KADID_TYPES
 
     found = _NAME.fullmatch(name)
-    if not found or not 1 <= int(found[2]) <= len(TYPES):
+    if not found or not 1 <= int(found[2]) <= len(KADID_TYPES):
         return None
-    return f"{found[1]}.png", TYPES[int(found[2]) - 1], int(found[3])
+    return f"{found[1]}.png", KADID_TYPES[int(found[2]) - 1], int(found[3])

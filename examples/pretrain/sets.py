@@ -51,13 +51,17 @@ def write_set(
         for rows, is_held_out in zip(
             tqdm(jobs, total=len(files), unit="part", desc="files"), held, strict=True
         ):
-            rows = [row for row in rows if is_held_out or row[3] not in without]
-            writer.writerows((*row[:2], f"{row[2]:.4f}", row[3]) for row in rows)
+            rows = [row for row in rows if is_held_out or not {*row[3].split("+")} & {*without}]
+            writer.writerows((*row[:2], f"{row[2]:.4f}", _type(row[3])) for row in rows)
             divided["validation" if is_held_out else "train"] |= {row[0] for row in rows}
     content = {"dataset": "pairs/windows", "split": "train"}
     content |= {part: sorted(references) for part, references in divided.items()}
     (directory / "splits.json").write_text(json.dumps(content, indent=0) + "\n", encoding="utf-8")
     return table
+
+
+def _type(kind: str) -> str:
+    return "two together" if "+" in kind else kind
 
 
 def _measures(path: Path) -> dict[str, np.ndarray]:

@@ -133,7 +133,7 @@ def write_page(page, metric, results: "Sequence[Result]", sets: Sequence[str]) -
     entries = [Entry(r.target, r.reference, method_of(r.target), r.score, r.error) for r in results]
     low, high = metric.range
     remark = f"{metric.config.name}, {metric.crops} crops: from {low:.4g} (bad) to {high:.4g} (excellent)"
-    return page.write("Scores", remark, "MOS", entries)
+    return page.write("Scores", remark, "MOS", entries, list(methods.values()))
 
 
 def _check_kind(metric, pairs: "Sequence[Pair]") -> None:

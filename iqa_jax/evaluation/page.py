@@ -80,12 +80,17 @@ class Page:
         with self._lock:
             self._pictures[position] = picture
 
-    def write(self, title: str, remark: str, unit: str, entries: Sequence[Entry]) -> Path:
-        """Writes the page with what was added for the entries; returns its path."""
+    def write(
+        self, title: str, remark: str, unit: str, entries: Sequence[Entry], methods: Sequence[str] = ()
+    ) -> Path:
+        """Writes the page with what was added for the entries; returns its path.
+
+        Args:
+          methods: the names in the entries, in the order of their columns.
+        """
         files = [path for path in self._images.iterdir() if path.is_file()]
         inline = sum(path.stat().st_size for path in files) <= _INLINE
         sources = {path.name: self._source(path, inline) for path in files}
-        methods = list(dict.fromkeys(entry.method for entry in entries))
         pairs = []
         for position, entry in enumerate(entries):
             picture = dict(self._pictures.get(position, _EMPTY))
@@ -103,7 +108,7 @@ class Page:
                 }
             )
         # "<" could end the script that the data stand in.
-        data = json.dumps({"pairs": pairs, "methods": methods}).replace("<", "\\u003c")
+        data = json.dumps({"pairs": pairs, "methods": list(methods)}).replace("<", "\\u003c")
         template = environment().get_template("page.html.jinja")
         path = self.directory / PAGE
         write_whole(path, template.render(title=title, remark=remark, unit=unit, data=data))

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from iqa_jax.ops.programs import summed_in_float32
+from iqa_jax.ops.programs import by_platform, summed_in_float32
 
 
 def dot_product_attention(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
@@ -25,4 +25,4 @@ def dot_product_attention(query: jax.Array, key: jax.Array, value: jax.Array) ->
         heads_first = tuple(a.transpose(0, 2, 1, 3) for a in qkv)
         return lax.map(jax.checkpoint(attend), heads_first).transpose(0, 2, 1, 3)
 
-    return lax.platform_dependent(query, key, value, cpu=on_cpu, default=jax.nn.dot_product_attention)
+    return by_platform(query, key, value, cpu=on_cpu, default=jax.nn.dot_product_attention)

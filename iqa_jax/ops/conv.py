@@ -1,7 +1,7 @@
 """Convolutions and pooling in the form that each platform runs fastest.
 
 XLA has good convolution kernels on GPUs and TPUs; on CPUs several forms are slow.  Every function
-here computes the same sum on every platform and only chooses how (`lax.platform_dependent`);
+here computes the same sum on every platform and only chooses how (`by_platform`);
 `tests/ops/test_conv.py` holds the forms against each other.
 """
 
@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 
-from iqa_jax.ops.programs import summed_in_float32
+from iqa_jax.ops.programs import by_platform, summed_in_float32
 
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
 
@@ -35,7 +35,7 @@ def conv2d(x: jax.Array, kernel: jax.Array, *, stride: int = 1, padding: str = "
     def convolve(x, kernel):
         return lax.conv_general_dilated(x, kernel, (stride, stride), padding, dimension_numbers=_LAYOUT)
 
-    return lax.platform_dependent(x, kernel, cpu=summed_in_float32(convolve), default=convolve)
+    return by_platform(x, kernel, cpu=summed_in_float32(convolve), default=convolve)
 
 
 def _pad_spatial(x, kh, kw, stride):
@@ -61,7 +61,7 @@ def depthwise_conv2d(x: jax.Array, kernel: jax.Array, *, stride: int = 1) -> jax
     def on_cpu(x, kernel):
         return _shifted_sum(_pad_spatial(x, *kernel.shape[:2], stride), kernel, stride)
 
-    return lax.platform_dependent(x, kernel, cpu=on_cpu, default=convolve)
+    return by_platform(x, kernel, cpu=on_cpu, default=convolve)
 
 
 def _shifts(x, kh, kw, stride, height, width):
@@ -127,4 +127,4 @@ def max_pool(x: jax.Array) -> jax.Array:
     def pool(x):
         return nnx.max_pool(x, (3, 3), strides=(2, 2), padding="VALID")
 
-    return lax.platform_dependent(x, cpu=on_cpu, default=pool)
+    return by_platform(x, cpu=on_cpu, default=pool)

@@ -31,6 +31,12 @@ def filled_state(state: nnx.State, weights: Weights) -> nnx.State:
     return nnx.from_flat_state(filled)
 
 
+@functools.cache
+def _abstract(config: ModelConfig) -> tuple[nnx.GraphDef, nnx.State]:
+    """Structure and state of the model, with shapes in place of arrays."""
+    return nnx.split(abstract_model(config))
+
+
 def abstract_model(config: ModelConfig) -> nnx.Module:
     """The model with shapes in place of arrays; costs no arithmetic."""
     return nnx.eval_shape(lambda: build(config, rngs=nnx.Rngs(0)))
@@ -38,8 +44,8 @@ def abstract_model(config: ModelConfig) -> nnx.Module:
 
 @functools.cache
 def weight_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    state = nnx.state(abstract_model(config), STORED)
-    return {".".join(map(str, path)): leaf.shape for path, leaf in nnx.to_flat_state(state)}
+    stored, _ = nnx.split_state(_abstract(config)[1], STORED, ...)
+    return {".".join(map(str, path)): leaf.shape for path, leaf in nnx.to_flat_state(stored)}
 
 
 def model_with(config: ModelConfig, weights: Weights) -> nnx.Module:
@@ -49,7 +55,7 @@ def model_with(config: ModelConfig, weights: Weights) -> nnx.Module:
       WeightsError: a weight is missing, surplus or of another shape.
     """
     check_weights({name: np.shape(w) for name, w in weights.items()}, weight_shapes(config))
-    graphdef, state = nnx.split(abstract_model(config))
+    graphdef, state = _abstract(config)
     model = nnx.merge(graphdef, filled_state(state, weights))
     model.eval()
     return model

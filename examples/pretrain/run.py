@@ -28,6 +28,7 @@ def main() -> None:
     parser.add_argument("--debian", type=Path, required=True, help="where the packages were unpacked")
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0, help="of the training")
+    parser.add_argument("--judged", type=Path, help="judged.csv, a table of pairs that people judged")
     parser.add_argument("--without", nargs="*", default=(), help="types that are left out of training")
     asked = parser.parse_args()
     found = photographs({"commons": asked.commons, "debian": asked.debian})
@@ -45,12 +46,21 @@ def main() -> None:
         if kind == "student":
             options.append(f"--config.teacher={runs['conformer']}")
         command("train", "--config", HERE / f"{kind}.py", "--workdir", run, *options)
+    if asked.judged:
+        command("prepare", "pairs", "--manual-dir", asked.judged, "--data-dir", data)
     for kind, shipped in (("conformer", "full-reference"), ("student", "blind")):
-        folder = asked.output / f"{shipped}-{asked.seed}"
-        if not folder.exists():
-            card = write_card(asked.output / f"{folder.name}.md", shipped, runs[kind], found)
-            options = ["--step", "latest", "--ema", "--half", "--card", card, "--output", folder]
-            command("pack", "--weights", runs[kind], *options)
+        folder = asked.output / f"{shipped}-{name}-{asked.seed}"
+        if folder.exists():
+            continue
+        weights = ["--weights", runs[kind], "--step", "latest", "--ema"]
+        measured = None
+        if asked.judged:
+            output = folder.with_suffix(".judged")
+            options = ["--dataset", f"pairs/{asked.judged.stem}", "--crops", "grid", "--baselines"]
+            command("evaluate", *weights, *options, "--data-dir", data, "--output", output)
+            (measured,) = output.glob("metrics-*.json")
+        card = write_card(folder.with_suffix(".md"), runs[kind], found, measured)
+        command("pack", *weights, "--half", "--card", card, "--output", folder)
 
 
 def command(*arguments) -> None:

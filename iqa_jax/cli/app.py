@@ -3,6 +3,7 @@
 A command is a function in one of the modules here, and a line below.
 """
 
+import logging
 import warnings
 from typing import Annotated
 
@@ -69,4 +70,5 @@ app.command(
 def main() -> None:
     """Runs a command."""
     warnings.filterwarnings("ignore", module="PIL", message=".*decompression bomb.*")  # is refused plainly
+    logging.getLogger("absl").setLevel(logging.ERROR)  # orbax's and tensorflow-datasets' remarks
     app()

@@ -22,6 +22,8 @@ _EXTRAS = {
     "optax": "train",
     "orbax": "train",
     "psutil": "train",
+    "pyarrow": "ray",
+    "ray": "ray",
     "scipy": "report",
     "skimage": "report",
     "sklearn": "train",

@@ -12,11 +12,12 @@ from iqa_jax.cli.options import (
     DataDir,
     Ema,
     Json,
+    Ray,
     Splits,
     Step,
-    Together,
     Weights,
     WeightsOrShipped,
+    Workers,
     step_of,
 )
 from iqa_jax.cli.output import cell, progress_bar, put_out, table_of
@@ -36,7 +37,8 @@ def evaluate(
     report: Annotated[Path | None, typer.Option(help="Directory for pictures and an HTML page.")] = None,
     output: Annotated[Path, typer.Option(help="Directory for CSV and JSON.")] = Path("evaluation"),
     resamples: Annotated[int, typer.Option(min=1, help="How many resamples the bootstrap draws.")] = 1000,
-    together: Together = None,
+    ray: Ray = "",
+    workers: Workers = 0,
     step: Step = "best",
     ema: Ema = False,
     data_dir: DataDir = "",
@@ -49,6 +51,7 @@ def evaluate(
     from iqa_jax.data.splits import trained_on
     from iqa_jax.evaluation import evaluate as evaluation
     from iqa_jax.evaluation.baselines import baselines as measure_baselines
+    from iqa_jax.scoring.spread import predicted_on_cluster
 
     predictor = _predictor(weights, step=step, ema=ema, crops=crops)
     sources = _sources_to_evaluate(dataset, predictor.record, split, splits, data_dir)
@@ -58,8 +61,16 @@ def evaluate(
     for source, why in sources:
         start = time.perf_counter()
         with progress_bar(len(source), f"predicting {source.dataset}", "pair") as bar:
-            if together:
-                predicted = predictor.together(source, together / evaluation.file_name(source), bar.update)
+            if ray:
+                predicted = predicted_on_cluster(
+                    weights,
+                    {"crops": crops, "step": step_of(step), "ema": ema},
+                    source,
+                    data_dir=data_dir,
+                    address=ray,
+                    workers=workers,
+                    progress=bar.update,
+                )
             else:
                 predicted = predictor(source, bar.update)
         seconds = time.perf_counter() - start

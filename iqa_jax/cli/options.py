@@ -24,11 +24,12 @@ Splits = Annotated[
 ]
 Step = Annotated[str, typer.Option(help="Which checkpoint of a run: best, latest or a step.")]
 Ema = Annotated[bool, typer.Option("--ema", help="Take the moving average of a run's weights.")]
-Together = Annotated[
-    Path | None,
-    typer.Option(
-        help="A directory that other processes, given the same command, see too: they share the work."
-    ),
+Ray = Annotated[
+    str,
+    typer.Option(help="Spread the work over Ray: a cluster's address, or local for workers on this machine."),
+]
+Workers = Annotated[
+    int, typer.Option(min=0, help="With --ray: how many; one a GPU, else one a machine, if 0.")
 ]
 Crops = Annotated[str, typer.Option(help="center, ten or grid.")]
 

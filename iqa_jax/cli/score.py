@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from iqa_jax.cli.options import Ema, Json, Step, Together, WeightsOrShipped, step_of
+from iqa_jax.cli.options import Ema, Json, Ray, Step, WeightsOrShipped, Workers, step_of
 from iqa_jax.cli.output import remark
 from iqa_jax.errors import UserError
 
@@ -29,7 +29,8 @@ Recursive = Annotated[
     bool, typer.Option("--recursive/--flat", help="Whether folders in a directory are searched too.")
 ]
 Csv = Annotated[
-    Path | None, typer.Option(help="A CSV file that grows as scores come; the same command goes on.")
+    Path | None,
+    typer.Option(help="A CSV file that grows as scores come, or a .parquet file; a second start continues."),
 ]
 Masks = Annotated[
     list[str] | None,
@@ -61,7 +62,8 @@ def score(
     map_dir: Annotated[Path | None, typer.Option("--map", help="Directory for quality maps.")] = None,
     full_scale: FullScale = False,
     page: PageDir = None,
-    together: Together = None,
+    ray: Ray = "",
+    workers: Workers = 0,
     step: Step = "best",
     ema: Ema = False,
     as_json: Json = False,
@@ -82,13 +84,14 @@ def score(
     pairs, masks = chosen_files(
         target or [], reference or [], mask or [], recursive=recursive, leave_out=outputs, say=remark
     )
-    from iqa_jax.cli.scored import score_pairs
+    from iqa_jax.cli.scored import Cluster, score_pairs
     from iqa_jax.ops.programs import keep_programs
     from iqa_jax.scoring.load import BLIND, FULL_REFERENCE, load
 
     keep_programs()
     name = weights or (FULL_REFERENCE if reference else BLIND)
-    metric = load(name, crops=crops, batch_size=batch_size, step=step_of(step), ema=ema)
+    options: dict = {"crops": crops, "batch_size": batch_size, "step": step_of(step), "ema": ema}
+    metric = load(name, **options)
     code = score_pairs(
         metric,
         pairs,
@@ -102,7 +105,7 @@ def score(
         full_scale=full_scale,
         page=page,
         sets=target or [],
-        together=together,
+        cluster=Cluster(ray, workers, name, options) if ray else None,
         read=[*(reference or []), *(target or [])],
     )
     raise typer.Exit(code)

@@ -1,6 +1,7 @@
 """Scores pairs of files: results as they come, tables, JSON, maps and a page."""
 
 import contextlib
+import dataclasses
 import json
 import math
 import sys
@@ -16,7 +17,20 @@ if TYPE_CHECKING:
     from iqa_jax.evaluation.page import Page
     from iqa_jax.scoring.results import Pair, Result
 
-_PART = 32  # images that a process takes at a time, when several do the work
+
+@dataclasses.dataclass(frozen=True)
+class Cluster:
+    """A Ray cluster that does the work.
+
+    Attributes:
+      address, workers: see `iqa_jax.parallel.cluster.spread`.
+      weights, options: what each worker loads.
+    """
+
+    address: str
+    workers: int
+    weights: str
+    options: dict
 
 
 def score_pairs(
@@ -33,7 +47,7 @@ def score_pairs(
     full_scale: bool = False,
     page: Path | None = None,
     sets: Sequence[str] = (),
-    together: Path | None = None,
+    cluster: Cluster | None = None,
     read: Sequence[str] = (),
 ) -> int:
     """Scores pairs of files and prints a number for one, a table for several, or JSON.
@@ -53,7 +67,7 @@ def score_pairs(
       full_scale: of the maps.
       page: directory for a page to look at, see `iqa_jax.evaluation.page`.
       sets: directories of targets; where there are several, the page compares them as methods.
-      together: directory of a job that other processes, given the same, do too; see `do_together`.
+      cluster: does the work, if given.
       read: other files that are read here, such as a table.
     Returns:
       Exit code: 0, or 1 if something failed.
@@ -79,7 +93,7 @@ def score_pairs(
     options = {"masks": masks or {}, "resize": resize or None, "draw": draw}
     with growing as file:
         as_lines = not (as_json or sort or sys.stdout.isatty() or len(used) == 1)
-        results = _all_results(metric, used, options, file, together, as_lines=as_lines)
+        results = _all_results(metric, used, options, file, cluster, as_lines=as_lines)
         if pictures:
             written = write_page(pictures, metric, results, sets)
             remark(f"wrote {written}")
@@ -145,12 +159,11 @@ def _check_kind(metric, pairs: "Sequence[Pair]") -> None:
 
 
 def _all_results(
-    metric, pairs: "Sequence[Pair]", options: dict, file, together, *, as_lines: bool
+    metric, pairs: "Sequence[Pair]", options: dict, file, cluster: Cluster | None, *, as_lines: bool
 ) -> "list[Result]":
     """The results of all pairs, in their order; those that come are told at once."""
     from tqdm import tqdm
 
-    from iqa_jax.scoring.files import score_files
     from iqa_jax.scoring.results import Result
 
     masks = options["masks"]
@@ -179,50 +192,51 @@ def _all_results(
         for position in done:
             came(position, known=True)
 
-        def scored(positions: Sequence[int]) -> "Iterator[tuple[int, Result]]":
-            some = [pairs[position] for position in positions]
-
-            def draw(number, images, quality):
-                options["draw"](positions[number], images, quality)
-
-            here = {**options, "draw": draw if options["draw"] else None}
-            for number, result in score_files(metric, some, say=say, **here):
-                yield positions[number], result
-
-        identity = {"metric": metric.describe(), "pairs": [[str(path) for path in some] for some in files]}
-        for position, result in (
-            _shared(scored, pairs, left, together, identity) if together else scored(left)
-        ):
+        if cluster:
+            found = _on_cluster(cluster, pairs, left, options)
+        else:
+            found = _here(metric, pairs, left, options, say)
+        for position, result in found:
             results[position] = result
             came(position)
     return results
 
 
-def _shared(
-    scored, pairs: "Sequence[Pair]", positions: Sequence[int], directory: Path, identity: dict
+def _here(
+    metric, pairs: "Sequence[Pair]", left: Sequence[int], options: dict, say: Callable
 ) -> "Iterator[tuple[int, Result]]":
-    """The results of the pairs at some positions, of which other processes work out a part."""
-    from iqa_jax.parallel.jobs import do_together, grouped
-    from iqa_jax.scoring.results import Result
+    """The results of the pairs at some positions, by this process."""
+    from iqa_jax.scoring.files import score_files
 
-    parts = [
-        [positions[number] for number in part]
-        for part in grouped([pairs[position][1] or pairs[position][0] for position in positions], _PART)
-    ]
+    by_position = options["draw"]
 
-    def work(number: int) -> list:
-        values = {}
-        for position, result in scored(parts[number]):
-            if result.passing:  # not to be kept as what came of it
-                raise UserError(f"{_failure(result)}; what is done is kept, start again to go on")
-            values[position] = [result.score, result.error]
-        return [values[position] for position in parts[number]]
+    def draw(number, images, quality):
+        by_position(left[number], images, quality)
 
-    done = do_together(directory, len(parts), work, identity=identity)
-    for part, values in zip(parts, done, strict=True):
-        for position, (score, error) in zip(part, values, strict=True):
-            target, reference = pairs[position]
-            yield position, Result(target, reference, score, error)
+    options = {**options, "draw": draw if by_position else None}
+    for number, result in score_files(metric, [pairs[position] for position in left], say=say, **options):
+        yield left[number], result
+
+
+def _on_cluster(
+    cluster: Cluster, pairs: "Sequence[Pair]", left: Sequence[int], options: dict
+) -> "Iterator[tuple[int, Result]]":
+    """The same, by the workers of a cluster."""
+    from iqa_jax.scoring.spread import scored_on_cluster
+
+    if options["draw"]:
+        raise UserError("--ray gives scores alone; leave --map and --page out")
+    found = scored_on_cluster(
+        cluster.weights,
+        cluster.options,
+        [pairs[position] for position in left],
+        masks=options["masks"],
+        resize=options["resize"],
+        address=cluster.address,
+        workers=cluster.workers,
+    )
+    for number, result in found:
+        yield left[number], result
 
 
 def _in_one_line(path: Path) -> str:

@@ -96,7 +96,8 @@ def pack(
 
     text = card.read_text(encoding="utf-8") if card else ""
     config, arrays, record = read_any(weights, step=step_of(step), ema=ema)
-    source = {**record.get("source", {})} or {"data": record.get("data"), "training": record.get("training")}
+    source = {**record.get("source", {})}
+    source |= {name: record[name] for name in ("data", "training") if name in record}
     save_portable(
         output, config, arrays, source, card=text or short_card(config, record, output.name), half=half
     )

@@ -42,6 +42,7 @@ class PairSource:
 
     Attributes:
       dataset, split: where the pairs come from, as they are asked for: "pairs/mine", "train[:80%]".
+      base: the whole split, of which `split` may be a slice.
       score: what the labels mean.
       paired: whether the images have references; else `reference` names the content alone.
       index: (N,) positions in the whole split.
@@ -77,6 +78,7 @@ class PairSource:
         self.score = Score(**builder.info.metadata["score"])
         self.paired = builder.paired
         base, start, stop = _slice(builder, split)
+        self.base = base
         table = builder.info.metadata["tables"][base]
         index = np.arange(start, stop)
         if references is not None:

@@ -117,6 +117,7 @@ class Metric:
             "backbone": config.backbone,
             "weights": self._record.get("source", {}),
             "sha256": self._record["sha256"],
+            **({"card": self._record["card"]} if "card" in self._record else {}),
             "crops": self.crops,
             "crop_size": config.crop_size,
             "dtype": config.dtype,

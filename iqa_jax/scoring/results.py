@@ -53,6 +53,25 @@ def write_csv(path: Path, results: Sequence[Result]) -> None:
     write_whole(path, csv_text(results))
 
 
+def write_parquet(path: Path, results: Sequence[Result]) -> None:
+    """The same as a Parquet file."""
+    import pyarrow
+    from pyarrow import parquet
+
+    def text(path: Path | None) -> str | None:
+        return None if path is None else os.fsencode(path).decode(errors="replace")
+
+    columns = {
+        "target": [text(result.target) for result in results],
+        "reference": [text(result.reference) for result in results],
+        "score": [result.score for result in results],
+        "error": [result.error for result in results],
+    }
+    sink = io.BytesIO()
+    parquet.write_table(pyarrow.table(columns), sink)
+    write_whole(path, sink.getvalue())
+
+
 def to_json(results: Sequence[Result]) -> list[dict]:
     """Objects with target, reference, and score or error; what a result does not have is left out."""
     return [
@@ -92,7 +111,7 @@ class Growing:
                 scores = {} if anew else _kept(journal, identity, path)
                 with (
                     journal.open("a" if scores else "w", encoding="utf-8") as lines,
-                    path.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file,
+                    _growing_file(path) as file,
                 ):
                     if not scores:
                         _put(lines, json.dumps({"identity": identity}) + "\n")
@@ -119,9 +138,18 @@ class Growing:
 
     def finish(self, results: Sequence[Result]) -> None:
         """Puts the rows in order; the journal goes, unless another start may bring more."""
-        write_csv(self._path, results)
+        (write_parquet if self._path.suffix == ".parquet" else write_csv)(self._path, results)
         if not any(result.passing for result in results):
             journal_of(self._path).unlink(missing_ok=True)
+
+
+def _growing_file(path: Path) -> IO[str]:
+    """Where rows are written as they come; a Parquet file is written at the end, its journal grows."""
+    if path.suffix == ".parquet":
+        import pyarrow.parquet  # noqa: F401  before the work, not after it
+
+        return io.StringIO()
+    return path.open("w", encoding="utf-8", errors="surrogateescape", newline="")
 
 
 def journal_of(path: Path) -> Path:

@@ -33,9 +33,9 @@ def train_student(config: ConfigDict, workdir: str | Path, *, reason: str = "") 
     """
     if not config.pseudo_ratio:
         return train(config, workdir, reason=reason)
-    training, _ = open_data(config)
+    training, validation = open_data(config)
     teacher = _teacher(config, model_config_for(config, training))
-    unlabelled = unlabelled_pairs(config)
+    unlabelled = unlabelled_pairs(config, validation)
     labellers = [teacher]
     for number in range(1, config.rounds + 1):
         last = number == config.rounds
@@ -84,8 +84,8 @@ def _teacher(config: ConfigDict, student: ModelConfig) -> Predictor:
     return teacher
 
 
-def unlabelled_pairs(config: ConfigDict) -> PairSource:
-    """The pairs that the teacher scores.
+def unlabelled_pairs(config: ConfigDict, validation: PairSource) -> PairSource:
+    """The pairs that the teacher scores; those of references to validate on are left out.
 
     Raises:
       DataError: they are not there, or an image is smaller than the crops.
@@ -96,7 +96,18 @@ def unlabelled_pairs(config: ConfigDict) -> PairSource:
             f"config.unlabelled_split={config.unlabelled_split}: an image of {source.size.min()} pixels on a "
             f"side, expected config.crop_size={config.crop_size} or more"
         )
-    return source
+    held_out = set(validation.digests().values())
+    seen = [name for name, digest in source.digests().items() if digest in held_out]
+    if not seen:
+        return source
+    kept = np.flatnonzero(~np.isin(source.reference.astype(str), seen))
+    if not len(kept):
+        raise DataError(
+            f"config.unlabelled={config.unlabelled}: every pair is of a reference to validate on; choose "
+            "others"
+        )
+    say(f"  {len(source) - len(kept):,} unlabelled pairs are of references to validate on, they are left out")
+    return source.select(kept)
 
 
 def pseudo_labels(labeller: Predictor, source: PairSource) -> np.ndarray:

@@ -95,13 +95,14 @@ def read_portable(directory: str | os.PathLike) -> tuple[ModelConfig, dict[str, 
         content = path.read_bytes()
         if hashlib.sha256(content).hexdigest() != record["files"][FILE]:
             raise WeightsError(f"{path}: damaged, its checksum is not the one in config.json; fetch it again")
-        weights = {name: array.astype(np.float32) for name, array in load(content).items()}
+        weights: dict[str, Array] = {n: array.astype(np.float32) for n, array in load(content).items()}
     except OSError as error:
         raise WeightsError(f"{path}: {error.strerror}") from None
     except (KeyError, ValueError, SafetensorError) as error:
         raise WeightsError(f"{path}: cannot be read ({error})") from None
     check_weights({name: array.shape for name, array in weights.items()}, weight_shapes(config))
-    return config, dict(weights), record
+    card = directory / CARD
+    return config, dict(weights), record | ({"card": str(card)} if card.is_file() else {})
 
 
 def short_card(config: ModelConfig, record: dict, name: str) -> str:

@@ -384,3 +384,19 @@ def test_masks_show_what_is_scored(tmp_path, capsys):
     assert capsys.readouterr().out == "100.0000\n"
     assert score_pairs(Fidelity(), pairs) == 0
     assert float(capsys.readouterr().out) < 90
+
+
+def test_results_as_parquet(tmp_path):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    folder(tmp_path, 1, 3)
+    (tmp_path / "dis" / "R0_01.png").write_bytes(b"")
+    path = tmp_path / "scores.parquet"
+    stopped = Stopped()
+    stopped.after = 1
+    with pytest.raises(KeyboardInterrupt):
+        command(tmp_path, stopped, csv=path)
+    assert not path.exists()
+    assert command(tmp_path, csv=path) == 1
+    table = parquet.read_table(path).to_pylist()
+    assert [row["score"] is None for row in table] == [False, True, False]
+    assert table[0]["target"].endswith("R0_00.png") and "empty file" in table[1]["error"]

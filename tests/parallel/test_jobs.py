@@ -1,6 +1,5 @@
 """Jobs that processes share."""
 
-import json
 import multiprocessing
 import os
 import signal
@@ -9,12 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from iqa_jax.cli.score import chosen_files
-from iqa_jax.cli.scored import score_pairs
 from iqa_jax.errors import UserError
 from iqa_jax.parallel.jobs import do_together, grouped
-from tests import miniature
-from tests.cli.test_score import Fidelity
 
 
 def work_slowly(directory: Path, parts: int, pause: float):
@@ -61,24 +56,3 @@ def test_equal_keys_stay_together():
     parts = grouped(["a", "b", "a", "c", "b", "d"], 3)
     assert [part.tolist() for part in parts] == [[0, 2], [1, 4, 3], [5]]
     assert grouped([], 3) == []
-
-
-def test_scores_are_merged_in_order(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("iqa_jax.cli.scored._PART", 3)
-    monkeypatch.setattr(Fidelity, "describe", lambda self: {"metric": "fidelity"}, raising=False)
-    for number in range(3):
-        image = miniature.picture(number, (32, 40))
-        miniature.save(tmp_path / "ref" / f"R{number}.png", image)
-        for version in range(2):
-            miniature.save(
-                tmp_path / "dis" / f"R{number}_{version}.png", miniature.noisy(image, 9.0 * version, version)
-            )
-    (tmp_path / "dis" / "R1_0.png").write_bytes(b"broken")
-    found = {}
-    for together in (None, tmp_path / "job"):
-        pairs, _ = chosen_files([str(tmp_path / "dis")], [str(tmp_path / "ref")])
-        code = score_pairs(Fidelity(), pairs, as_json=True, together=together)
-        assert code == 1
-        found[together] = json.loads(capsys.readouterr().out)
-    assert found[None] == found[tmp_path / "job"] and len(found[None]) == 6
-    assert len(list((tmp_path / "job").glob("part-*.json"))) == 3

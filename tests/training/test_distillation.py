@@ -9,10 +9,11 @@ from PIL import Image
 
 import iqa_jax
 from iqa_jax.cli import app as commands
-from iqa_jax.errors import ConfigError, UserError, WeightsError
+from iqa_jax.errors import ConfigError, DataError, UserError, WeightsError
 from iqa_jax.scoring import dataset
 from iqa_jax.training import distillation
 from iqa_jax.training.config import parse
+from iqa_jax.training.inputs import open_data
 from iqa_jax.training.loop import train
 from iqa_jax.weights.checkpoints import Saved
 from tests import miniature
@@ -79,11 +80,25 @@ def test_the_teacher_labels_once_and_goes_on_after_an_interruption(place, finish
     )
     parts[1].unlink()
     teacher = distillation.predictor_of(place / "teacher", "ten")
-    source = distillation.unlabelled_pairs(parse(arguments("student", place, teacher="x")).config)
+    config = parse(arguments("student", place, teacher="x")).config
+    source = distillation.unlabelled_pairs(config, open_data(config)[1])
     found = distillation.pseudo_labels(teacher, source)
     assert asked == [4] and [part.read_text() for part in parts] == content
     expected = teacher(source)
     np.testing.assert_allclose(found, expected, atol=1e-2)
+
+
+def test_pairs_of_references_to_validate_on_are_not_pseudo_labelled(place, capsys):
+    config = parse(
+        arguments("student", place, teacher="x", unlabelled="pipal", unlabelled_split="train")
+    ).config
+    training, validation = open_data(config)
+    source = distillation.unlabelled_pairs(config, validation)
+    assert set(source.reference) == set(training.reference)
+    assert f"{len(validation)} unlabelled pairs are of references to validate on" in capsys.readouterr().out
+    config.unlabelled_split = config.validation_split
+    with pytest.raises(DataError, match="every pair is of a reference to validate on"):
+        distillation.unlabelled_pairs(config, validation)
 
 
 def test_the_run_tells_its_teacher_and_its_pseudo_labels(place, finished):

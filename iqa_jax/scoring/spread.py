@@ -1,0 +1,94 @@
+"""Scoring and evaluation on a Ray cluster."""
+
+import functools
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from iqa_jax.data.datasets import prepare
+from iqa_jax.data.source import PairSource
+from iqa_jax.ops.programs import keep_programs
+from iqa_jax.parallel.cluster import spread
+from iqa_jax.parallel.jobs import grouped
+from iqa_jax.scoring.dataset import Predictor
+from iqa_jax.scoring.files import score_files
+from iqa_jax.scoring.load import load
+from iqa_jax.scoring.results import Pair, Result
+
+_FILES, _PAIRS = 32, 64  # in a part: files to score, pairs of a prepared split
+
+
+def scored_on_cluster(
+    weights: str | os.PathLike,
+    options: Mapping,
+    pairs: Sequence[Pair],
+    *,
+    masks: Mapping[Path, Path],
+    resize: str | None,
+    address: str,
+    workers: int,
+) -> Iterator[tuple[int, Result]]:
+    """As `score_files`, by the workers of a cluster; the pairs of one reference stay together.
+
+    Args:
+      weights, options: what `load` takes.
+      address, workers: see `iqa_jax.parallel.cluster.spread`.
+    """
+    parts = grouped([reference or target for target, reference in pairs], _FILES)
+    files = [[tuple(path and path.resolve() for path in pairs[k]) for k in part] for part in parts]
+    shown = {target.resolve(): mask.resolve() for target, mask in masks.items()}
+    build = functools.partial(_file_worker, os.fspath(weights), dict(options), shown, resize)
+    for number, results in spread(build, files, address=address, workers=workers):
+        for position, (score, error, passing) in zip(parts[number], results, strict=True):
+            target, reference = pairs[position]
+            yield int(position), Result(target, reference, score, error, passing)
+
+
+def _file_worker(weights: str, options: dict, masks: Mapping, resize: str | None) -> Callable:
+    keep_programs()
+    metric = load(weights, **options)
+
+    def work(pairs: Sequence[Pair]) -> list[tuple]:
+        found: list[tuple] = [()] * len(pairs)
+        for position, result in score_files(metric, pairs, masks=masks, resize=resize, say=lambda text: None):
+            found[position] = (result.score, result.error, result.passing)
+        return found
+
+    return work
+
+
+def predicted_on_cluster(
+    weights: str | os.PathLike,
+    options: Mapping,
+    source: PairSource,
+    *,
+    data_dir: str,
+    address: str,
+    workers: int,
+    progress: Callable[[int], object] = lambda pairs: None,
+) -> np.ndarray:
+    """Predicted MOS (N,) of the pairs, by the workers of a cluster, which see the prepared data too.
+
+    Args:
+      weights, options: what `Predictor` takes.
+      data_dir: where the data were prepared.
+    """
+    parts = grouped(source.reference, _PAIRS)
+    build = functools.partial(
+        _split_worker, os.fspath(weights), dict(options), source.dataset, source.base, data_dir
+    )
+    predicted = np.empty(len(source), np.float32)
+    positions = [source.index[part] for part in parts]
+    for number, scores in spread(build, positions, address=address, workers=workers):
+        predicted[parts[number]] = scores
+        progress(len(parts[number]))
+    return predicted
+
+
+def _split_worker(weights: str, options: dict, dataset: str, split: str, data_dir: str) -> Callable:
+    keep_programs()
+    predictor = Predictor(weights, **options)
+    whole = PairSource(prepare(dataset, data_dir=data_dir or None), split)
+    return lambda positions: predictor(whole.select(positions))

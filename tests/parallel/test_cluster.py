@@ -1,0 +1,94 @@
+"""Work on Ray, with two workers on this machine of which one is killed."""
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from iqa_jax.errors import UserError
+from iqa_jax.parallel.cluster import spread
+from tests import miniature
+
+pytest.importorskip("ray")
+
+
+def squaring(folder: Path):
+    """Makes what squares numbers; the first worker that gets a 3 is killed."""
+
+    def build():
+        def work(number: int) -> tuple[int, int]:
+            marker = folder / "killed"
+            if number == 3 and not marker.exists():
+                marker.touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+            time.sleep(0.2)
+            return number**2, os.getpid()
+
+        return work
+
+    return build
+
+
+def failing():
+    def build():
+        def work(number: int):
+            raise UserError(f"part {number} is bad")
+
+        return work
+
+    return build
+
+
+def test_what_a_killed_worker_had_is_done_again(tmp_path):
+    found = dict(spread(squaring(tmp_path), [1, 2, 3, 4, 5, 6], workers=2))
+    assert (tmp_path / "killed").exists()
+    assert {number: square for number, (square, _) in found.items()} == {k: (k + 1) ** 2 for k in range(6)}
+    assert len({process for _, process in found.values()}) >= 2
+
+
+def test_an_error_of_the_work_and_a_cluster_that_is_not_there_are_plain():
+    with pytest.raises(UserError, match="part 1 is bad"):
+        list(spread(failing(), [1], workers=1))
+    with pytest.raises(UserError, match="ray nowhere"):
+        list(spread(failing(), [1], address="nowhere"))
+
+
+def test_scores_and_predictions_are_those_of_one_process(tmp_path, call, small_weights):
+    for number in range(3):
+        image = miniature.picture(number, (72, 80))
+        miniature.save(tmp_path / "ref" / f"R{number}.png", image)
+        for version in range(2):
+            distorted = miniature.noisy(image, 9.0 * version, version)
+            miniature.save(tmp_path / "dis" / f"R{number}_{version}.png", distorted)
+    (tmp_path / "dis" / "R1_0.png").write_bytes(b"broken")
+    arguments = [
+        "score",
+        "--weights",
+        small_weights,
+        "-t",
+        tmp_path / "dis",
+        "-r",
+        tmp_path / "ref",
+        "--json",
+    ]
+    alone, spread_out = (call(*arguments, *more) for more in ([], ["--ray", "local", "--workers", 2]))
+    assert alone[0] == spread_out[0] == 1
+    for one, other in zip(json.loads(alone[1]), json.loads(spread_out[1]), strict=True):
+        assert one.get("error") == other.get("error") or "not an image" in other["error"]
+        assert one.get("score") == pytest.approx(other.get("score"), abs=1e-4)
+    rows = "".join(f"ref/R{k}.png,dis/R{k}_1.png,{k + 1}\n" for k in range(3))
+    (tmp_path / "mine.csv").write_text(f"reference,distorted,mos\n{rows}")
+    data = ["--data-dir", tmp_path / "data"]
+    assert call("prepare", "pairs", "--manual-dir", tmp_path / "mine.csv", *data)[0] == 0
+    predicted = []
+    for more in ([], ["--ray", "local", "--workers", 2]):
+        output = tmp_path / f"evaluation{len(more)}"
+        options = ["--dataset", "pairs/mine", "--crops", "grid", "--output", output, "--resamples", 10]
+        assert call("evaluate", "--weights", small_weights, *options, *data, *more)[0] == 0
+        table = (output / "predictions-pairs-mine-train.csv").read_text().splitlines()[1:]
+        predicted.append([float(line.split(",")[-1]) for line in table])
+    np.testing.assert_allclose(*predicted, atol=1e-4)

@@ -1,0 +1,111 @@
+"""The metrics that come with the package, and the folders that weights are shared in."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+import iqa_jax
+from iqa_jax.errors import WeightsError
+from iqa_jax.weights.portable import CARD, FILE, SHIPPED, read_portable, save_portable
+from iqa_jax.weights.reading import read_any
+from tests import miniature
+from tests.reference import figures
+
+GOLDEN = "shipped_golden"
+
+
+def pairs():
+    """Three pairs that are the same everywhere: noise, an offset, and a reference by itself."""
+    reference = miniature.picture(0, (224, 300))
+    yield reference, miniature.noisy(reference, 20.0, 1)
+    yield reference, np.clip(reference.astype(int) + 25, 0, 255).astype(np.uint8)
+    yield reference, reference
+
+
+def scores(name: str) -> list[float]:
+    metric = iqa_jax.load(name)
+    return [float(metric(*(pair if metric.full_reference else pair[1:]))) for pair in pairs()]
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_scores_are_the_golden_ones(name):
+    np.testing.assert_allclose(scores(name), figures(GOLDEN)[name], atol=5e-4)
+
+
+def test_nothing_is_better_than_the_reference_itself():
+    noisy, brighter, identical = scores("full-reference")
+    assert noisy < brighter < identical <= 5
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("name", SHIPPED)
+def test_the_files_are_small_and_complete(name):
+    folder = SHIPPED[name]
+    assert (folder / FILE).stat().st_size <= 4_000_000
+    assert {array.dtype.name for array in load_file(folder / FILE).values()} == {"float16"}
+    card = (folder / CARD).read_text()
+    for heading in ("Data", "Recipe", "Agreement", "Not good for", "Licence"):
+        assert f"## {heading}" in card
+    config, _, record = read_any(name)
+    assert (config.mos_low, config.mos_high) == (1, 5) and record["card"].endswith(CARD)
+
+
+def test_a_metric_of_the_package_needs_the_core_alone(tmp_path):
+    for name, image in zip(("r.png", "d.png"), next(pairs()), strict=True):
+        miniature.save(tmp_path / name, image)
+    code = (
+        "import sys, iqa_jax; print(iqa_jax.load()('r.png', 'd.png'));"
+        "print(*sorted({'torch', 'orbax', 'tensorflow_datasets', 'matplotlib'} & sys.modules.keys()))"
+    )
+    environment = {"PYTHONPATH": str(Path(iqa_jax.__file__).parents[1]), "PATH": "/usr/bin"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    score, modules = done.stdout.splitlines()
+    assert float(score) == pytest.approx(figures(GOLDEN)["full-reference"][0], abs=5e-4)
+    # Flax imports orbax by itself where it is installed.
+    assert set(modules.split()) <= {"orbax"}, done.stderr
+
+
+@pytest.mark.quick
+def test_a_shared_folder_is_whole_or_not_there(tmp_path, small_weights):
+    config, weights, _ = read_any(small_weights)
+    save_portable(tmp_path / "shared", config, weights, {"file": "x"}, card="# Card")
+    found, arrays, record = read_portable(tmp_path / "shared")
+    assert found == config and record["source"] == {"file": "x"}
+    for name, array in weights.items():
+        np.testing.assert_array_equal(arrays[name], array)
+    with pytest.raises(WeightsError, match="is there already"):
+        save_portable(tmp_path / "shared", config, weights, {}, card="")
+    bad = {**weights, "conv_proj.bias": np.full_like(weights["conv_proj.bias"], 1e6)}
+    with pytest.raises(WeightsError, match="not finite in float16"):
+        save_portable(tmp_path / "half", config, bad, {}, card="", half=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["shared"]
+    content = (tmp_path / "shared" / FILE).read_bytes()
+    (tmp_path / "shared" / FILE).write_bytes(content[:-1] + b"x")
+    with pytest.raises(WeightsError, match="damaged, its checksum"):
+        read_portable(tmp_path / "shared")
+
+
+def test_pack_writes_what_load_takes(call, tmp_path, small_weights):
+    code, out, _ = call("pack", "--weights", small_weights, "--output", tmp_path / "mine", "--half", "--json")
+    assert code == 0 and json.loads(out)["output"].endswith("mine")
+    metric, before = iqa_jax.load(tmp_path / "mine"), iqa_jax.load(small_weights)
+    reference, distorted = next(pairs())
+    assert float(metric(reference, distorted)) == pytest.approx(float(before(reference, distorted)), abs=0.01)
+    assert metric.describe()["card"] == str(tmp_path / "mine" / CARD)
+    assert 'iqa_jax.load("hf://OWNER/mine")' in (tmp_path / "mine" / CARD).read_text()
+
+
+@pytest.mark.quick
+def test_the_loss_has_a_gradient():
+    metric = iqa_jax.load()
+    images = [np.float32(image[:192, :192]) / 255 for image in next(pairs())]
+    shape = jax.eval_shape(jax.grad(metric.loss, argnums=1), *images)
+    assert shape.shape == (192, 192, 3)

@@ -63,4 +63,5 @@ def test_the_programs_of_the_engine_lower(name, backbone, monkeypatch):
     windows = np.zeros((4, SIZE, SIZE, 3), np.uint8)
     reference = network.features(windows, 3) if model.full_reference else None
     scores = network.scores(reference, windows, 3)
-    assert scores.shape == (1, 4) and len(lowered) == 1 + model.full_reference and all(lowered)
+    assert scores.shape == (1, 4) and len(lowered) == 1 + model.full_reference
+    assert all("HIGHEST" in text for text in lowered)  # no TF32

@@ -20,7 +20,7 @@ from iqa_jax.cli.options import (
     Workers,
     step_of,
 )
-from iqa_jax.cli.output import cell, progress_bar, put_out, table_of
+from iqa_jax.cli.output import cell, progress_bar, put_out, say_of_device, table_of
 from iqa_jax.errors import UserError
 from iqa_jax.files import writable_directory
 
@@ -206,4 +206,5 @@ def _predictor(weights: str | Path, *, step: str, ema: bool, crops: str):
     from iqa_jax.scoring.dataset import Predictor
 
     keep_programs()
+    say_of_device()
     return Predictor(weights, step=step_of(step), ema=ema, crops=crops)

@@ -20,6 +20,14 @@ def remark(text: str) -> None:
     print(text, file=sys.stderr)
 
 
+def say_of_device() -> None:
+    """A line on standard error where a GPU is there and not used."""
+    from iqa_jax.ops.programs import device_remark
+
+    if text := device_remark():
+        remark(text)
+
+
 def put_out(result: dict | list, as_json: bool, *tables) -> None:
     """Prints the result as JSON, or tables (rich's, or texts)."""
     if as_json:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from iqa_jax.cli.options import Ema, Json, Ray, Step, WeightsOrShipped, Workers, step_of
-from iqa_jax.cli.output import remark
+from iqa_jax.cli.output import remark, say_of_device
 from iqa_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -89,6 +89,7 @@ def score(
     from iqa_jax.scoring.load import BLIND, FULL_REFERENCE, load
 
     keep_programs()
+    say_of_device()
     name = weights or (FULL_REFERENCE if reference else BLIND)
     options: dict = {"crops": crops, "batch_size": batch_size, "step": step_of(step), "ema": ema}
     metric = load(name, **options)

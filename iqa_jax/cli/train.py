@@ -44,6 +44,7 @@ def run(argv: list[str], *, command: str, config: str) -> int:
     from iqa_jax.training.config import parse
 
     asked = parse(argv)
+    from iqa_jax.cli.output import say_of_device
     from iqa_jax.models import IQA_MODELS
     from iqa_jax.ops.programs import keep_programs
     from iqa_jax.parallel import processes
@@ -53,6 +54,7 @@ def run(argv: list[str], *, command: str, config: str) -> int:
     quiet_libraries()
     processes.join(**asked.processes)
     keep_programs()
+    say_of_device()
     try:
         work = train if IQA_MODELS[asked.config.model].full_reference else train_student
         work(asked.config, asked.workdir or f"runs/{asked.name}", reason=asked.reason)

@@ -58,6 +58,20 @@ def by_platform(*args, cpu: Callable, default: Callable):
     return cpu(*args) if platform == "cpu" else default(*args)
 
 
+def device_remark() -> str | None:
+    """What is to be said where a GPU is there and JAX does not use it."""
+    if (
+        jax.default_backend() != "cpu"
+        or os.environ.get("JAX_PLATFORMS")
+        or not os.path.exists("/dev/nvidia0")
+    ):
+        return None
+    return (
+        "a GPU is there (/dev/nvidia0), but JAX runs on the CPU; for drivers from 580 on: "
+        'pip install "jax[cuda13]" of the same version, for older ones jax[cuda12]'
+    )
+
+
 def cores() -> int:
     """How many this process may use; work is sized by them, results are not."""
     if hasattr(os, "sched_getaffinity"):

@@ -20,11 +20,14 @@ def join(
     """Joins the other processes, if there are any; before anything else is asked of JAX.
 
     Args:
+      num_processes: 1 by itself trains alone, whatever a launcher says.
       coordinator: HOST:PORT of process 0.  With the two others it says what a launcher does not; without
         any, SLURM, Open MPI, GKE and TPU slices are known by their environment.
     Raises:
       ConfigError: only some of the three were given, or the others did not come.
     """
+    if (coordinator, num_processes, process_id) == (None, 1, None):
+        return
     given = [value is not None for value in (coordinator, num_processes, process_id)]
     if any(given) and not all(given):
         raise ConfigError("give --coordinator HOST:PORT, --num-processes and --process-id together, or none")
@@ -32,6 +35,12 @@ def join(
         return
     if process_id is not None and num_processes is not None and not 0 <= process_id < num_processes:
         raise ConfigError(f"--process-id {process_id}: expected 0 to {num_processes - 1}")
+    print(
+        f"waiting for {num_processes or _expected()} processes to come together; to train alone: "
+        "--num-processes=1",
+        file=sys.stderr,
+        flush=True,
+    )
     try:
         jax.distributed.initialize(coordinator, num_processes, process_id, heartbeat_timeout_seconds=30)
     except (RuntimeError, ValueError) as error:
@@ -39,6 +48,12 @@ def join(
             f"the processes did not come together ({_first_line(error)}); is the coordinator's address "
             "right, and were all of them started?"
         ) from None
+
+
+def _expected() -> str:
+    """How many processes a launcher speaks of, and in which variable."""
+    counts = [f"{os.environ[name]} ({name})" for name in _COUNTS if int(os.environ.get(name, 1)) > 1]
+    return counts[0] if counts else "the other"
 
 
 def _launched() -> bool:

@@ -142,7 +142,9 @@ def _programs(graphdef: nnx.GraphDef) -> tuple[Callable, Callable]:
 
         return few_at_a_time(score, windows, *reference, count=count).T
 
-    return jit(features), jit(scores)
+    # In float32 throughout, so that a GPU, which would take TF32, gives a CPU's scores.
+    exact = jax.default_matmul_precision("highest")
+    return jit(exact(features)), jit(exact(scores))
 
 
 def _sized(arrays, count: int):

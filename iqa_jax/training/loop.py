@@ -235,6 +235,7 @@ class _Loop:
         self._take_steps = jit_steps(train_step, placement, self._feed.batch)
         default = _AT_ONCE if self._feed.kept == "device" else 1
         self._at_once = config.data.steps_at_once or default
+        self._compiled: set[bool] = set()  # whether one step, whether several at once have run
         self._unseen: list[jax.Array] = []  # losses that nobody has looked at
 
     def run(self, state: TrainState, frozen: nnx.State) -> None:
@@ -256,7 +257,7 @@ class _Loop:
         with _stop_signals() as stop, bar, _lost_process_named(self._checkpoints):
             while step < last:
                 due = min(_next(step, self._eval_every), _next(step, self._checkpoint_every), last)
-                state, losses = self._advanced(state, frozen, step, due)
+                state, losses = self._advanced(state, frozen, step, due, bar)
                 step += losses.size
                 bar.update(losses.size)
                 self._unseen.append(losses)
@@ -267,7 +268,9 @@ class _Loop:
                     self._look(step, bar)
                 srcc = None
                 if step % self._eval_every == 0 or step == last:
+                    bar.refresh()
                     state, srcc = self._evaluated(state, frozen, step)
+                    bar.unpause()  # the time left is that of steps
                     bar.set_postfix_str(f"srcc {srcc:.3f}")
                 if step == due or stopping:
                     self._checkpoints.save(step, to_arrays(state), srcc=srcc)
@@ -276,12 +279,26 @@ class _Loop:
                     raise Interrupted(stop[0] if stop else signal.SIGTERM, step)
             self._checkpoints.wait()
 
-    def _advanced(self, state: TrainState, frozen, step: int, due: int) -> tuple[TrainState, jax.Array]:
+    def _advanced(
+        self, state: TrainState, frozen, step: int, due: int, bar: tqdm
+    ) -> tuple[TrainState, jax.Array]:
         """The state after one step, or after several in one dispatch, and their losses."""
         feed = self._feed
-        if feed.kept == "device" and 1 < self._at_once <= due - step:
-            return self._take_steps(state, frozen, feed.store, feed.several(step, self._at_once))
-        return self._take_step(state, frozen, feed.store, feed.take(step))
+        several = feed.kept == "device" and 1 < self._at_once <= due - step
+        take, batch = (
+            (self._take_steps, feed.several(step, self._at_once))
+            if several
+            else (self._take_step, feed.take(step))
+        )
+        if several in self._compiled:
+            return take(state, frozen, feed.store, batch)
+        self._compiled.add(several)
+        bar.set_description("compiling")
+        result = jax.block_until_ready(take(state, frozen, feed.store, batch))
+        bar.set_description("training", refresh=False)
+        bar.initial = bar.n
+        bar.unpause()
+        return result
 
     def _evaluated(self, state: TrainState, frozen, step: int) -> tuple[TrainState, float]:
         """Evaluates and logs; the state after that, and the SRCC."""

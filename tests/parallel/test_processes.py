@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
@@ -149,3 +150,13 @@ def test_what_was_said_of_the_processes_has_to_fit():
         ["--config=configs/conformer.py:demo", "--coordinator=a:1", "--num-processes", "2", "--process-id=1"]
     )
     assert command.processes == {"coordinator": "a:1", "num_processes": 2, "process_id": 1}
+
+
+def test_a_launcher_that_started_one_of_many_is_not_waited_for(monkeypatch, capsys):
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "4")
+    asked = []
+    monkeypatch.setattr(jax.distributed, "initialize", lambda *args, **options: asked.append(args))
+    join(num_processes=1)
+    assert not asked
+    join()
+    assert asked and "waiting for 4 (SLURM_STEP_NUM_TASKS) processes" in capsys.readouterr().err

@@ -299,3 +299,47 @@ def test_export_writes_a_file_that_scores_the_same(call, prepared, tmp_path):
     images = miniature.picture(0, (100, 100)), miniature.noisy(miniature.picture(0, (100, 100)), 9.0, 0)
     scores = [float(iqa_jax.load(path)(*images)) for path in (run, tmp_path / "metric.jaxexport")]
     assert scores[0] == pytest.approx(scores[1], rel=1e-5)
+
+
+def test_several_files_may_follow_an_option(call, tmp_path, small_weights):
+    image = miniature.picture(0, (72, 80))
+    for name in ("r.png", "a.png", "b.png"):
+        miniature.save(tmp_path / name, image)
+    files = [tmp_path / name for name in ("a.png", "b.png")]
+    code, out, err = call("score", "--weights", small_weights, "-t", *files, "-r", tmp_path / "r.png")
+    assert code == 0 and [line.split("\t")[0] for line in out.splitlines()] == list(map(str, files))
+    code, out, _ = call(
+        "score", "--weights", small_weights, "-t", files[0], "-r", tmp_path / "r.png", "--json", files[1]
+    )
+    assert code == 2
+
+
+def test_targets_are_checked_before_weights_are_loaded(call, tmp_path):
+    code, _, err = call("score", "--weights", tmp_path / "nowhere", "-t", tmp_path / "gone.png")
+    assert code == 1 and "gone.png: no such file" in err
+    code, _, err = call("score", "--weights", tmp_path / "nowhere")
+    assert code == 1 and "nothing to score: give -t FILES" in err
+
+
+def test_a_table_of_pairs_alone_is_scored(call, tmp_path, small_weights):
+    for name in ("ref/r.png", "dis/a.png", "dis/b.png"):
+        miniature.save(tmp_path / name, miniature.picture(0, (72, 80)))
+    text = '\ufeffdistorted;ref\r\ndis\\a.png;ref\\r.png\r\n"dis/b.png";ref/r.png\r\n'
+    for encoding in ("utf-8", "utf-16"):
+        (tmp_path / "pairs.csv").write_bytes(
+            text.lstrip("\ufeff" if encoding == "utf-16" else "").encode(encoding)
+        )
+        code, out, _ = call("score", "--weights", small_weights, "-r", tmp_path / "pairs.csv")
+        assert code == 0 and len(out.splitlines()) == 2
+
+
+def test_commands_take_the_held_out_part_of_a_file_of_splits(call, prepared, tmp_path):
+    data_dir, _ = prepared
+    place = ["--data-dir", data_dir]
+    code, out, _ = call("splits", "pipal", *place, "--seeds", 1, "--output", tmp_path)
+    assert code == 0 and "split train divided" in out
+    (splits,) = tmp_path.glob("*.json")
+    samples = ["--output", tmp_path / "samples.png", "--crop-size", 64, "--count", 2]
+    assert call("show", "--dataset", "pipal", *place, "--splits", splits, *samples)[0] == 0
+    code, _, err = call("show", "--dataset", "pipal", *place, "--splits", tmp_path / "none.json", *samples)
+    assert code == 1 and "expected a file of splits" in err

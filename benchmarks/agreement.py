@@ -1,0 +1,78 @@
+"""Agreement of other measures with people, for the tables of docs/agreement.md.
+
+    pip install pytorch-msssim brisque[opencv-python-headless] scipy
+    python benchmarks/agreement.py judged.csv --measure ms-ssim
+    python benchmarks/agreement.py judged.csv --measure brisque      # NumPy below 2.3
+
+The table has the columns reference, distorted, mos (higher is better) and distortion; files are relative to
+it.  MS-SSIM is pytorch-msssim's on luma, BRISQUE that of the package brisque, negated.  PSNR, SSIM and the
+metrics of this project are measured by `evaluate`.
+"""
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+from PIL import Image
+from scipy.stats import spearmanr
+from tqdm import tqdm
+
+RESAMPLES = 1000
+
+
+def ms_ssim() -> Callable[[np.ndarray, np.ndarray], float]:
+    import torch
+    from pytorch_msssim import ms_ssim
+
+    def measure(reference, distorted):
+        lumas = (image @ np.array([0.299, 0.587, 0.114]) for image in (reference, distorted))
+        return float(ms_ssim(*(torch.tensor(luma)[None, None] for luma in lumas), data_range=255))
+
+    return measure
+
+
+def brisque() -> Callable[[np.ndarray, np.ndarray], float]:
+    from brisque import BRISQUE
+
+    score = BRISQUE(url=False).score
+    return lambda reference, distorted: -float(score(distorted))
+
+
+MEASURES = {"ms-ssim": ms_ssim, "brisque": brisque}
+
+
+def main(
+    table: Annotated[Path, typer.Argument(help="The judged pairs.")],
+    measure: Annotated[str, typer.Option(help=", ".join(MEASURES))] = "ms-ssim",
+) -> None:
+    """Print the SRCC over all, with an interval over references, and by type."""
+    with open(table, newline="") as file:
+        rows = list(csv.DictReader(file))
+    score, images, values = MEASURES[measure](), {}, []
+    for row in tqdm(rows, unit="pair"):
+        name = row["reference"]
+        images.setdefault(name, _image(table.parent / name))
+        values.append(score(images[name], _image(table.parent / row["distorted"])))
+    values, mos = np.array(values), np.array([float(row["mos"]) for row in rows])
+    kinds, references = (np.array([row[column] for row in rows]) for column in ("distortion", "reference"))
+    rng, names = np.random.default_rng(0), np.unique(references)
+    positions = {name: np.flatnonzero(references == name) for name in names}
+    drawn = []
+    for _ in range(RESAMPLES):
+        chosen = np.concatenate([positions[name] for name in rng.choice(names, len(names))])
+        drawn.append(spearmanr(values[chosen], mos[chosen])[0])
+    low, high = np.percentile(drawn, [2.5, 97.5])
+    print(f"{measure}: SRCC {spearmanr(values, mos)[0]:.3f} ({low:.3f} to {high:.3f})")
+    for kind in np.unique(kinds):
+        print(f"  {kind}: {spearmanr(values[kinds == kind], mos[kinds == kind])[0]:.3f}")
+
+
+def _image(path: Path) -> np.ndarray:
+    return np.asarray(Image.open(path).convert("RGB"))
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,68 @@
+"""Trains on ten divisions of a data set by reference and tells the medians, as papers do.
+
+    python examples/kfold.py kadid10k --data-dir /data --config conformer:demo --output runs/kadid10k
+
+Every split is trained and evaluated by the project's own commands, one after the other; what is done is not
+done again, so that the same command continues.  Options that are not known here go to `train`:
+--config.num_epochs=3.
+"""
+
+import json
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+MEASURES = ("plcc", "srcc", "krcc")
+
+
+def main(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(help="Data set.")],
+    data_dir: Annotated[str, typer.Option(help="Where it was prepared.")],
+    output: Annotated[Path, typer.Option(help="Directory for splits, runs and evaluations.")],
+    config: Annotated[str, typer.Option(help="The recipe.")] = "conformer:demo",
+    folds: Annotated[int, typer.Option(min=1, help="How many divisions.")] = 10,
+    train: Annotated[float, typer.Option(help="Share of the references to train on.")] = 0.8,
+) -> None:
+    """Trains on several divisions of a data set and tells the median of each measure."""
+    place = ["--data-dir", data_dir]
+    command("splits", name, *place, "--seeds", folds, "--train", train, "--output", output / "splits")
+    found = []
+    for number, splits in enumerate(sorted((output / "splits").glob("*.json"), key=_seed)[:folds]):
+        run, evaluation = output / f"run-{number}", output / f"evaluation-{number}"
+        if not list(evaluation.glob("metrics-*.json")):
+            fields = [
+                f"--config.dataset={name}",
+                f"--config.data_dir={data_dir}",
+                f"--config.splits={splits}",
+            ]
+            command("train", "--config", config, "--workdir", run, *fields, *context.args)
+            options = ["--dataset", name, "--splits", splits, "--output", evaluation]
+            command("evaluate", "--weights", run, *place, *options)
+        (metrics,) = evaluation.glob("metrics-*.json")
+        found.append(json.loads(metrics.read_text())["metrics"])
+    print(f"{len(found)} divisions of {name}: median (lowest to highest)")
+    for measure in MEASURES:
+        values = [metrics[measure] for metrics in found]
+        print(
+            f"{measure.upper():5s} {statistics.median(values):.4f} ({min(values):.4f} to {max(values):.4f})"
+        )
+
+
+def _seed(path: Path) -> int:
+    return int(path.stem.rpartition("-")[2])
+
+
+def command(*arguments) -> None:
+    """Runs one of the project's commands."""
+    subprocess.run([sys.executable, "-m", "iqa_jax", *map(str, arguments)], check=True)
+
+
+if __name__ == "__main__":
+    app = typer.Typer()
+    app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(main)
+    app()

@@ -1,5 +1,6 @@
 """How a function becomes a program: `jax.jit` with each platform's options, and the store of programs."""
 
+import contextlib
 import contextvars
 import functools
 import os
@@ -16,6 +17,8 @@ from iqa_jax.files import writable_cache
 # few channels: Inception-ResNet-v2's stem takes two thirds more time.  This leaves it the reductions only.
 _CPU_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE"}
 
+
+STORE_BYTES = 2 * 2**30  # of compiled programs that are kept
 
 _one_platform: contextvars.ContextVar[str | None] = contextvars.ContextVar("one platform", default=None)
 
@@ -142,7 +145,8 @@ def keep_programs() -> None:
     """Lets JAX keep compiled programs in the cache directory, so that a second start is quick.
 
     For command lines; a setting of `JAX_COMPILATION_CACHE_DIR` stays as it is.  Where the cache directory
-    cannot be written, programs are compiled at each start.
+    cannot be written, programs are compiled at each start.  Entries that are empty, which JAX would keep for
+    good, are removed, and beyond `STORE_BYTES` the least recently used go.
     """
     if jax.config.jax_compilation_cache_dir:  # type: ignore[attr-defined]
         return
@@ -150,6 +154,11 @@ def keep_programs() -> None:
         store = writable_cache("programs")
     except UserError:
         return
+    for entry in store.iterdir():
+        with contextlib.suppress(OSError):
+            if entry.suffix != ".lock" and entry.is_file() and not entry.stat().st_size:
+                entry.unlink()
+    jax.config.update("jax_compilation_cache_max_size", STORE_BYTES)
     jax.config.update("jax_compilation_cache_dir", str(store))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)

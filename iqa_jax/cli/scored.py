@@ -74,7 +74,6 @@ def score_pairs(
     Raises:
       UserError: the metric and the pairs do not fit, or a file cannot be written.
     """
-    from iqa_jax.evaluation.page import Page
     from iqa_jax.scoring.files import RESIZED
     from iqa_jax.scoring.results import Growing
 
@@ -88,7 +87,7 @@ def score_pairs(
         _check_not_read(csv, used, read)
         identity = {"metric": metric.describe(), "resize": resize}
         growing = Growing.at(csv, identity, anew=recompute)
-    pictures = Page(page) if page else None
+    pictures = _page_in(page) if page else None
     draw = _drawer(metric, used, map_dir, pictures, full_scale=full_scale)
     options = {"masks": masks or {}, "resize": resize or None, "draw": draw}
     with growing as file:
@@ -111,6 +110,12 @@ def score_pairs(
     for result in failed:
         print(f"error: {_failure(result)}", file=sys.stderr)
     return 1 if failed else 0
+
+
+def _page_in(directory: Path) -> "Page":
+    from iqa_jax.evaluation.page import Page
+
+    return Page(directory)
 
 
 def _drawer(

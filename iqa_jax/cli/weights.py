@@ -10,6 +10,8 @@ from iqa_jax.cli.output import progress_bar, put_out
 from iqa_jax.errors import UserError
 from iqa_jax.files import output_file
 
+_PATHS = {"data_dir", "splits", "teacher", "init_from", "backbone_weights"}  # fields of a run's configuration
+
 
 def average(
     workdir: Annotated[Path, typer.Option(help="A training run.")],
@@ -98,6 +100,8 @@ def pack(
     config, arrays, record = read_any(weights, step=step_of(step), ema=ema)
     source = {**record.get("source", {})}
     source |= {name: record[name] for name in ("data", "training") if name in record}
+    for field in _PATHS & source.get("training", {}).keys():  # of this machine; the last part is enough
+        source["training"][field] = Path(source["training"][field]).name
     save_portable(
         output, config, arrays, source, card=text or short_card(config, record, output.name), half=half
     )

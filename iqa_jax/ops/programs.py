@@ -5,6 +5,7 @@ import contextvars
 import functools
 import os
 from collections.abc import Callable
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -146,7 +147,7 @@ def keep_programs() -> None:
 
     For command lines; a setting of `JAX_COMPILATION_CACHE_DIR` stays as it is.  Where the cache directory
     cannot be written, programs are compiled at each start.  Entries that are empty, which JAX would keep for
-    good, are removed, and beyond `STORE_BYTES` the least recently used go.
+    good, are removed, and beyond `STORE_BYTES` the oldest go.
     """
     if jax.config.jax_compilation_cache_dir:  # type: ignore[attr-defined]
         return
@@ -154,11 +155,23 @@ def keep_programs() -> None:
         store = writable_cache("programs")
     except UserError:
         return
-    for entry in store.iterdir():
-        with contextlib.suppress(OSError):
-            if entry.suffix != ".lock" and entry.is_file() and not entry.stat().st_size:
-                entry.unlink()
-    jax.config.update("jax_compilation_cache_max_size", STORE_BYTES)
+    _tidy(store)
     jax.config.update("jax_compilation_cache_dir", str(store))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def _tidy(store: Path) -> None:
+    """Removes empty entries, and the oldest beyond `STORE_BYTES`."""
+    sizes: list[tuple[float, int, Path]] = []
+    for entry in store.iterdir():
+        with contextlib.suppress(OSError):
+            known = entry.stat()
+            sizes.append((known.st_mtime if known.st_size else 0.0, known.st_size, entry))
+    left = sum(size for _, size, _ in sizes)
+    for _, size, entry in sorted(sizes):
+        if size and left <= STORE_BYTES:
+            break
+        with contextlib.suppress(OSError):
+            entry.unlink()
+            left -= size

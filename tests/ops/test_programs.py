@@ -1,3 +1,5 @@
+import os
+
 import jax
 import jax.numpy as jnp
 
@@ -22,20 +24,11 @@ def test_other_platforms_and_versions_are_told_nothing(monkeypatch):
 
 
 def test_empty_entries_of_the_store_go_and_its_size_is_bounded(tmp_path, monkeypatch):
-    monkeypatch.setenv("IQA_JAX_CACHE", str(tmp_path))
-    store = tmp_path / "programs"
-    store.mkdir()
-    (store / "empty-cache").touch()
-    (store / "whole-cache").write_bytes(b"x")
-    settings = {}
-    before = jax.config.jax_compilation_cache_dir
-    jax.config.update("jax_compilation_cache_dir", None)
-    try:
-        with monkeypatch.context() as patch:
-            patch.setattr(jax.config, "update", settings.__setitem__)
-            compilation.keep_programs()
-    finally:
-        jax.config.update("jax_compilation_cache_dir", before)
-    assert [path.name for path in store.iterdir()] == ["whole-cache"]
-    assert settings["jax_compilation_cache_max_size"] == compilation.STORE_BYTES
-    assert settings["jax_compilation_cache_dir"] == str(store)
+    for name, size, age in (("empty", 0, 1), ("old", 60, 100), ("new", 60, 10)):
+        (tmp_path / name).write_bytes(b"x" * size)
+        os.utime(tmp_path / name, (1e9 - age, 1e9 - age))
+    compilation._tidy(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"old", "new"}
+    monkeypatch.setattr(compilation, "STORE_BYTES", 100)
+    compilation._tidy(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["new"]

@@ -151,7 +151,7 @@ def pairs_from_table(path: Path, *, with_references: bool = True) -> list[Pair]:
         if not all(row[column] for column in columns)
     ]
     if problems:
-        raise DataError(f"{path}: {'; '.join(problems[:_LISTED])}")
+        raise DataError("; ".join(problems[:_LISTED]).replace(path.name, str(path), 1))
     if not rows:
         raise DataError(f"{path}: lists no pair")
     folder = path.parent

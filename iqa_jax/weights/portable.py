@@ -52,7 +52,10 @@ def save_portable(
     if directory.exists() and (directory.is_file() or any(directory.iterdir())):
         raise WeightsError(f"{directory}: is there already; choose another output directory")
     writable_directory(directory.parent)
-    arrays = {name: np.asarray(array, np.float16 if half else np.float32) for name, array in weights.items()}
+    with np.errstate(over="ignore"):  # is refused below
+        arrays = {
+            name: np.asarray(array, np.float16 if half else np.float32) for name, array in weights.items()
+        }
     for name, array in arrays.items():
         if not np.isfinite(array).all():
             raise WeightsError(f"weight {name}: has values that are not finite in {array.dtype}")

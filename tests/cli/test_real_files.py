@@ -184,8 +184,9 @@ def test_a_device_out_of_memory_is_not_kept_as_a_result(tmp_path, call, small_we
     with monkeypatch.context() as patch:
 
         def full(self, pairs):
-            next(iter(pairs))
-            raise RuntimeError("RESOURCE_EXHAUSTED: out of memory")
+            for _ in pairs:
+                raise RuntimeError("RESOURCE_EXHAUSTED: out of memory")
+            yield from ()
 
         patch.setattr(FullReferenceMetric, "stream", full)
         code, _, err = call("score", *arguments)

@@ -270,8 +270,12 @@ def test_a_signal_saves_and_stops(data_dir, monkeypatch, name):
         return take(self, number)
 
     monkeypatch.setattr(Feed, "take", signalled)
-    with pytest.raises(Interrupted, match=f"stopped at step 3 .{name}., all is saved") as stopped:
-        run(data_dir, num_steps=8, eval_every=8, checkpoint_every=8)
+    before = signal.signal(getattr(signal, name), signal.SIG_DFL)  # nohup has SIGHUP ignored
+    try:
+        with pytest.raises(Interrupted, match=f"stopped at step 3 .{name}., all is saved") as stopped:
+            run(data_dir, num_steps=8, eval_every=8, checkpoint_every=8)
+    finally:
+        signal.signal(getattr(signal, name), before)
     assert stopped.value.exit_code == 128 + getattr(signal, name)
     assert Saved(data_dir / "run").steps == [3]
 

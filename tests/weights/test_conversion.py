@@ -346,7 +346,10 @@ def test_load_names_what_is_wrong(tmp_path):
         ("{", "not a configuration written by iqa_jax"),
         ('{"format": 99}', "format 99, this version reads 1"),
         ('{"format": 1, "model": {"nam": 1}}', "not a configuration written by iqa_jax"),
-        ('{"format": 1, "model": {"name": "iqa_conformer"}}', "neither weights/ nor checkpoints/"),
+        (
+            '{"format": 1, "model": {"name": "iqa_conformer"}}',
+            "neither model.safetensors nor weights/ nor checkpoints/",
+        ),
     ):
         (tmp_path / "config.json").write_text(content)
         with pytest.raises(WeightsError, match=message):

@@ -18,9 +18,10 @@ from pathlib import Path
 import degrading
 import measures
 import numpy as np
-from iqa_jax.augment import grid_offsets
 from photographs import Photograph, part
 from tqdm import tqdm
+
+from iqa_jax.ops.windows import covering
 
 SIZE = 192
 KEPT = 2  # windows of each distorted version that are kept
@@ -28,7 +29,7 @@ KEPT = 2  # windows of each distorted version that are kept
 
 def windows(image: np.ndarray) -> np.ndarray:
     """(H, W, 3) -> (6, 192, 192, 3)."""
-    rows, columns = (grid_offsets(side, SIZE) for side in image.shape[:2])
+    rows, columns = (covering(side, SIZE) for side in image.shape[:2])
     return np.stack([image[t : t + SIZE, c : c + SIZE] for t in rows for c in columns])
 
 

@@ -1,6 +1,6 @@
 """Agreement of other measures with people, for the tables of docs/agreement.md.
 
-    pip install pytorch-msssim brisque[opencv-python-headless] scipy
+    pip install '.[report]' pytorch-msssim brisque[opencv-python-headless]
     python benchmarks/agreement.py judged.csv --measure ms-ssim
     python benchmarks/agreement.py judged.csv --measure brisque      # NumPy below 2.3
 
@@ -17,10 +17,10 @@ from typing import Annotated
 import numpy as np
 import typer
 from PIL import Image
-from scipy.stats import spearmanr
 from tqdm import tqdm
 
-RESAMPLES = 1000
+from iqa_jax.evaluation.agreement import srcc
+from iqa_jax.evaluation.statistics import bootstrap_intervals
 
 
 def ms_ssim() -> Callable[[np.ndarray, np.ndarray], float]:
@@ -58,16 +58,11 @@ def main(
         values.append(score(images[name], _image(table.parent / row["distorted"])))
     values, mos = np.array(values), np.array([float(row["mos"]) for row in rows])
     kinds, references = (np.array([row[column] for row in rows]) for column in ("distortion", "reference"))
-    rng, names = np.random.default_rng(0), np.unique(references)
-    positions = {name: np.flatnonzero(references == name) for name in names}
-    drawn = []
-    for _ in range(RESAMPLES):
-        chosen = np.concatenate([positions[name] for name in rng.choice(names, len(names))])
-        drawn.append(spearmanr(values[chosen], mos[chosen])[0])
-    low, high = np.percentile(drawn, [2.5, 97.5])
-    print(f"{measure}: SRCC {spearmanr(values, mos)[0]:.3f} ({low:.3f} to {high:.3f})")
+    intervals = bootstrap_intervals(references, lambda chosen: {"srcc": srcc(values[chosen], mos[chosen])})
+    low, high = intervals["srcc"]
+    print(f"{measure}: SRCC {srcc(values, mos):.3f} ({low:.3f} to {high:.3f})")
     for kind in np.unique(kinds):
-        print(f"  {kind}: {spearmanr(values[kinds == kind], mos[kinds == kind])[0]:.3f}")
+        print(f"  {kind}: {srcc(values[kinds == kind], mos[kinds == kind]):.3f}")
 
 
 def _image(path: Path) -> np.ndarray:

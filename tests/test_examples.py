@@ -4,11 +4,13 @@ import importlib.util
 from pathlib import Path
 
 import numpy as np
+import pytest
 from flax import nnx
 
 from iqa_jax.models import ModelConfig, build
 from iqa_jax.scoring.engine import Network
 from iqa_jax.scoring.metric import FullReferenceMetric
+from iqa_jax.training.config import parse
 from tests import miniature
 
 _EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -19,6 +21,20 @@ def example(name):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.mark.parametrize("path", sorted(_EXAMPLES.rglob("*.py")), ids=lambda path: path.stem)
+def test_every_example_finds_what_it_imports(path, monkeypatch):
+    monkeypatch.syspath_prepend(path.parent)
+    spec = importlib.util.spec_from_file_location(f"example_{path.stem}", path)
+    spec.loader.exec_module(importlib.util.module_from_spec(spec))
+
+
+@pytest.mark.parametrize("recipe", ["conformer", "student"])
+def test_the_recipes_of_the_packages_metrics_are_complete(recipe):
+    command = [f"--config={_EXAMPLES / 'pretrain' / 'recipe.py'}:{recipe}", "--config.teacher=run"]
+    config = parse(command if recipe == "student" else command[:1]).config
+    assert (config.stride, config.dataset) == (32, "pairs/windows")
 
 
 def test_a_denoiser_learns_from_the_error_and_from_the_metric():

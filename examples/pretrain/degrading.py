@@ -66,10 +66,6 @@ def coded(image, kind, **options):
     return np.asarray(Image.open(buffer).convert("RGB"))
 
 
-def jpeg2000(image, ratio):
-    return coded(image, "JPEG2000", quality_mode="rates", quality_layers=[ratio], irreversible=True)
-
-
 def webp(image, u, rng):
     return coded(image, "WEBP", quality=int(round(between(u, (95, 70, 45, 20, 6, 0)))), method=2)
 
@@ -83,7 +79,7 @@ def noisy_then_coded(image, u, rng):
     noisy = kadid.white_noise(image, between(u, (1e-5, 5e-4, 1e-3, 2e-3, 4e-3, 8e-3), log=True), rng)
     if rng.random() < 0.5:
         return kadid.jpeg(noisy, int(round(between(u, (92, 60, 40, 24, 12, 7)))))
-    return jpeg2000(noisy, between(u, (4, 10, 18, 30, 60, 110), log=True))
+    return kadid.jpeg2000(noisy, between(u, (4, 10, 18, 30, 60, 110), log=True))
 
 
 def blurred_then_coded(image, u, rng):
@@ -114,7 +110,7 @@ def jpeg2000_errors(image, u, rng):
     """Blocks of 16 x 16 wavelet coefficients lost or changed, as errors in JPEG 2000's data do."""
     depth = 5
     height, width = (side // 2**depth * 2**depth for side in image.shape[:2])
-    x = jpeg2000(image, 12)[:height, :width].astype(float)
+    x = kadid.jpeg2000(image, 12)[:height, :width].astype(float)
     wavelet(x, depth)
     for _ in range(max(1, rng.poisson(between(u, (0.7, 2, 4, 8, 14, 24), log=True)))):
         level = int(rng.choice((1, 2, 3, 4, 5), p=(0.2, 0.25, 0.25, 0.2, 0.1)))

@@ -45,7 +45,7 @@ def main() -> None:
         options += [f"--config.seed={asked.seed}"]
         if kind == "student":
             options.append(f"--config.teacher={runs['conformer']}")
-        command("train", "--config", HERE / f"{kind}.py", "--workdir", run, *options)
+        command("train", "--config", f"{HERE / 'recipe.py'}:{kind}", "--workdir", run, *options)
     if asked.judged:
         command("prepare", "pairs", "--manual-dir", asked.judged, "--data-dir", data)
     for kind, shipped in (("conformer", "full-reference"), ("student", "blind")):

@@ -51,7 +51,6 @@ def evaluate(
     from iqa_jax.data.splits import trained_on
     from iqa_jax.evaluation import evaluate as evaluation
     from iqa_jax.evaluation.baselines import baselines as measure_baselines
-    from iqa_jax.scoring.spread import predicted_on_cluster
 
     predictor = _predictor(weights, step=step, ema=ema, crops=crops)
     sources = _sources_to_evaluate(dataset, predictor.record, split, splits, data_dir)
@@ -62,6 +61,8 @@ def evaluate(
         start = time.perf_counter()
         with progress_bar(len(source), f"predicting {source.dataset}", "pair") as bar:
             if ray:
+                from iqa_jax.scoring.spread import predicted_on_cluster
+
                 predicted = predicted_on_cluster(
                     weights,
                     {"crops": crops, "step": step_of(step), "ema": ema},

@@ -84,7 +84,7 @@ def score(
     pairs, masks = chosen_files(
         target or [], reference or [], mask or [], recursive=recursive, leave_out=outputs, say=remark
     )
-    from iqa_jax.cli.scored import Cluster, score_pairs
+    from iqa_jax.cli.score_output import Cluster, score_pairs
     from iqa_jax.ops.programs import keep_programs
     from iqa_jax.scoring.load import BLIND, FULL_REFERENCE, load
 
@@ -135,7 +135,7 @@ def chosen_files(
     if not masks:
         return pairs, {}
     found = listed(masks, recursive=recursive, say=say)
-    if len(found) == 1 and found[0].path.is_file() and len(masks) == 1 and Path(masks[0]).is_file():
+    if len(masks) == 1 and Path(masks[0]).is_file():  # one mask for all
         return pairs, {target: found[0].path for target, _ in pairs}
     named = [Listed(target) for target, _ in pairs] if not targets else listed(targets, recursive=recursive)
     wanted = {target for target, _ in pairs}

@@ -259,6 +259,8 @@ class _Loop:
                 due = min(_next(step, self._eval_every), _next(step, self._checkpoint_every), last)
                 state, losses = self._advanced(state, frozen, step, due, bar)
                 step += losses.size
+                if self._unseen:  # the bar counts what is done, not what was sent: one step ahead at most
+                    jax.block_until_ready(self._unseen[-1])
                 bar.update(losses.size)
                 self._unseen.append(losses)
                 looking = step == due or sum(x.size for x in self._unseen) >= _LOOK_EVERY

@@ -4,13 +4,14 @@ It holds `config.json` (the model's configuration, where the weights come from a
 content) and `weights/`, an orbax checkpoint.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import jax
@@ -70,24 +71,44 @@ def save_weights(directory: str | os.PathLike, config: ModelConfig, weights: Wei
 
     directory = local_path(directory).absolute()
     _check_replaceable(directory)
+    with whole_directory(directory) as partial:
+        with ocp.StandardCheckpointer(multiprocessing_options=by_itself()) as checkpointer:
+            checkpointer.save(partial / "weights", dict(weights))
+        write_record(partial, config, source, content_hash(weights), file_sums(partial / "weights"))
+
+
+@contextlib.contextmanager
+def whole_directory(directory: Path) -> Iterator[Path]:
+    """An empty directory that takes the place of `directory` when it is filled, or goes if that fails."""
     writable_directory(directory.parent)
     partial = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
     try:
-        with ocp.StandardCheckpointer(multiprocessing_options=by_itself()) as checkpointer:
-            checkpointer.save(partial / "weights", dict(weights))
-        record = {
-            "format": FORMAT,
-            "model": dataclasses.asdict(config),
-            "source": source,
-            "sha256": content_hash(weights),
-            "files": file_sums(partial / "weights"),
-        }
-        write_whole(partial / "config.json", json.dumps(record, indent=2) + "\n")
+        yield partial
         partial.chmod(0o755)
         _put_in_place(partial, directory)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
+
+
+def write_record(
+    directory: Path, config: ModelConfig, source: dict, sha256: str, files: Mapping[str, str]
+) -> None:
+    """Writes `config.json`.
+
+    Args:
+      source: where the weights come from.
+      sha256: of the weights' content.
+      files: checksums of the files that hold them.
+    """
+    record = {
+        "format": FORMAT,
+        "model": dataclasses.asdict(config),
+        "source": source,
+        "sha256": sha256,
+        "files": files,
+    }
+    write_whole(directory / "config.json", json.dumps(record, indent=2) + "\n")
 
 
 def _check_replaceable(directory: Path) -> None:

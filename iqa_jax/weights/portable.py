@@ -4,21 +4,17 @@ What comes with the package has this form, and what is exchanged through a model
 than the core.
 """
 
-import dataclasses
 import hashlib
-import json
 import os
-import shutil
-import tempfile
 from pathlib import Path
 
 import numpy as np
 
 from iqa_jax.errors import WeightsError
-from iqa_jax.files import local_path, writable_directory, write_whole
+from iqa_jax.files import local_path
 from iqa_jax.models import IQA_MODELS, ModelConfig
 from iqa_jax.ops import Array
-from iqa_jax.weights.directory import FORMAT, read_config
+from iqa_jax.weights.directory import read_config, whole_directory, write_record
 from iqa_jax.weights.flat import Weights, check_weights, content_hash, weight_shapes
 
 FILE, CARD = "model.safetensors", "README.md"
@@ -51,7 +47,6 @@ def save_portable(
     directory = local_path(directory).absolute()
     if directory.exists() and (directory.is_file() or any(directory.iterdir())):
         raise WeightsError(f"{directory}: is there already; choose another output directory")
-    writable_directory(directory.parent)
     with np.errstate(over="ignore"):  # is refused below
         arrays = {
             name: np.asarray(array, np.float16 if half else np.float32) for name, array in weights.items()
@@ -60,25 +55,11 @@ def save_portable(
         if not np.isfinite(array).all():
             raise WeightsError(f"weight {name}: has values that are not finite in {array.dtype}")
     content = save(arrays, metadata={"format": "np"})
-    record = {
-        "format": FORMAT,
-        "model": dataclasses.asdict(config),
-        "source": source,
-        "sha256": content_hash({name: array.astype(np.float32) for name, array in arrays.items()}),
-        "files": {FILE: hashlib.sha256(content).hexdigest()},
-    }
-    partial = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
-    try:
+    sha256 = content_hash({name: array.astype(np.float32) for name, array in arrays.items()})
+    with whole_directory(directory) as partial:
         (partial / FILE).write_bytes(content)
         (partial / CARD).write_text(card, encoding="utf-8")
-        write_whole(partial / "config.json", json.dumps(record, indent=2) + "\n")
-        partial.chmod(0o755)
-        if directory.exists():
-            directory.rmdir()
-        partial.rename(directory)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
+        write_record(partial, config, source, sha256, {FILE: hashlib.sha256(content).hexdigest()})
 
 
 def read_portable(directory: str | os.PathLike) -> tuple[ModelConfig, dict[str, Array], dict]:

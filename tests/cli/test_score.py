@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from iqa_jax.cli.score import chosen_files
-from iqa_jax.cli.scored import score_pairs
+from iqa_jax.cli.score_output import score_pairs
 from iqa_jax.errors import UserError
 from iqa_jax.scoring.files import score_files
 from iqa_jax.scoring.maps import heat_map, map_files, save_map

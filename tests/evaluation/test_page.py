@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from iqa_jax.cli.score import chosen_files
-from iqa_jax.cli.scored import score_pairs
+from iqa_jax.cli.score_output import score_pairs
 from iqa_jax.evaluation import page as page_module
 from tests import miniature
 from tests.cli.test_score import Fidelity

@@ -47,7 +47,7 @@ COLOUR_OTHERS = ("color_cast", "channel_shift", "exposure", "haze", "linear_cont
 
 # Weights of the measures, by what is done to the image.
 _DETAIL_WEIGHTS = {"mdsi": 0.35, "psnr": 0.45, "haarpsi": 0.2}
-_BLUR_WEIGHTS = {"psnr": 0.8, "haarpsi": 0.2}
+_BLUR_WEIGHTS = {"psnr": 0.85, "haarpsi": 0.15}
 _NOISE_WEIGHTS = {"psnr": 0.5, "psnr_hvs": 0.4, "mdsi": 0.1}
 _COLOUR_WEIGHTS = {"mdsi": 0.5, "haarpsi": 0.5}
 BLURS = ("gaussian_blur", "lens_blur", "motion_blur", "rescaled", "ringing")
@@ -55,6 +55,11 @@ NOISES = (
     "white_noise", "white_noise_ycbcr", "impulse_noise", "multiplicative_noise",
     "correlated_noise", "high_frequency_noise", "grey_noise", "chroma_noise", "masked_noise",
 )  # fmt: skip
+# Share of KADID-10k's mean of type and level in an image's label; the rest tells photographs apart.
+_TOLD = {"gaussian_blur": 0.05, "pixelate": 0.4}
+_TOLD |= dict.fromkeys(("color_block", "non_eccentricity_patch", "color_shift"), 0.7)
+_TOLD |= dict.fromkeys(COLOUR, 0.4)
+_TOLD_OTHERS = 0.2
 _CONTENT = 0.5  # share of the measures' differences between windows that goes into the windows' labels
 
 
@@ -136,12 +141,10 @@ class Labeller:
         mean, generic = measures.mean(0), self._generic(kind)
         if kind in self._typed:
             typed, told = self._typed[kind](mean), opinion(kind, strength)
-            if kind in ("color_block", "non_eccentricity_patch", "color_shift"):
-                return 0.7 * told + 0.3 * typed
-            if kind in COLOUR:
-                return 0.4 * told + 0.6 * typed
-            share = 0.05 if kind in BLURS else 0.2
-            return share * told + (1 - share) * (0.45 * typed + 0.55 * generic(mean))
+            share = _TOLD.get(kind, _TOLD_OTHERS)
+            if kind in DETAIL:
+                typed = 0.45 * typed + 0.55 * generic(mean)
+            return share * told + (1 - share) * typed
         kinds = {*kind.split("+")}
         if kind == "chromatic_aberration" or (len(kinds) > 1 and kinds & {*COLOUR, *COLOUR_OTHERS}):
             return 0.5 * float(self._colour(mean) + self._detail(mean))

@@ -20,6 +20,7 @@ from photographs import photographs  # noqa: E402
 from sets import write_set  # noqa: E402
 
 PARTS = 2  # of each photograph that is trained on
+SHIPPED = {"conformer": "full-reference", "student": "blind"}  # recipes, and the metrics they make
 
 
 def main() -> None:
@@ -30,37 +31,39 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the training")
     parser.add_argument("--judged", type=Path, help="judged.csv, a table of pairs that people judged")
     parser.add_argument("--without", nargs="*", default=(), help="types that are left out of training")
+    parser.add_argument("--models", nargs="+", choices=[*SHIPPED], default=[*SHIPPED], help="both by default")
     asked = parser.parse_args()
     found = photographs({"commons": asked.commons, "debian": asked.debian})
     make_all(found, PARTS, asked.output / "pairs")
     name = "-".join(["set", *asked.without])
-    table = asked.output / name / "windows.csv"
-    data = asked.output / f"data-{name}"
-    if not (table.parent / "splits.json").exists():
-        write_set(found, asked.output / "pairs", table.parent, without=tuple(asked.without))
-    command("prepare", "pairs", "--manual-dir", table, "--scale", "1-5", "--data-dir", data)
-    runs = {kind: asked.output / f"{kind}-{name}-{asked.seed}" for kind in ("conformer", "student")}
-    for kind, run in runs.items():
-        options = [f"--config.data_dir={data}", f"--config.splits={table.parent / 'splits.json'}"]
-        options += [f"--config.seed={asked.seed}"]
-        if kind == "student":
-            options.append(f"--config.teacher={runs['conformer']}")
-        command("train", "--config", f"{HERE / 'recipe.py'}:{kind}", "--workdir", run, *options)
+    made = asked.output / name
+    splits = made / "splits.json"
+    if not splits.exists():
+        write_set(found, asked.output / "pairs", made, without=tuple(asked.without))
+    data = ["--data-dir", asked.output / f"data-{name}"]
+    tables = [made / "windows.csv"] + ([made / "left_out.csv"] if asked.without else [])
+    for table in tables:
+        command("prepare", "pairs", "--manual-dir", table, "--scale", "1-5", *data)
     if asked.judged:
-        command("prepare", "pairs", "--manual-dir", asked.judged, "--data-dir", data)
-    for kind, shipped in (("conformer", "full-reference"), ("student", "blind")):
-        folder = asked.output / f"{shipped}-{name}-{asked.seed}"
-        if folder.exists():
-            continue
-        weights = ["--weights", runs[kind], "--step", "latest", "--ema"]
-        measured = None
-        if asked.judged:
-            output = folder.with_suffix(".judged")
-            options = ["--dataset", f"pairs/{asked.judged.stem}", "--crops", "grid", "--baselines"]
-            command("evaluate", *weights, *options, "--data-dir", data, "--output", output)
-            (measured,) = output.glob("metrics-*.json")
-        card = write_card(folder.with_suffix(".md"), runs[kind], found, measured)
-        command("pack", *weights, "--half", "--card", card, "--output", folder)
+        command("prepare", "pairs", "--manual-dir", asked.judged, *data)
+    tested = ["iqa_demo", *(f"pairs/{table.stem}" for table in (*tables[1:], asked.judged) if table)]
+    runs = {recipe: asked.output / f"{recipe}-{name}-{asked.seed}" for recipe in SHIPPED}
+    for recipe in asked.models:
+        run, weights = runs[recipe], ["--weights", runs[recipe], "--step", "latest", "--ema"]
+        options = [f"--config.data_dir={data[1]}", f"--config.splits={splits}", f"--config.seed={asked.seed}"]
+        if recipe == "student":
+            options.append(f"--config.teacher={runs['conformer']}")
+        command("train", "--config", f"{HERE / 'recipe.py'}:{recipe}", "--workdir", run, *options)
+        measured = {dataset: run / "measured" / dataset.replace("/", "-") for dataset in tested}
+        for dataset, output in measured.items():
+            if not output.exists():
+                options = ["--dataset", dataset, "--crops", "grid", "--baselines", *data]
+                command("evaluate", *weights, *options, "--output", output)
+        judged = next(measured[tested[-1]].glob("metrics-*.json")) if asked.judged else None
+        folder = asked.output / f"{SHIPPED[recipe]}-{name}-{asked.seed}"
+        if not folder.exists():
+            card = write_card(folder.with_suffix(".md"), run, found, judged)
+            command("pack", *weights, "--half", "--card", card, "--output", folder)
 
 
 def command(*arguments) -> None:

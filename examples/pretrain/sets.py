@@ -3,6 +3,7 @@
 DIRECTORY/reference/NNN_W_K.png    window K of part W of photograph NNN
 DIRECTORY/distorted/NNN_W_D_K.png  the same window of distorted version D
 DIRECTORY/windows.csv              reference, distorted, mos, distortion: what `prepare pairs` takes
+DIRECTORY/left_out.csv             those types that training does without, of photographs that are held out
 DIRECTORY/splits.json              references to train on, and those of photographs that are held out
 """
 
@@ -24,40 +25,50 @@ Row = tuple[str, str, float, str]
 
 def write_set(
     found: list[Photograph], pairs: Path, directory: Path, *, without: tuple[str, ...] = ()
-) -> Path:
-    """Writes the set of the parts in `pairs`; the table, which comes last, is given.
+) -> None:
+    """Writes the set of the parts in `pairs`; the division comes last.
 
     Args:
-      without: types of distortion that are left out of training and of the labels' maps.
+      without: types of distortion that are left out of training and of the maps of its labels; what is held
+        out keeps the labels it has with all types.
     """
     for folder in ("reference", "distorted"):
         (directory / folder).mkdir(parents=True, exist_ok=True)
     held_out = {photograph.number: photograph.held_out for photograph in found}
     files = sorted(path for path in pairs.glob("???_?.npz") if int(path.name[:3]) in held_out)
     parts = [_measures(path) for path in files]
-    training = [part for part, path in zip(parts, files, strict=True) if not held_out[int(path.name[:3])]]
-    labeller = Labeller(training, without=without)
+    held = [held_out[int(path.name[:3])] for path in files]
+    training = [part for part, is_held_out in zip(parts, held, strict=True) if not is_held_out]
+    labellers = {True: Labeller(training), False: Labeller(training, without=without)}
     labels = [
-        np.stack([labeller.windows(*version) for version in zip(*part.values(), strict=True)])
-        for part in parts
+        np.stack([labellers[is_held_out].windows(*version) for version in zip(*part.values(), strict=True)])
+        for part, is_held_out in zip(parts, held, strict=True)
     ]
     divided: dict[str, set[str]] = {"train": set(), "validation": set()}
-    table = directory / "windows.csv"
-    with ProcessPoolExecutor() as pool, table.open("w", newline="", encoding="utf-8") as out:
-        writer = csv.writer(out, lineterminator="\n")
-        writer.writerow(["reference", "distorted", "mos", "distortion"])
-        held = [held_out[int(path.name[:3])] for path in files]
+    kept: list[Row] = []
+    left_out: list[Row] = []
+    with ProcessPoolExecutor() as pool:
         jobs = pool.map(_write_part, files, [directory] * len(files), labels, held)
         for rows, is_held_out in zip(
             tqdm(jobs, total=len(files), unit="part", desc="files"), held, strict=True
         ):
+            left_out += [row for row in rows if is_held_out and row[3] in without]
             rows = [row for row in rows if is_held_out or not {*row[3].split("+")} & {*without}]
-            writer.writerows((*row[:2], f"{row[2]:.4f}", _type(row[3])) for row in rows)
             divided["validation" if is_held_out else "train"] |= {row[0] for row in rows}
+            kept += rows
+    if without:
+        _write_table(directory / "left_out.csv", left_out)
+    _write_table(directory / "windows.csv", kept)
     content = {"dataset": "pairs/windows", "split": "train"}
     content |= {part: sorted(references) for part, references in divided.items()}
     (directory / "splits.json").write_text(json.dumps(content, indent=0) + "\n", encoding="utf-8")
-    return table
+
+
+def _write_table(path: Path, rows: list[Row]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as out:
+        writer = csv.writer(out, lineterminator="\n")
+        writer.writerow(["reference", "distorted", "mos", "distortion"])
+        writer.writerows((*row[:2], f"{row[2]:.4f}", _type(row[3])) for row in rows)
 
 
 def _type(kind: str) -> str:

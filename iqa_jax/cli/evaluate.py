@@ -97,9 +97,7 @@ def evaluate(
         tables += [line for line in (evaluated.warning, *evaluated.remarks) if line]
         tables.append(_rate(source, seconds, predictor))
         if pages:
-            from iqa_jax.evaluation.report import write_report
-
-            tables.append(f"report: {write_report(evaluated, pages)}")
+            tables.append(f"report: {_report(evaluated, predictor, pages)}")
     if len(evaluations) > 1:
         tables.append(evaluation.cross_table(evaluations, directory))
     tables.append(f"written to {directory}")
@@ -126,6 +124,18 @@ def _sources_to_evaluate(names: list[str], record: dict, split: str, splits: Pat
             )
         found[file] = source, why
     return list(found.values())
+
+
+def _report(evaluated, predictor, pages: Path) -> Path:
+    """Writes the report and the page that it links to."""
+    from iqa_jax.evaluation.report import write_report
+    from iqa_jax.evaluation.viewer import VIEWED, write_viewer
+
+    with progress_bar(min(len(evaluated.source), VIEWED), "quality maps", "pair") as bar:
+        viewer = write_viewer(
+            evaluated, predictor.metric(), pages / f"viewer-{evaluated.name}", progress=bar.update
+        )
+    return write_report(evaluated, pages, viewer=viewer)
 
 
 def _rate(source, seconds: float, predictor) -> str:

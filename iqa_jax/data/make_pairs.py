@@ -5,6 +5,7 @@ import dataclasses
 import io
 import json
 import multiprocessing
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -80,22 +81,23 @@ def make_pairs(
     Returns:
       Why photographs could not be used, an entry each; the others are in the manifest.
     Raises:
-      UserError: two photographs of one name, or the directory holds the pairs of other settings.
+      UserError: two photographs of one name in one folder, or other settings' pairs in the directory.
     """
     output = manifest.parent
     photographs = sorted(photographs)
-    _check_names(photographs)
-    _check_settings(output, plan, photographs)
+    names = _names(photographs)
+    _check_settings(output, plan, [f"{names[path]}{path.suffix}" for path in photographs])
     for folder in ("references", "distorted"):
-        (output / folder).mkdir(exist_ok=True)
-    tasks = [(path, plan, number, output) for number, path in enumerate(photographs)]
+        for name in names.values():
+            (output / folder / name).parent.mkdir(parents=True, exist_ok=True)
+    tasks = [(path, names[path], plan, number, output) for number, path in enumerate(photographs)]
     problems = {}
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(processes, mp_context=context) as pool:
         try:
             running = {pool.submit(_make, *task): task for task in tasks}
             for future in as_completed(running):
-                path, _, number, _ = running[future]
+                path, _, _, number, _ = running[future]
                 if problem := future.result():
                     problems[path] = problem
                 progress(len(plan.versions(number)))
@@ -107,17 +109,28 @@ def make_pairs(
     return [problems[path] for path in photographs if path in problems]
 
 
-def _check_names(photographs: Sequence[Path]) -> None:
-    counts = Counter(path.stem for path in photographs)
-    twice = [str(path) for path in photographs if counts[path.stem] > 1]
+def _names(photographs: Sequence[Path]) -> dict[Path, str]:
+    """What to call each in the output: its name without the ending, after its folders where names repeat.
+
+    Raises:
+      UserError: two are of one name and in one folder.
+    """
+    names = {path: path.stem for path in photographs}
+    if len(set(names.values())) == len(names):
+        return names
+    root = os.path.commonpath([path.absolute().parent for path in photographs])
+    names = {path: path.absolute().relative_to(root).with_suffix("").as_posix() for path in photographs}
+    counts = Counter(names.values())
+    twice = [str(path) for path, name in names.items() if counts[name] > 1]
     if twice:
         raise UserError(f"photographs of one name, rename them: {', '.join(twice[:10])}")
+    return names
 
 
-def _check_settings(output: Path, plan: Plan, photographs: Sequence[Path]) -> None:
+def _check_settings(output: Path, plan: Plan, photographs: Sequence[str]) -> None:
     """Notes what is made here, or makes sure that it is the same as before."""
     path = output / _SETTINGS
-    settings = {**dataclasses.asdict(plan), "photographs": [photograph.name for photograph in photographs]}
+    settings = {**dataclasses.asdict(plan), "photographs": list(photographs)}
     settings = json.loads(json.dumps(settings))
     if not path.exists():
         if any(output.iterdir()):
@@ -130,16 +143,16 @@ def _check_settings(output: Path, plan: Plan, photographs: Sequence[Path]) -> No
         raise UserError(f"{output}: holds pairs made with other settings ({other}); choose another --output")
 
 
-def _make(path: Path, plan: Plan, number: int, output: Path) -> str | None:
+def _make(path: Path, name: str, plan: Plan, number: int, output: Path) -> str | None:
     """Writes one photograph and its distorted versions; returns what is wrong with it."""
-    targets = [output / name for _, _, name in _names(path, plan, number)]
-    reference = output / _reference_name(path)
+    targets = [output / file for _, _, file in _versions(name, plan, number)]
+    reference = output / _reference(name)
     if reference.exists() and all(target.exists() for target in targets):
         return None
     try:
         image = _scaled(read_image(path, say=lambda text: None), plan.short_side)
         _save(reference, image)
-        for (kind, level, _), target in zip(_names(path, plan, number), targets, strict=True):
+        for (kind, level, _), target in zip(_versions(name, plan, number), targets, strict=True):
             if not target.exists():
                 _save(target, distortions.distort(image, kind, level, seed=(plan.seed, number)))
     except UserError as error:
@@ -148,15 +161,15 @@ def _make(path: Path, plan: Plan, number: int, output: Path) -> str | None:
     return None
 
 
-def _reference_name(path: Path) -> str:
-    return f"references/{path.stem}.png"
+def _reference(name: str) -> str:
+    return f"references/{name}.png"
 
 
-def _names(path: Path, plan: Plan, number: int) -> Iterator[tuple[str, int, str]]:
+def _versions(name: str, plan: Plan, number: int) -> Iterator[tuple[str, int, str]]:
     """Type, level and file of each distorted version of a photograph."""
     for kind, level in plan.versions(number):
         plain = kind.rstrip(".").replace(" ", "_")
-        yield kind, level, f"distorted/{path.stem}_{plain}_{level}.png"
+        yield kind, level, f"distorted/{name}_{plain}_{level}.png"
 
 
 def _scaled(image: np.ndarray, short_side: int) -> np.ndarray:
@@ -178,8 +191,8 @@ def _write_manifest(path: Path, plan: Plan, tasks: Sequence[tuple]) -> None:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)
-    for photograph, _, number, _ in tasks:
-        for kind, level, name in _names(photograph, plan, number):
-            row = [_reference_name(photograph), name, kind, level, distortions.parameter(kind, level)]
+    for _, photograph, _, number, _ in tasks:
+        for kind, level, name in _versions(photograph, plan, number):
+            row = [_reference(photograph), name, kind, level, distortions.parameter(kind, level)]
             writer.writerow(row + ([mean_opinion(kind, level)] if plan.label else []))
     write_whole(path, text.getvalue())

@@ -6,7 +6,7 @@ import io
 import json
 import shutil
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +33,7 @@ class Entry:
       target, reference: the files.
       method: the name of the set that the target belongs to; "" if there is one set only.
       score: None if it could not be computed, for the reason in `error`.
+      measured: more numbers, each a column by its name; every entry has the same.
     """
 
     target: Path
@@ -40,6 +41,7 @@ class Entry:
     method: str
     score: float | None
     error: str | None
+    measured: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
 
 class Page:
@@ -48,10 +50,15 @@ class Page:
     `add` may be called from several threads.
     """
 
-    def __init__(self, directory: Path):
-        """Takes the directory, which becomes `index.html` and, for more than 5 MB, `images/`."""
+    def __init__(self, directory: Path, *, as_files: bool = True):
+        """Takes the directory, which becomes `index.html` and, for more than 5 MB, `images/`.
+
+        Args:
+          as_files: pictures are their files, where browsers show these; else they are written as PNG.
+        """
         self.directory = writable_directory(directory)
         self._images = writable_directory(self.directory / _IMAGES)
+        self._as_files = as_files
         self._pictures: dict[int, dict] = {}
         self._names: dict[Path, str] = {}
         self._lock = threading.Lock()
@@ -60,7 +67,8 @@ class Page:
         """Keeps the pictures of the image at a position of the list.
 
         Args:
-          files, images: of the reference, if there is one, and the target; (H, W, 3) uint8.
+          files, images: of the reference, if there is one, and the target; (H, W, 3) uint8.  Without
+            files, paths that tell the pictures apart.
           quality: what `metric.map` gave.
         """
         height, width = images[-1].shape[:2]
@@ -104,11 +112,14 @@ class Page:
                     "method": entry.method,
                     "score": entry.score,
                     "error": entry.error if entry.score is None else None,
+                    "measured": [*entry.measured.values()],
                     **picture,
                 }
             )
-        # "<" could end the script that the data stand in.
-        data = json.dumps({"pairs": pairs, "methods": list(methods)}).replace("<", "\\u003c")
+        measures = [*entries[0].measured] if entries else []
+        data = json.dumps({"pairs": pairs, "methods": list(methods), "measures": measures}).replace(
+            "<", "\\u003c"
+        )
         template = environment().get_template("page.html.jinja")
         path = self.directory / PAGE
         write_whole(path, template.render(title=title, remark=remark, unit=unit, data=data))
@@ -121,7 +132,7 @@ class Page:
         with self._lock:
             if file in self._names:
                 return self._names[file]
-            as_it_is = file.suffix.lower() in _SHOWN
+            as_it_is = self._as_files and file.suffix.lower() in _SHOWN and not _moves(file)
             suffix = file.suffix.lower() if as_it_is else ".png"
             name = self._names[file] = f"{len(self._names):05d}{suffix}"
         if as_it_is:
@@ -156,6 +167,12 @@ class Page:
         buffer = io.BytesIO(path.read_bytes())
         kind = _MEDIA.get(path.suffix, path.suffix[1:])
         return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def _moves(file: Path) -> bool:
+    """Whether a browser would show more than the first frame."""
+    with Image.open(file) as image:
+        return getattr(image, "is_animated", False)
 
 
 _EMPTY: dict = {

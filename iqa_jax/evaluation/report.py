@@ -36,19 +36,21 @@ def environment():
     return made
 
 
-def write_report(evaluation: Evaluation, directory: Path) -> Path:
+def write_report(evaluation: Evaluation, directory: Path, *, viewer: Path | None = None) -> Path:
     """Writes `report-NAME.html`, which needs no other file, and its figures as PNG; returns the page.
 
     The figures are `scatter-NAME.png`, `types-NAME.png` (if the data set tells distortion types),
     `overrated-NAME.png` and `underrated-NAME.png` (if there are such pairs) and `examples-NAME.png`.
 
+    Args:
+      viewer: a page in `directory` to link to, see `iqa_jax.evaluation.viewer`.
     Raises:
       UserError: `directory` is not writable.
     """
     templates = environment()
     directory = writable_directory(directory)
     source, predicted = evaluation.source, evaluation.predicted
-    label = _label(source)
+    label = label_of(source)
 
     def figure(kind):
         return directory / f"{kind}-{evaluation.name}.png"
@@ -76,6 +78,7 @@ def write_report(evaluation: Evaluation, directory: Path) -> Path:
         types=types,
         references=evaluation.by("reference"),
         worst={"Over-rated": over, "Under-rated": under},
+        viewer=viewer and viewer.relative_to(directory).as_posix(),
         examples=examples,
     )
     page = directory / f"report-{evaluation.name}.html"
@@ -109,12 +112,12 @@ def save_samples(
         size = np.array(pair.reference.shape[:2], np.int32)
         crops = augment(example_key(seed, 0, pair.index), pair.reference, pair.distorted, size)
         reference, distorted = (np.rint(np.asarray(crop) * 255).astype(np.uint8) for crop in crops)
-        score = "no label" if np.isnan(pair.mos) else f"{_label(source)} {pair.mos:.4g}"
+        score = "no label" if np.isnan(pair.mos) else f"{label_of(source)} {pair.mos:.4g}"
         panels.append(Panel([("reference", reference), ("distorted", distorted)], [name, score]))
     save_panels(path, panels, columns=2)
 
 
-def _label(source):
+def label_of(source: PairSource) -> str:
     """What to call the labels, which are negated where lower is better."""
     return source.score.kind if source.score.higher_is_better else f"−{source.score.kind}"
 
@@ -161,11 +164,17 @@ def _sorted_srcc(groups):
     return dict(sorted(values.items(), key=lambda item: (np.isnan(item[1]), -item[1])))
 
 
+def residuals(evaluation: Evaluation) -> np.ndarray:
+    """How far each prediction lies above the linear fit, (N,)."""
+    mos, predicted = evaluation.source.mos, evaluation.predicted
+    line = polynomial_fit(mos, predicted, 1)(mos)
+    return np.where(np.isclose(predicted, line), 0.0, predicted - line)
+
+
 def _worst(evaluation):
     """Panels of the pairs that lie farthest above and farthest below the linear fit."""
-    source, predicted, label = evaluation.source, evaluation.predicted, _label(evaluation.source)
-    line = polynomial_fit(source.mos, predicted, 1)(source.mos)
-    residual = np.where(np.isclose(predicted, line), 0.0, predicted - line)
+    source, predicted, label = evaluation.source, evaluation.predicted, label_of(evaluation.source)
+    residual = residuals(evaluation)
     order = np.argsort(residual, kind="stable")
 
     def panel(position):
@@ -190,7 +199,7 @@ def _worst(evaluation):
 def _examples(evaluation):
     """Panels of the first reference and of distorted versions of it, spread over their range of MOS."""
     source = evaluation.source
-    name, label = source.reference[0], _label(source)
+    name, label = source.reference[0], label_of(source)
     candidates = np.flatnonzero(source.reference == name)
     mos = source.mos[candidates]
     nearest = [np.abs(mos - target).argmin() for target in np.linspace(mos.max(), mos.min(), _EXAMPLES)]

@@ -13,7 +13,8 @@ from iqa_jax.errors import DataError, UserError
 from iqa_jax.ops.windows import CROPS, SMALLEST, places
 from iqa_jax.parallel.jobs import do_together, grouped
 from iqa_jax.scoring.engine import BATCH_SIZE, KEPT_WINDOWS, Engine, Reference, WindowModel
-from iqa_jax.scoring.load import load_model
+from iqa_jax.scoring.load import load_model, metric_of
+from iqa_jax.scoring.metric import Metric
 
 _AHEAD = 4  # images decoded while others are scored
 _PART = 64  # pairs that a process takes at a time, when several do the work
@@ -134,6 +135,10 @@ class Predictor:
         if not source.score.higher_is_better:
             ends = (-ends[1], -ends[0])
         return ends == (self.config.mos_low, self.config.mos_high)
+
+    def metric(self) -> Metric:
+        """The same weights for single images, and their quality maps."""
+        return metric_of(self._model, self.record)
 
     def __call__(
         self, source: PairSource, progress: Callable[[int], object] = lambda pairs: None

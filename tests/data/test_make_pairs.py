@@ -111,10 +111,16 @@ def test_other_settings_need_another_directory(distort, photographs, tmp_path):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine.txt").write_text("mine")
     assert "not empty" in distort(output="full")[2]
-    miniature.save(photographs / "more" / "p0.jpg", miniature.picture(0, (60, 80)))
+    for ending in ("jpg", "png"):
+        miniature.save(photographs / "more" / f"p0.{ending}", miniature.picture(0, (60, 80)))
     assert "photographs of one name" in distort("--images", photographs / "more", output="new")[2]
 
 
-def test_the_table_is_named_on_request(distort, tmp_path):
-    assert distort("--types", "jpeg", "--name", "mine")[0] == 0
-    assert [path.name for path in (tmp_path / "made").glob("*.csv")] == ["mine.csv"]
+def test_equal_names_keep_their_folders(distort, photographs, tmp_path):
+    miniature.save(photographs / "winter" / "night" / "p1.png", miniature.picture(7, (60, 80)))
+    assert distort("--types", "jpeg", "--levels", "1")[0] == 0
+    rows = manifest(tmp_path / "made")
+    assert [row["reference"] for row in rows] == [
+        f"references/{name}.png" for name in ("p0", "p1", "p2", "winter/night/p1")
+    ]
+    assert all((tmp_path / "made" / row["distorted"]).is_file() for row in rows)

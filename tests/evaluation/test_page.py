@@ -6,6 +6,7 @@ import shutil
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from iqa_jax.cli.score import chosen_files
 from iqa_jax.cli.score_output import score_pairs
@@ -64,6 +65,18 @@ def test_small_pictures_stand_in_the_page_and_large_ones_beside_it(methods, monk
     for pair in scored:
         for name in ("target", "referenceImage", "map", "thumbnail"):
             assert (methods / "page" / pair[name]).is_file()
+
+
+def test_a_picture_that_moves_is_shown_as_it_was_scored(tmp_path):
+    pictures = [miniature.picture(number, (40, 48)) for number in range(2)]
+    frames = [Image.fromarray(picture) for picture in pictures]
+    for ending in ("png", "webp"):
+        frames[0].save(tmp_path / f"a.{ending}", save_all=True, append_images=frames[1:])
+        page = page_module.Page(tmp_path / ending)
+        page.add(0, [tmp_path / f"a.{ending}"], pictures[:1], Mapped().map(pictures[0]))
+        (shown,) = (tmp_path / ending / "images").glob("00000.*")
+        with Image.open(shown) as image:
+            assert image.format == "PNG" and not getattr(image, "is_animated", False)
 
 
 @pytest.fixture

@@ -8,12 +8,14 @@ from PIL import Image
 from iqa_jax.data import datasets
 from iqa_jax.data.source import PairSource
 from iqa_jax.errors import DataError
+from iqa_jax.evaluation import report, viewer
 from iqa_jax.evaluation.baselines import baselines
 from iqa_jax.evaluation.evaluate import evaluate
 from iqa_jax.evaluation.plots import Panel, save_bars, save_panels, save_scatter
 from iqa_jax.evaluation.report import save_samples, write_report
 from iqa_jax.evaluation.statistics import Fit
 from tests import miniature
+from tests.evaluation.test_page import Mapped, data_of
 
 # The first reference gets a name that HTML and matplotlib's formulas could trip over.
 AWKWARD = '<i>"$&$'
@@ -69,6 +71,23 @@ def test_the_page_needs_nothing_else(evaluation, tmp_path):
     assert all(attrs["alt"] for tag, attrs in page.tags if tag == "img")
     assert not {"href", "srcset"} & {key for _, attrs in page.tags for key in attrs}
     assert "http" not in path.read_text() and "url(" not in path.read_text()
+
+
+def test_a_viewer_shows_the_pairs_farthest_from_people(evaluation, tmp_path, monkeypatch):
+    monkeypatch.setattr(viewer, "VIEWED", 6)
+    shown = viewer.write_viewer(evaluation, Mapped(), tmp_path / "viewer")
+    data = data_of(shown)
+    assert data["measures"] == ["MOS", "from the linear fit"] and len(data["pairs"]) == 6
+    off = [pair["measured"][1] for pair in data["pairs"]]
+    expected = np.sort(report.residuals(evaluation))
+    np.testing.assert_allclose(off, [*expected[:3], *expected[-3:]])
+    first = data["pairs"][0]
+    position = list(evaluation.source.name).index(first["name"])
+    assert first["measured"][0] == evaluation.source.mos[position]
+    assert first["score"] == pytest.approx(evaluation.predicted[position])
+    assert first["map"] and first["referenceImage"] != first["target"]
+    path = write_report(evaluation, tmp_path, viewer=shown)
+    assert [a["href"] for tag, a in Page(path).tags if tag == "a"] == ["viewer/index.html"]
 
 
 def test_the_page_says_what_was_measured(evaluation, tmp_path):

@@ -1,0 +1,55 @@
+"""The pairs of an evaluation on which the model and people differ most, on a page to look at."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from iqa_jax.evaluation.evaluate import Evaluation
+from iqa_jax.evaluation.page import Entry, Page
+from iqa_jax.evaluation.report import label_of, residuals
+
+VIEWED = 40  # pairs; their maps take time and their pictures take disk
+
+
+def write_viewer(
+    evaluation: Evaluation, metric, directory: Path, progress: Callable[[int], object] = lambda pairs: None
+) -> Path:
+    """Writes a page (`iqa_jax.evaluation.page`) of the pairs farthest above and below the linear fit.
+
+    Args:
+      metric: the weights that were evaluated, as `Predictor.metric` gives.
+      directory: what `Page` takes.
+      progress: is told how many more pairs are done.
+    Returns:
+      The page.
+    """
+    source, residual = evaluation.source, residuals(evaluation)
+    order = np.argsort(residual, kind="stable")
+    chosen = order if len(order) <= VIEWED else [*order[: VIEWED // 2], *order[-VIEWED // 2 :]]
+    page = Page(directory, as_files=False)
+    entries = []
+    for number, position in enumerate(chosen):
+        names = [Path("distorted", source.name[position])]
+        images = [source.distorted_image(position)]
+        if source.paired:
+            names.insert(0, Path("reference", source.reference[position]))
+            images.insert(0, source.reference_image(source.reference[position]))
+        quality = metric.map(*images) if metric.full_reference else metric.map(images[-1])
+        page.add(number, names, images, quality)
+        measured = {
+            label_of(source): float(source.mos[position]),
+            "from the linear fit": float(residual[position]),
+        }
+        reference = names[0] if source.paired else None
+        score = float(evaluation.predicted[position])
+        entries.append(Entry(names[-1], reference, "", score, None, measured))
+        progress(1)
+    low, high = metric.range
+    remark = (
+        f"{evaluation.weights}, {evaluation.crops} crops: from {low:.4g} (bad) to {high:.4g} (excellent); "
+    )
+    remark += f"{len(entries)} of {len(source)} pairs"
+    if len(entries) < len(source):
+        remark += ", the most over-rated and the most under-rated"
+    return page.write(f"{source.dataset}, {source.split}", remark, "MOS", entries)

@@ -1,11 +1,9 @@
 """PyTorch weights -> ours: every kind of file, the model hub, and what must be refused."""
 
-import http.server
 import json
 import os
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +27,7 @@ from iqa_jax.weights.pytorch.convert import (
     sources,
 )
 from iqa_jax.weights.reading import load_backbone
+from tests.hub import environment, served
 
 ROOT = Path(__file__).parents[2]
 INCEPTION, LITE0 = "timm_inception_resnet_v2", "timm_tf_efficientnet_lite0"
@@ -360,53 +359,19 @@ def test_load_names_what_is_wrong(tmp_path):
 
 
 @pytest.fixture
-def hub(tmp_path, monkeypatch):
-    """A model hub with one model on localhost; a list of the paths that were asked for."""
-    save_file(reference.fill_rule(INCEPTION), tmp_path / "model.safetensors")
-    content = (tmp_path / "model.safetensors").read_bytes()
-    asked = []
-
-    class Hub(http.server.BaseHTTPRequestHandler):
-        def do_HEAD(self):
-            self.answer()
-
-        def do_GET(self):
-            self.answer(content)
-
-        def answer(self, body=b""):
-            asked.append(self.path)
-            found = self.path == "/timm/inception_resnet_v2.tf_in1k/resolve/main/model.safetensors"
-            self.send_response(200 if found else 404)
-            if found:
-                self.send_header("ETag", '"0123456789abcdef"')
-                self.send_header("X-Repo-Commit", "0" * 40)
-            self.send_header("Content-Length", str(len(content) if found else 0))
-            self.end_headers()
-            if found:
-                self.wfile.write(body)
-
-        def log_message(self, *args):
-            pass
-
-    server = http.server.ThreadingHTTPServer(("localhost", 0), Hub)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield (
-        {
-            "HF_ENDPOINT": f"http://localhost:{server.server_address[1]}",
-            "HF_HOME": str(tmp_path / "hub-cache"),
-            "HF_HUB_DISABLE_XET": "1",
-            "no_proxy": "localhost",
-        },
-        asked,
-    )
-    server.shutdown()
-    server.server_close()
+def hub(tmp_path):
+    """The variables of a model hub with one model on localhost; a list of the paths that were asked for."""
+    folder = tmp_path / "on-hub"
+    folder.mkdir()
+    save_file(reference.fill_rule(INCEPTION), folder / "model.safetensors")
+    with served({"timm/inception_resnet_v2.tf_in1k": folder}) as (address, asked):
+        yield environment(address, tmp_path / "hub-cache"), asked
 
 
 def test_model_hub(hub, tmp_path, converted):
-    environment, asked = hub
+    variables, asked = hub
     arguments = ("--model", "inception_resnet_v2.tf_in1k", "--output")
-    offline = {**environment, "HF_HUB_OFFLINE": "1"}
+    offline = {**variables, "HF_HUB_OFFLINE": "1"}
 
     refused = command(*arguments, tmp_path / "out", **offline)
     assert refused.returncode == 1 and refused.stderr.count("\n") == 1 and not asked
@@ -414,7 +379,7 @@ def test_model_hub(hub, tmp_path, converted):
     assert "--checkpoint model.safetensors" in refused.stderr
     assert not (tmp_path / "out").exists()
 
-    fetched = command(*arguments, tmp_path / "fetched", **environment)
+    fetched = command(*arguments, tmp_path / "fetched", **variables)
     assert fetched.returncode == 0 and asked, fetched.stderr
     _, weights, record = read_weights(tmp_path / "fetched")
     assert same(weights, converted(INCEPTION).weights)

@@ -1,6 +1,7 @@
 """The metrics that come with the package, and the folders that weights are shared in."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,9 +15,10 @@ import iqa_jax
 from iqa_jax.errors import WeightsError
 from iqa_jax.weights.portable import CARD, FILE, SHIPPED, read_portable, save_portable
 from iqa_jax.weights.reading import read_any
-from tests import miniature
+from tests import hub, miniature
 from tests.reference import figures
 
+ROOT = Path(__file__).parents[2]
 GOLDEN = "shipped_golden"
 
 
@@ -109,3 +111,30 @@ def test_the_loss_has_a_gradient():
     images = [np.float32(image[:192, :192]) / 255 for image in next(pairs())]
     shape = jax.eval_shape(jax.grad(metric.loss, argnums=1), *images)
     assert shape.shape == (192, 192, 3)
+
+
+def test_weights_come_from_a_hub_and_then_from_its_cache(tmp_path):
+    for name, image in zip(("r.png", "d.png"), next(pairs()), strict=True):
+        miniature.save(tmp_path / name, image)
+
+    files = ["-r", str(tmp_path / "r.png"), "-t", str(tmp_path / "d.png")]
+
+    def score(address, **variables):
+        environment = {**os.environ, **hub.environment(server, tmp_path / "hub-cache"), **variables}
+        command = [sys.executable, "-m", "iqa_jax", "score", *files, "--weights", address]
+        return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+
+    with hub.served({"someone/metric": SHIPPED["full-reference"]}) as (server, asked):
+        unknown = score("hf://someone/else")
+        assert unknown.returncode == 1 and unknown.stderr.count("\n") == 1
+        assert "hf://someone/else cannot be fetched from the model hub" in unknown.stderr
+        fetched = score("hf://someone/metric")
+        assert fetched.returncode == 0, fetched.stderr
+        assert float(fetched.stdout) == pytest.approx(figures(GOLDEN)["full-reference"][0], abs=1e-3)
+        again = score(f"hf://someone/metric@{hub.COMMIT}")
+        assert again.stdout == fetched.stdout
+        asked.clear()
+        offline = score("hf://someone/metric", HF_HUB_OFFLINE="1")
+        assert offline.stdout == fetched.stdout and not asked
+    gone = score("hf://someone/metric")  # the server does not answer; what is in the cache is taken
+    assert gone.stdout == fetched.stdout, gone.stderr

@@ -90,7 +90,8 @@ def check_images(images: Array, name: str, *, traced: bool = False) -> None:
 
 
 def _check_range(images: Array, name: str) -> None:
-    low, high = float(images.min()), float(images.max())
+    with jax.ensure_compile_time_eval():  # known values inside a function that jax.jit traces
+        low, high = float(images.min()), float(images.max())
     if not (np.isfinite(low) and np.isfinite(high)):
         raise UserError(f"{name}: holds NaN or infinite values; {_WANTED}")
     if low < -_ROUNDING or high > 1 + _ROUNDING:

@@ -366,8 +366,8 @@ class BlindMetric(Metric):
     ) -> jax.Array:
         """How far `distorted` is below the best score, in standard deviations of the training labels.
 
-        Differentiable and finite; for `jax.jit`, `jax.vmap` and `jax.grad`.  All windows of the grid go
-        through the model at once.
+        Differentiable and finite; for `jax.jit`, `jax.vmap` and `jax.grad`.  The windows of the grid go
+        through the model a few at a time.
 
         Args:
           distorted: (H, W, 3) or (B, H, W, 3), float in [0, 1]; the range is checked where the values

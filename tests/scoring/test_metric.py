@@ -141,6 +141,8 @@ def test_the_loss_falls_as_the_score_rises_and_has_finite_gradients(metric):
         gradient = jax.grad(lambda x, r=reference: metric.loss(r, x))(distorted)
         assert gradient.shape == distorted.shape and bool(jnp.isfinite(gradient).all())
     batch = [jnp.stack([x, x]) for x in images]
+    constant = jnp.asarray(images[0])
+    assert float(jax.jit(lambda x: metric.loss(constant, x))(images[1])) == pytest.approx(float(loss))
     np.testing.assert_allclose(jax.vmap(metric.loss)(*batch), metric.loss(*batch), rtol=1e-4)
     assert metric.loss(*batch).shape == (2,)
 

@@ -11,6 +11,11 @@ from iqa_jax.errors import UserError
 
 # gs://bucket/run, which pathlib shortens to gs:/bucket/run; one letter is a drive of Windows.
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
+# Of files that commands write or read: a directory that is to be made is not called so on purpose.
+_FILE_ENDINGS = {
+    *(".csv", ".tsv", ".xlsx", ".parquet", ".json", ".txt", ".md", ".html", ".zip", ".jaxexport"),
+    *(".png", ".jpg", ".jpeg", ".webp", ".pth", ".pt", ".bin", ".npz", ".safetensors", ".msgpack"),
+}
 _WRITE_FAILURES = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.EACCES)
 _NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL}
 
@@ -29,12 +34,25 @@ def local_path(path: str | os.PathLike) -> Path:
         raise UserError(f"{path}: the home directory is not known; give the path without ~") from None
 
 
+def new_directory(path: str | os.PathLike) -> Path:
+    """An absolute path for a directory, which may be there already.
+
+    Raises:
+      UserError: it has a scheme, or there is none and the name is one of a file.
+    """
+    path = local_path(path).absolute()
+    if path.suffix.lower() in _FILE_ENDINGS and not path.is_dir():
+        raise UserError(f"{path}: looks like a file; expected a directory, such as {path.with_suffix('')}")
+    return path
+
+
 def writable_directory(path: str | os.PathLike) -> Path:
     """Creates `path` if need be and makes sure that files can be written there.
 
     Raises:
-      UserError: it has a scheme, is a file, cannot be created or is not writable.
+      UserError: it has a scheme, is a file or named like one, cannot be created or is not writable.
     """
+    new_directory(path)
     path = local_path(path)
     probe = path / f".write-test-{os.getpid()}"
     try:
@@ -50,15 +68,19 @@ def writable_directory(path: str | os.PathLike) -> Path:
     return path
 
 
-def output_file(path: str | os.PathLike) -> Path:
+def output_file(path: str | os.PathLike, *endings: str) -> Path:
     """An absolute path whose directory is there and can be written.
 
+    Args:
+      endings: that its name may have, ".png"; any if none is given.
     Raises:
-      UserError: see `writable_directory`; or `path` is a directory.
+      UserError: see `writable_directory`; or `path` is a directory, or has another ending.
     """
     path = local_path(path).absolute()
     if path.is_dir():
         raise UserError(f"{path}: a directory; expected the name of a file to write")
+    if endings and path.suffix.lower() not in endings:
+        raise UserError(f"{path}: expected a file's name that ends in {' or '.join(endings)}")
     return writable_directory(path.parent) / path.name
 
 

@@ -26,9 +26,11 @@ def convert(
     Example: python -m iqa_jax convert --model efficientnet_lite0 --output weights/lite0
     """
     from iqa_jax.errors import WeightsError
+    from iqa_jax.files import new_directory
     from iqa_jax.weights.directory import save_weights
     from iqa_jax.weights.pytorch.convert import convert_file, convert_model
 
+    output = new_directory(output)
     if model is not None and checkpoint is None:
         if ema:
             raise WeightsError("--ema goes with --checkpoint")

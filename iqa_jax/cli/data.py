@@ -11,7 +11,7 @@ import typer
 from iqa_jax.cli.options import DataDir, Json, Splits, numbers_of
 from iqa_jax.cli.output import progress_bar, put_out, remark, table_of
 from iqa_jax.errors import DataError
-from iqa_jax.files import output_file, writable_directory, write_whole
+from iqa_jax.files import new_directory, output_file, writable_directory, write_whole
 
 
 def prepare(
@@ -90,6 +90,7 @@ def splits(
     """
     from iqa_jax.data.splits import reference_splits
 
+    output = new_directory(output)
     source = opened(name, split, data_dir)
     divided = reference_splits(sorted(set(source.reference)), seeds, train)
     directory = writable_directory(output)
@@ -120,10 +121,10 @@ def show(
     """
     from iqa_jax.evaluation.report import save_samples
 
+    output = output_file(output, ".png")
     source = opened(dataset, split, data_dir, splits)
     if source.size.min() < crop_size:
         raise DataError(f"{dataset}: an image of {source.size.min()} pixels, --crop-size is {crop_size}")
-    output = output_file(output)
     save_samples(output, source, count=count, seed=seed, crop_size=crop_size, rotation=rotation)
     put_out({"output": str(output)}, as_json, f"wrote {output}")
 

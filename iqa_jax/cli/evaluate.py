@@ -22,7 +22,7 @@ from iqa_jax.cli.options import (
 )
 from iqa_jax.cli.output import cell, progress_bar, put_out, say_of_device, table_of
 from iqa_jax.errors import UserError
-from iqa_jax.files import writable_directory
+from iqa_jax.files import new_directory, writable_directory
 
 
 def evaluate(
@@ -52,6 +52,7 @@ def evaluate(
     from iqa_jax.evaluation import evaluate as evaluation
     from iqa_jax.evaluation.baselines import baselines as measure_baselines
 
+    output, report = new_directory(output), report and new_directory(report)
     predictor = _predictor(weights, step=step, ema=ema, crops=crops)
     sources = _sources_to_evaluate(dataset, predictor.record, split, splits, data_dir)
     directory = writable_directory(output)
@@ -183,6 +184,7 @@ def submit(
 
     from iqa_jax.evaluation import submission
 
+    output = new_directory(output)
     source = opened(dataset, split, data_dir, splits)
     predictor = _predictor(weights, step=step, ema=ema, crops=crops)
     directory = writable_directory(output)

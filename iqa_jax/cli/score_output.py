@@ -83,7 +83,7 @@ def score_pairs(
     used = pairs if metric.full_reference else [(target, None) for target, _ in pairs]
     growing: contextlib.AbstractContextManager = contextlib.nullcontext()
     if csv:
-        csv = output_file(csv)
+        csv = output_file(csv, ".csv", ".parquet")
         _check_not_read(csv, used, read)
         identity = {"metric": metric.describe(), "resize": resize}
         growing = Growing.at(csv, identity, anew=recompute)

@@ -8,7 +8,7 @@ import typer
 from iqa_jax.cli.options import DataDir, Ema, Json, Step, Weights, WeightsOrShipped, numbers_of, step_of
 from iqa_jax.cli.output import progress_bar, put_out
 from iqa_jax.errors import UserError
-from iqa_jax.files import output_file
+from iqa_jax.files import new_directory, output_file
 
 _PATHS = {"data_dir", "splits", "teacher", "init_from", "backbone_weights"}  # fields of a run's configuration
 
@@ -36,6 +36,7 @@ def average(
     chosen = numbers_of("--epochs", epochs) if epochs else numbers_of("--list", listed)
     if bool(epochs) == bool(listed):
         raise UserError("give either --epochs FIRST-LAST or --list A,B,C")
+    output = output and new_directory(output)
     keep_programs()
     with progress_bar(0, "BatchNorm statistics", "step") as bar:
 
@@ -70,7 +71,7 @@ def export(
     import iqa_jax
     from iqa_jax.scoring.export import export as write
 
-    output = output_file(output)
+    output = output_file(output, ".jaxexport")
     metric = iqa_jax.load(weights, step=step_of(step), ema=ema)
     files = [str(path) for path in write(metric, output)]
     put_out({"output": files}, as_json, f"wrote {files[0]} and {files[1]}")
@@ -96,6 +97,7 @@ def pack(
     from iqa_jax.weights.portable import CARD, save_portable, short_card
     from iqa_jax.weights.reading import read_any
 
+    output = new_directory(output)
     text = card.read_text(encoding="utf-8") if card else ""
     config, arrays, record = read_any(weights, step=step_of(step), ema=ema)
     source = {**record.get("source", {})}

@@ -35,7 +35,7 @@ def export(metric: Metric, path: str | os.PathLike) -> tuple[Path, Path]:
     to the caller.  `jax.export` needs the package flatbuffers; files of jax 0.10 are read by jax 0.9 to 0.12.
 
     Args:
-      path: of the program; the metadata get ".json" after it.
+      path: of the program, NAME.jaxexport; the metadata get ".json" after it.
     Returns:
       Both paths.
     """
@@ -45,7 +45,7 @@ def export(metric: Metric, path: str | os.PathLike) -> tuple[Path, Path]:
     crops = jax.ShapeDtypeStruct((batch, size, size, 3), jnp.float32)
     images = ["reference", "distorted"] if metric.full_reference else ["distorted"]
     program = jax.export.export(jax.jit(metric.model.predict), platforms=PLATFORMS)(*[crops] * len(images))
-    path = output_file(path)
+    path = output_file(path, ".jaxexport")
     beside = path.with_name(path.name + ".json")
     metadata = metric.describe() | {
         "model": dataclasses.asdict(metric.config),

@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 import tempfile
+import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -18,7 +19,7 @@ import jax
 import numpy as np
 
 from iqa_jax.errors import WeightsError
-from iqa_jax.files import local_path, writable_directory, write_whole
+from iqa_jax.files import local_path, new_directory, writable_directory, write_whole
 from iqa_jax.models import ModelConfig
 from iqa_jax.ops import Array
 from iqa_jax.weights.flat import Weights, content_hash, weight_shapes
@@ -80,11 +81,11 @@ def save_weights(directory: str | os.PathLike, config: ModelConfig, weights: Wei
 @contextlib.contextmanager
 def whole_directory(directory: Path) -> Iterator[Path]:
     """An empty directory that takes the place of `directory` when it is filled, or goes if that fails."""
-    writable_directory(directory.parent)
-    partial = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
+    writable_directory(new_directory(directory).parent)
+    partial = directory.with_name(f".{directory.name}-{uuid.uuid4().hex[:8]}")
+    partial.mkdir()  # with the permissions that are usual there, a group's too
     try:
         yield partial
-        partial.chmod(0o755)
         _put_in_place(partial, directory)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)

@@ -223,6 +223,32 @@ def test_a_path_with_a_scheme_is_refused(tmp_path, call, small_weights, monkeypa
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("evaluate", "--dataset", "iqa_demo", "--output", "x.json"), "expected a directory, such as"),
+        (("evaluate", "--dataset", "iqa_demo", "--report", "x.html"), "expected a directory, such as"),
+        (("submit", "--weights", "w", "--output", "x.zip"), "expected a directory, such as"),
+        (("average", "--workdir", "w", "--epochs", "1-2", "--output", "x.npz"), "expected a directory"),
+        (("convert", "--model", "efficientnet_lite0", "--output", "x.safetensors"), "expected a directory"),
+        (("pack", "--weights", "blind", "--output", "x.safetensors"), "expected a directory, such as"),
+        (("distort", "--images", "a.png", "--output", "x.csv"), "expected a directory, such as"),
+        (("splits", "iqa_demo", "--output", "x.json"), "expected a directory, such as"),
+        (("score", "-t", "a.png", "--map", "x.png"), "expected a directory, such as"),
+        (("score", "-t", "a.png", "--page", "x.html"), "expected a directory, such as"),
+        (("score", "-t", "a.png", "--csv", "x.json"), "ends in .csv or .parquet"),
+        (("show", "--dataset", "iqa_demo", "--output", "x.pdf"), "ends in .png"),
+        (("export", "--output", "x.pth"), "ends in .jaxexport"),
+    ],
+)
+def test_an_output_of_another_ending_is_told(tmp_path, call, small_weights, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    miniature.save(tmp_path / "a.png", miniature.picture(0, (72, 72)))
+    code, _, err = call(*(small_weights if argument == "w" else argument for argument in arguments))
+    assert code == 1 and message in err and len(err.splitlines()) == 1, err
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+
+
 def test_a_job_with_other_pairs_is_refused(tmp_path):
     do_together(tmp_path / "job", 2, lambda number: number, identity={"pairs": 1})
     assert do_together(tmp_path / "job", 2, lambda number: None, identity={"pairs": 1}) == [0, 1]
@@ -234,7 +260,7 @@ def test_a_backbone_is_no_metric(tmp_path, call, packaged_weights):
     for arguments in (
         ("score", "--weights", backbone, "-t", image, "-r", image),
         ("evaluate", "--weights", backbone, "--dataset", "iqa_demo"),
-        ("export", "--weights", backbone, "--output", tmp_path / "metric"),
+        ("export", "--weights", backbone, "--output", tmp_path / "metric.jaxexport"),
     ):
         code, _, err = call(*arguments)
         assert code == 1 and f"{backbone}: a backbone's weights" in err and len(err.splitlines()) == 1

@@ -47,7 +47,7 @@ COLOUR_OTHERS = ("color_cast", "channel_shift", "exposure", "haze", "linear_cont
 
 # Weights of the measures, by what is done to the image.
 _DETAIL_WEIGHTS = {"mdsi": 0.35, "psnr": 0.45, "haarpsi": 0.2}
-_BLUR_WEIGHTS = {"psnr": 0.85, "haarpsi": 0.15}
+_BLUR_WEIGHTS = {"psnr": 0.92, "haarpsi": 0.08}
 _NOISE_WEIGHTS = {"psnr": 0.5, "psnr_hvs": 0.4, "mdsi": 0.1}
 _COLOUR_WEIGHTS = {"mdsi": 0.5, "haarpsi": 0.5}
 BLURS = ("gaussian_blur", "lens_blur", "motion_blur", "rescaled", "ringing")
@@ -56,7 +56,7 @@ NOISES = (
     "correlated_noise", "high_frequency_noise", "grey_noise", "chroma_noise", "masked_noise",
 )  # fmt: skip
 # Share of KADID-10k's mean of type and level in an image's label; the rest tells photographs apart.
-_TOLD = {"gaussian_blur": 0.05, "pixelate": 0.4}
+_TOLD = dict.fromkeys(BLURS, 0.05) | {"pixelate": 0.4}
 _TOLD |= dict.fromkeys(("color_block", "non_eccentricity_patch", "color_shift"), 0.7)
 _TOLD |= dict.fromkeys(COLOUR, 0.4)
 _TOLD_OTHERS = 0.2

@@ -22,7 +22,7 @@ def get_config(recipe: str) -> ConfigDict:
     c.warmup_steps = 100
     c.ema_decay = 0.998
     c.keep_epochs = False
-    c.eval_every = 400
+    c.eval_every = 1200
     c.checkpoint_every = 200
     if recipe == "conformer":
         # How much the finer maps differ pixel by pixel is looked at beside their averages.

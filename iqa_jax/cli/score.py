@@ -90,7 +90,7 @@ def score(
 
     keep_programs()
     say_of_device()
-    name = weights or (FULL_REFERENCE if reference else BLIND)
+    name = weights or (FULL_REFERENCE if any(its for _, its in pairs) else BLIND)
     options: dict = {"crops": crops, "batch_size": batch_size, "step": step_of(step), "ema": ema}
     metric = load(name, **options)
     code = score_pairs(

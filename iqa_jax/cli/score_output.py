@@ -156,11 +156,14 @@ def write_page(page, metric, results: "Sequence[Result]", sets: Sequence[str]) -
 
 
 def _check_kind(metric, pairs: "Sequence[Pair]") -> None:
-    without = sum(reference is None for _, reference in pairs)
+    without = [target for target, reference in pairs if reference is None]
     if metric.full_reference and without:
-        raise UserError("this metric compares with a reference; give --reference FILES or a table of pairs")
-    if not metric.full_reference and without < len(pairs):
-        raise UserError("this metric needs no reference; leave --reference out")
+        named = f"; {without[0]} has none" if len(without) < len(pairs) else ""
+        raise UserError(
+            f"this metric compares with a reference; give --reference FILES or a table of pairs{named}"
+        )
+    if not metric.full_reference and len(without) < len(pairs):
+        raise UserError("this metric needs no reference; give targets alone, without references")
 
 
 def _all_results(

@@ -329,8 +329,21 @@ def test_a_table_of_pairs_alone_is_scored(call, tmp_path, small_weights):
         (tmp_path / "pairs.csv").write_bytes(
             text.lstrip("\ufeff" if encoding == "utf-16" else "").encode(encoding)
         )
-        code, out, _ = call("score", "--weights", small_weights, "-r", tmp_path / "pairs.csv")
-        assert code == 0 and len(out.splitlines()) == 2
+        for option in ("-r", "-t"):
+            code, out, _ = call("score", "--weights", small_weights, option, tmp_path / "pairs.csv")
+            assert code == 0 and len(out.splitlines()) == 2
+
+
+def test_the_metric_of_the_package_fits_what_is_given(call, tmp_path):
+    for name in ("r.png", "a.png"):
+        miniature.save(tmp_path / name, miniature.picture(0, (72, 80)))
+    (tmp_path / "pairs.csv").write_text("target,reference\na.png,r.png\n")
+    (tmp_path / "single.csv").write_text("target\na.png\n")
+    by_table, alone = (
+        call("score", "-t", tmp_path / name, "--json")[1] for name in ("pairs.csv", "single.csv")
+    )
+    by_files = call("score", "-t", tmp_path / "a.png", "-r", tmp_path / "r.png", "--json")[1]
+    assert by_table == by_files and "reference" not in json.loads(alone)[0]
 
 
 def test_commands_take_the_held_out_part_of_a_file_of_splits(call, prepared, tmp_path):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from iqa_jax.data.datasets import PairBuilder
+from iqa_jax.data.datasets import REFERENCES, PairBuilder
 from iqa_jax.data.source import PairSource
 from iqa_jax.errors import DataError
 from iqa_jax.files import local_path
@@ -71,8 +71,9 @@ def part_to_evaluate(
         return PairSource(builder, training["validation_split"]), "what the run was validated on"
     if name in _HELD_OUT:
         return PairSource(builder, _HELD_OUT[name]), "what the default recipes hold out"
-    labelled = "train" if "train" in builder.info.splits else next(iter(builder.info.splits))
-    return PairSource(builder, labelled), "the whole set: the weights were trained on another"
+    present = [name for name in builder.info.splits if name != REFERENCES]
+    whole = "train" if "train" in present else present[0]
+    return PairSource(builder, whole), "the whole set: the weights were trained on another"
 
 
 def trained_on(record: Mapping, source: PairSource) -> np.ndarray:

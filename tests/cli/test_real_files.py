@@ -113,6 +113,37 @@ def test_each_data_set_has_files_of_its_own(two_tables, call, small_weights):
     assert code == 1 and "--dataset pairs/mine: its files would be called pairs-mine-train" in err
 
 
+def test_lower_is_better_and_few_references_are_said(two_tables, call, small_weights):
+    table = two_tables / "own" / "lower.csv"
+    text = (table.parent / "mine.csv").read_text()
+    table.write_text(text.replace("mos", "dmos").replace(" 70,", " 0,"))
+    call("prepare", "pairs", "--manual-dir", table, "--data-dir", two_tables)
+    arguments = ["--weights", small_weights, "--data-dir", two_tables, "--output", two_tables / "out"]
+    arguments += ["--dataset", "pairs/lower", "--crops", "grid", "--resamples", 10]
+    code, out, err = call("evaluate", *arguments)
+    assert code == 0 and "the intervals come from 2 references alone" in out, err
+    result = json.loads((two_tables / "out" / "metrics-pairs-lower-train.json").read_text())
+    assert result["label"] == "DMOS, lower is better" and "mos is dmos negated" in result["predictions"]
+    with (two_tables / "out" / "predictions-pairs-lower-train.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["mos"], row["dmos"]) for row in rows] == [
+        ("0.000000", "0.000000"),
+        ("-60.000000", "60.000000"),
+        ("-69.000000", "69.000000"),
+        ("-59.000000", "59.000000"),
+    ]
+
+
+def test_pairs_without_labels_are_not_evaluated(two_tables, call, small_weights):
+    table = two_tables / "own" / "unlabelled.csv"
+    lines = (table.parent / "mine.csv").read_text().splitlines()
+    table.write_text("\n".join(",".join(line.split(",")[:2]) for line in lines) + "\n")
+    assert call("prepare", "pairs", "--manual-dir", table, "--data-dir", two_tables)[0] == 0
+    arguments = ["--weights", small_weights, "--data-dir", two_tables, "--output", two_tables / "out"]
+    code, _, err = call("evaluate", *arguments, "--dataset", "pairs/unlabelled")
+    assert code == 1 and "split unlabelled: 6 pairs have no label to evaluate against" in err
+
+
 def test_decibels_have_no_rmse(two_tables, call, small_weights):
     arguments = ["--weights", small_weights, "--data-dir", two_tables, "--output", two_tables / "out"]
     arguments += ["--dataset", "pairs/mine", "--crops", "grid", "--baselines", "--json"]

@@ -46,7 +46,8 @@ def main() -> None:
         command("prepare", "pairs", "--manual-dir", table, "--scale", "1-5", *data)
     if asked.judged:
         command("prepare", "pairs", "--manual-dir", asked.judged, *data)
-    tested = ["iqa_demo", *(f"pairs/{table.stem}" for table in (*tables[1:], asked.judged) if table)]
+    # Of the windows, those that the run was validated on.
+    tested = ["iqa_demo", *(f"pairs/{table.stem}" for table in (*tables, asked.judged) if table)]
     runs = {recipe: asked.output / f"{recipe}-{name}-{asked.seed}" for recipe in SHIPPED}
     for recipe in asked.models:
         run, weights = runs[recipe], ["--weights", runs[recipe], "--step", "latest", "--ema"]

@@ -3,7 +3,8 @@
 DIRECTORY/reference/NNN_W_K.png    window K of part W of photograph NNN
 DIRECTORY/distorted/NNN_W_D_K.png  the same window of distorted version D
 DIRECTORY/windows.csv              reference, distorted, mos, distortion: what `prepare pairs` takes
-DIRECTORY/left_out.csv             those types that training does without, of photographs that are held out
+DIRECTORY/held_out.csv             those rows whose photographs are held out
+DIRECTORY/left_out.csv             of these, the types that training does without, if there are any
 DIRECTORY/splits.json              references to train on, and those of photographs that are held out
 """
 
@@ -45,20 +46,22 @@ def write_set(
         for part, is_held_out in zip(parts, held, strict=True)
     ]
     divided: dict[str, set[str]] = {"train": set(), "validation": set()}
-    kept: list[Row] = []
-    left_out: list[Row] = []
+    tables: dict[str, list[Row]] = {"windows": [], "held_out": [], "left_out": []}
     with ProcessPoolExecutor() as pool:
         jobs = pool.map(_write_part, files, [directory] * len(files), labels, held)
         for rows, is_held_out in zip(
             tqdm(jobs, total=len(files), unit="part", desc="files"), held, strict=True
         ):
-            left_out += [row for row in rows if is_held_out and row[3] in without]
-            rows = [row for row in rows if is_held_out or not {*row[3].split("+")} & {*without}]
+            if is_held_out:
+                tables["held_out"] += rows
+                tables["left_out"] += [row for row in rows if row[3] in without]
+            else:
+                rows = [row for row in rows if not {*row[3].split("+")} & {*without}]
+            tables["windows"] += rows
             divided["validation" if is_held_out else "train"] |= {row[0] for row in rows}
-            kept += rows
-    if without:
-        _write_table(directory / "left_out.csv", left_out)
-    _write_table(directory / "windows.csv", kept)
+    for name, rows in tables.items():
+        if rows:
+            _write_table(directory / f"{name}.csv", rows)
     content = {"dataset": "pairs/windows", "split": "train"}
     content |= {part: sorted(references) for part, references in divided.items()}
     (directory / "splits.json").write_text(json.dumps(content, indent=0) + "\n", encoding="utf-8")

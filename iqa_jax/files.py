@@ -4,7 +4,7 @@ import contextlib
 import errno
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from iqa_jax.errors import UserError
@@ -32,6 +32,16 @@ def local_path(path: str | os.PathLike) -> Path:
         return Path(path).expanduser()
     except RuntimeError:
         raise UserError(f"{path}: the home directory is not known; give the path without ~") from None
+
+
+def told_apart(paths: Iterable[Path]) -> dict[Path, str]:
+    """The ends of paths, of as many parts as it takes to tell them apart."""
+    paths = list(dict.fromkeys(paths))
+    for count in range(1, max((len(path.parts) for path in paths), default=0)):
+        names = ["/".join(path.parts[-count:]) for path in paths]
+        if len(set(names)) == len(paths):
+            return dict(zip(paths, names, strict=True))
+    return {path: str(path) for path in paths}
 
 
 def new_directory(path: str | os.PathLike) -> Path:

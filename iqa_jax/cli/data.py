@@ -10,7 +10,7 @@ import typer
 
 from iqa_jax.cli.options import DataDir, Json, Splits, numbers_of
 from iqa_jax.cli.output import progress_bar, put_out, remark, table_of
-from iqa_jax.errors import DataError
+from iqa_jax.errors import DataError, UserError
 from iqa_jax.files import new_directory, output_file, writable_directory, write_whole
 
 
@@ -105,7 +105,7 @@ def splits(
 
 def show(
     dataset: Annotated[str, typer.Option(help="Data set.")],
-    split: Annotated[str, typer.Option(help="Which pairs.")] = "train",
+    split: Annotated[str, typer.Option(help="Which pairs; train by default.")] = "",
     splits: Splits = None,
     output: Annotated[Path, typer.Option(help="The PNG to write.")] = Path("samples.png"),
     count: Annotated[int, typer.Option(min=1, max=64, help="How many pairs.")] = 8,
@@ -179,11 +179,13 @@ def distort(
     raise typer.Exit(1 if problems else 0)
 
 
-def opened(name: str, split: str, data_dir: str, splits: Path | None = None):
+def opened(name: str, split: str, data_dir: str, splits: Path | None = None, *, default: str = "train"):
     """The pairs of a split of a data set, or of the validation part of a file of splits."""
+    if split and splits:
+        raise UserError("--split and --splits: give one of them")
     from iqa_jax.data.datasets import prepare
     from iqa_jax.data.source import PairSource
     from iqa_jax.data.splits import part_of_splits
 
     builder = prepare(name, data_dir=data_dir or None)
-    return part_of_splits(builder, splits, "validation") if splits else PairSource(builder, split)
+    return part_of_splits(builder, splits, "validation") if splits else PairSource(builder, split or default)

@@ -18,6 +18,7 @@ from iqa_jax.cli.options import (
     Weights,
     WeightsOrShipped,
     Workers,
+    check_workers,
     step_of,
 )
 from iqa_jax.cli.output import cell, progress_bar, put_out, say_of_device, table_of
@@ -52,6 +53,7 @@ def evaluate(
     from iqa_jax.evaluation import evaluate as evaluation
     from iqa_jax.evaluation.baselines import baselines as measure_baselines
 
+    check_workers(ray, workers)
     output, report = new_directory(output), report and new_directory(report)
     predictor = _predictor(weights, step=step, ema=ema, crops=crops)
     sources = _sources_to_evaluate(dataset, predictor.record, split, splits, data_dir)
@@ -166,7 +168,7 @@ def submit(
     weights: Weights,
     output: Annotated[Path, typer.Option(help="Directory for output.txt, readme.txt and the zip.")],
     dataset: Annotated[str, typer.Option(help="Data set.")] = "pipal",
-    split: Annotated[str, typer.Option(help="The unlabelled pairs.")] = "ntire2022_test",
+    split: Annotated[str, typer.Option(help="The unlabelled pairs; ntire2022_test by default.")] = "",
     splits: Splits = None,
     crops: Crops = "ten",
     description: Annotated[str, typer.Option(help="For readme.txt.")] = "",
@@ -185,7 +187,7 @@ def submit(
     from iqa_jax.evaluation import submission
 
     output = new_directory(output)
-    source = opened(dataset, split, data_dir, splits)
+    source = opened(dataset, split, data_dir, splits, default="ntire2022_test")
     predictor = _predictor(weights, step=step, ema=ema, crops=crops)
     directory = writable_directory(output)
     identity = {

@@ -5,9 +5,13 @@ from typing import Annotated
 
 import typer
 
+from iqa_jax.errors import UserError
+
 Weights = Annotated[
-    Path,
-    typer.Option(help="A run, a converted directory, an averaged checkpoint or an exported file."),
+    str,
+    typer.Option(
+        help="A run, a converted directory, an averaged checkpoint, an exported file or hf://OWNER/NAME."
+    ),
 ]
 WeightsOrShipped = Annotated[
     str,
@@ -68,8 +72,6 @@ def step_of(text: str) -> int | str:
 
 def numbers_of(option: str, text: str) -> list[int]:
     """ "21-30" or "5,9,12" or both mixed, as numbers."""
-    from iqa_jax.errors import UserError
-
     numbers: list[int] = []
     try:
         for part in filter(None, text.split(",")):
@@ -80,3 +82,9 @@ def numbers_of(option: str, text: str) -> list[int]:
     if text and not numbers:
         raise UserError(f"{option} {text}: expected numbers such as 2-4 or 1,3,5")
     return numbers
+
+
+def check_workers(ray: str, workers: int) -> None:
+    """Raises UserError for workers without a cluster."""
+    if workers and not ray:
+        raise UserError("--workers without --ray has no effect; leave it out")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from iqa_jax.cli.options import Ema, Json, Ray, Step, WeightsOrShipped, Workers, step_of
+from iqa_jax.cli.options import Ema, Json, Ray, Step, WeightsOrShipped, Workers, check_workers, step_of
 from iqa_jax.cli.output import remark, say_of_device
 from iqa_jax.errors import UserError
 
@@ -75,12 +75,16 @@ def score(
 
     Example: python -m iqa_jax score -t restored/ -r originals/ --csv scores.csv
     """
+    check_workers(ray, workers)
     if map_dir or page:
         import matplotlib  # noqa: F401  before the work, not after it
     if page:
         import jinja2  # noqa: F401
 
     outputs = [directory for directory in (map_dir, page) if directory]
+    for directory in outputs:
+        if directory.resolve() in [Path(name).resolve() for name in target or []]:
+            raise UserError(f"{directory}: images are read from there; choose another directory to write to")
     pairs, masks = chosen_files(
         target or [], reference or [], mask or [], recursive=recursive, leave_out=outputs, say=remark
     )
@@ -126,18 +130,11 @@ def chosen_files(
     Raises:
       UserError: nothing to score, or it cannot be paired.
     """
-    from iqa_jax.data.pairing import find_pairs, pair_files
-    from iqa_jax.data.selection import Listed, listed
+    from iqa_jax.data.pairing import find_pairs, masks_of
 
     if not targets and not references:
         raise UserError("nothing to score: give -t FILES, or -r and a table of pairs")
     pairs = find_pairs(targets, references, recursive=recursive, leave_out=leave_out, say=say)
     if not masks:
         return pairs, {}
-    found = listed(masks, recursive=recursive, say=say)
-    if len(masks) == 1 and Path(masks[0]).is_file():  # one mask for all
-        return pairs, {target: found[0].path for target, _ in pairs}
-    named = [Listed(target) for target, _ in pairs] if not targets else listed(targets, recursive=recursive)
-    wanted = {target for target, _ in pairs}
-    shown = pair_files([target for target in named if target.path in wanted], found)
-    return pairs, {target: its for target, its in shown if its}
+    return pairs, masks_of([target for target, _ in pairs], targets, masks, recursive=recursive, say=say)

@@ -7,11 +7,11 @@ import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from iqa_jax.cli.output import remark
 from iqa_jax.errors import UserError
-from iqa_jax.files import output_file, writable_directory
+from iqa_jax.files import output_file, told_apart, writable_directory
 
 if TYPE_CHECKING:
     from iqa_jax.evaluation.page import Page
@@ -79,23 +79,22 @@ def score_pairs(
 
     if resize and resize not in RESIZED:
         raise UserError(f"--resize {resize}: expected {' or '.join(RESIZED)}")
-    _check_kind(metric, pairs)
-    used = pairs if metric.full_reference else [(target, None) for target, _ in pairs]
+    _check_options(metric, resize, csv, recompute, map_dir, page, full_scale, cluster)
+    used = _of_the_kind(metric, pairs)
     growing: contextlib.AbstractContextManager = contextlib.nullcontext()
     if csv:
         csv = output_file(csv, ".csv", ".parquet")
         _check_not_read(csv, used, read)
         identity = {"metric": metric.describe(), "resize": resize}
-        growing = Growing.at(csv, identity, anew=recompute)
-    pictures = _page_in(page) if page else None
-    draw = _drawer(metric, used, map_dir, pictures, full_scale=full_scale)
-    options = {"masks": masks or {}, "resize": resize or None, "draw": draw}
-    with growing as file:
+        growing = Growing.at(csv, identity | ({"full_scale": full_scale} if map_dir else {}), anew=recompute)
+    pictures = _page_in(page, metric.range if full_scale else None) if page else contextlib.nullcontext()
+    with growing as file, pictures as shown:
+        drawing = _drawing(metric, used, map_dir, shown, full_scale=full_scale)
+        options = {"masks": masks or {}, "resize": resize or None}
         as_lines = not (as_json or sort or sys.stdout.isatty() or len(used) == 1)
-        results = _all_results(metric, used, options, file, cluster, as_lines=as_lines)
-        if pictures:
-            written = write_page(pictures, metric, results, sets)
-            remark(f"wrote {written}")
+        results = _all_results(metric, used, options, drawing, file, cluster, as_lines=as_lines)
+        if shown:
+            remark(f"wrote {write_page(shown, metric, results, sets)}")
         if sort:
             results.sort(key=lambda r: math.inf if r.score is None else -r.score)
         if file:
@@ -112,62 +111,110 @@ def score_pairs(
     return 1 if failed else 0
 
 
-def _page_in(directory: Path) -> "Page":
+def _check_options(metric, resize, csv, recompute, map_dir, page, full_scale, cluster) -> None:
+    """Raises UserError for options that would do nothing, or cannot go together."""
+    idle = {
+        "--resize with a metric without reference": resize and not metric.full_reference,
+        "--recompute without --csv": recompute and not csv,
+        "--full-scale without --map or --page": full_scale and not (map_dir or page),
+    }
+    for what, is_so in idle.items():
+        if is_so:
+            raise UserError(f"{what} has no effect; leave it out")
+    if cluster and (map_dir or page):
+        raise UserError("--ray gives scores alone; leave --map and --page out")
+    if cluster:
+        import ray  # noqa: F401  before the work
+
+
+def _page_in(directory: Path, scale: tuple[float, float] | None) -> "Page":
     from iqa_jax.evaluation.page import Page
 
-    return Page(directory)
+    return Page(directory, scale=scale)
 
 
-def _drawer(
+class _Drawing(NamedTuple):
+    """What is done with quality maps.
+
+    Attributes:
+      draw: see `score_files`.
+      is_done: whether what is drawn of the pair at a position is there already.
+    """
+
+    draw: Callable
+    is_done: Callable[[int], bool]
+
+
+def _drawing(
     metric, pairs: "Sequence[Pair]", map_dir: Path | None, page: "Page | None", *, full_scale: bool
-) -> Callable | None:
-    """What is done with each quality map, see `score_files`; None if none is asked for."""
+) -> _Drawing | None:
+    """What is done with each quality map; None if none is asked for."""
     if not map_dir and not page:
         return None
     from iqa_jax.scoring.maps import map_files, save_map
 
-    maps = map_files(writable_directory(map_dir), [target for target, _ in pairs]) if map_dir else {}
+    maps = map_files(writable_directory(map_dir), [target for target, _ in pairs]) if map_dir else []
 
     def draw(position: int, images: tuple, quality) -> None:
         target, reference = pairs[position]
         if maps:
-            save_map(maps[target], images[-1], quality, metric.range, full=full_scale)
+            save_map(maps[position], images[-1], quality, metric.range, full=full_scale)
         if page:
             page.add(position, [reference, target] if reference else [target], images, quality)
 
-    return draw
+    return _Drawing(draw, lambda position: not page and maps[position].exists())
 
 
-def write_page(page, metric, results: "Sequence[Result]", sets: Sequence[str]) -> Path:
+def write_page(page: "Page", metric, results: "Sequence[Result]", sets: Sequence[str]) -> Path:
     """Writes the page of the results; several directories of targets are methods, by their names."""
     from iqa_jax.evaluation.page import Entry
 
-    roots = [Path(name).resolve() for name in sets]
-    methods = {root: root.name for root in roots if root.is_dir()} if len(roots) > 1 else {}
+    roots = [root for root in (Path(name).resolve() for name in sets) if root.is_dir()]
+    methods = told_apart(roots) if len(set(roots)) > 1 else {}
+    targets = told_apart(result.target for result in results)
+    references = told_apart(result.reference for result in results if result.reference)
 
-    def method_of(target: Path) -> str:
-        parents = target.resolve().parents
-        return next((name for root, name in methods.items() if root in parents), "")
+    def entry(result):
+        parents = result.target.resolve().parents
+        root = next((root for root in roots if root in parents), None)
+        name = str(result.target.resolve().relative_to(root)) if root else targets[result.target]
+        reference = references[result.reference] if result.reference else None
+        content = reference or Path(name).with_suffix("").as_posix()
+        return Entry(name, reference, content, methods.get(root, ""), result.score, result.error)
 
-    entries = [Entry(r.target, r.reference, method_of(r.target), r.score, r.error) for r in results]
     low, high = metric.range
     remark = f"{metric.config.name}, {metric.crops} crops: from {low:.4g} (bad) to {high:.4g} (excellent)"
-    return page.write("Scores", remark, "MOS", entries, list(methods.values()))
+    return page.write("Scores", remark, "MOS", [*map(entry, results)], list(methods.values()))
 
 
-def _check_kind(metric, pairs: "Sequence[Pair]") -> None:
+def _of_the_kind(metric, pairs: "Sequence[Pair]") -> "Sequence[Pair]":
+    """The pairs as the metric looks at them.
+
+    Raises:
+      UserError: it needs references that are not there.
+    """
     without = [target for target, reference in pairs if reference is None]
-    if metric.full_reference and without:
+    if not metric.full_reference:
+        if len(without) < len(pairs):
+            remark("this metric looks at targets alone; the references are not used")
+        return list(dict.fromkeys((target, None) for target, _ in pairs))
+    if without:
         named = f"; {without[0]} has none" if len(without) < len(pairs) else ""
         raise UserError(
             f"this metric compares with a reference; give --reference FILES or a table of pairs{named}"
         )
-    if not metric.full_reference and len(without) < len(pairs):
-        raise UserError("this metric needs no reference; give targets alone, without references")
+    return pairs
 
 
 def _all_results(
-    metric, pairs: "Sequence[Pair]", options: dict, file, cluster: Cluster | None, *, as_lines: bool
+    metric,
+    pairs: "Sequence[Pair]",
+    options: dict,
+    drawing: _Drawing | None,
+    file,
+    cluster: Cluster | None,
+    *,
+    as_lines: bool,
 ) -> "list[Result]":
     """The results of all pairs, in their order; those that come are told at once."""
     from tqdm import tqdm
@@ -176,7 +223,8 @@ def _all_results(
 
     masks = options["masks"]
     files = [(*pair, masks.get(pair[0])) for pair in pairs]
-    done = file.done(files) if file and not options["draw"] else {}
+    done = file.done(files) if file else {}
+    done = {position: score for position, score in done.items() if not drawing or drawing.is_done(position)}
     results = [Result(*pair, done.get(position)) for position, pair in enumerate(pairs)]
     left = [position for position in range(len(pairs)) if position not in done]
     remarks: set[str] = set()
@@ -203,7 +251,7 @@ def _all_results(
         if cluster:
             found = _on_cluster(cluster, pairs, left, options)
         else:
-            found = _here(metric, pairs, left, options, say)
+            found = _here(metric, pairs, left, options, drawing, say)
         for position, result in found:
             results[position] = result
             came(position)
@@ -211,18 +259,19 @@ def _all_results(
 
 
 def _here(
-    metric, pairs: "Sequence[Pair]", left: Sequence[int], options: dict, say: Callable
+    metric,
+    pairs: "Sequence[Pair]",
+    left: Sequence[int],
+    options: dict,
+    drawing: _Drawing | None,
+    say: Callable,
 ) -> "Iterator[tuple[int, Result]]":
     """The results of the pairs at some positions, by this process."""
     from iqa_jax.scoring.files import score_files
 
-    by_position = options["draw"]
-
-    def draw(number, images, quality):
-        by_position(left[number], images, quality)
-
-    options = {**options, "draw": draw if by_position else None}
-    for number, result in score_files(metric, [pairs[position] for position in left], say=say, **options):
+    draw = drawing and (lambda number, *drawn: drawing.draw(left[number], *drawn))
+    chosen = [pairs[position] for position in left]
+    for number, result in score_files(metric, chosen, draw=draw, say=say, **options):
         yield left[number], result
 
 
@@ -232,14 +281,11 @@ def _on_cluster(
     """The same, by the workers of a cluster."""
     from iqa_jax.scoring.spread import scored_on_cluster
 
-    if options["draw"]:
-        raise UserError("--ray gives scores alone; leave --map and --page out")
     found = scored_on_cluster(
         cluster.weights,
         cluster.options,
         [pairs[position] for position in left],
-        masks=options["masks"],
-        resize=options["resize"],
+        **options,
         address=cluster.address,
         workers=cluster.workers,
     )

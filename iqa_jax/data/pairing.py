@@ -5,12 +5,16 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from iqa_jax.data.selection import Listed, listed, say_passed_over
+from iqa_jax.data.selection import Listed, listed, say_passed_over, together
 from iqa_jax.data.tables import PAIR_ALIASES, TABLES, listed_path, table_rows
-from iqa_jax.errors import DataError
+from iqa_jax.errors import DataError, UserError
 from iqa_jax.files import local_path
 
 _LISTED = 20  # problems that an error message shows
+_WAYS_OUT = {
+    "reference": "leave out, rename, or give a CSV file of pairs",
+    "mask": "leave out, rename, or add masks",
+}
 
 Pair = tuple[Path, Path | None]  # a target and its reference
 
@@ -45,7 +49,7 @@ def find_pairs(
         table = local_path(targets[0])
         if not references:
             return pairs_from_table(table, with_references=False)
-        named = [Listed(target) for target, _ in pairs_from_table(table, with_references=False)]
+        named = together([target for target, _ in pairs_from_table(table, with_references=False)])
     else:
         named = found(targets)
     if not references:
@@ -55,12 +59,44 @@ def find_pairs(
     return pair_files(named, found(references))
 
 
+def masks_of(
+    targets: Sequence[Path],
+    patterns: Sequence[str],
+    masks: Sequence[str],
+    *,
+    recursive: bool = True,
+    say: Callable[[str], object] = lambda text: None,
+) -> dict[Path, Path]:
+    """The mask of each target: the only one, or the one that fits by name and folder.
+
+    Args:
+      targets: as `find_pairs` gave them.
+      patterns: by which they were found; a table of them, or none, says nothing of folders.
+      masks: files, directories or patterns.
+    Raises:
+      DataError: nothing there, or a target without a mask.
+    """
+    found = listed(masks, recursive=recursive, say=say)
+    if len(masks) == 1 and local_path(masks[0]).is_file():
+        return {target: found[0].path for target in targets}
+    by_file = {}
+    if patterns and not (len(patterns) == 1 and is_table(patterns[0])):
+        by_file = {image.path.resolve(): image.folder for image in listed(patterns, recursive=recursive)}
+    named = [
+        Listed(image.path, by_file.get(image.path.resolve(), image.folder))
+        for image in together([*dict.fromkeys(targets)])
+    ]
+    return {target: mask for target, mask in pair_files(named, found, what="mask") if mask}
+
+
 def is_table(path: str) -> bool:
     """Whether a file is a table, by its ending."""
     return Path(path).suffix.lower() in TABLES
 
 
-def pair_files(targets: Sequence[Listed], references: Sequence[Listed]) -> list[Pair]:
+def pair_files(
+    targets: Sequence[Listed], references: Sequence[Listed], *, what: str = "reference"
+) -> list[Pair]:
     """Finds each target's reference by its name, in the folder that corresponds to the target's.
 
     The name that fits is the one of the same stem, else the one whose whole stem begins the target's, up to a
@@ -69,6 +105,8 @@ def pair_files(targets: Sequence[Listed], references: Sequence[Listed]) -> list[
     below its root, with the end of that path or with its beginning, and one whose path ends with it:
     `blurred/park/1.png` goes with `park/1.png`, not with `street/1.png`.  No file is its own reference.
 
+    Args:
+      what: to call the references, in errors.
     Raises:
       DataError: lists the targets that have no reference or several equally good ones.
     """
@@ -83,12 +121,12 @@ def pair_files(targets: Sequence[Listed], references: Sequence[Listed]) -> list[
             shown = ", ".join("/".join((*r.folder, r.path.name)) for r in found[:3]) + ", …" * (
                 len(found) > 3
             )
-            problems.append(f"{target.path}: " + (f"{shown} fit equally" if found else "no reference fits"))
+            problems.append(f"{target.path}: " + (f"{shown} fit equally" if found else f"no {what} fits"))
     if problems:
         more = [f"… and {len(problems) - _LISTED} more"] if len(problems) > _LISTED else []
         count = "1 target" if len(problems) == 1 else f"{len(problems)} targets"
-        what = "cannot be paired by name; leave out, rename, or give a CSV file of pairs"
-        raise DataError("\n  ".join([f"{count} {what}:", *problems[:_LISTED], *more]))
+        first = f"{count} cannot be paired by name; {_WAYS_OUT[what]}:"
+        raise DataError("\n  ".join([first, *problems[:_LISTED], *more]))
     return pairs
 
 
@@ -151,17 +189,22 @@ def pairs_from_table(path: Path, *, with_references: bool = True) -> list[Pair]:
         if not all(row[column] for column in columns)
     ]
     if problems:
-        raise DataError("; ".join(problems[:_LISTED]).replace(path.name, str(path), 1))
+        text = "; ".join(problems[:_LISTED]).removeprefix(f"{path.parent.name}/")
+        raise DataError(text.replace(path.name, str(path), 1))
     if not rows:
         raise DataError(f"{path}: lists no pair")
     folder = path.parent
 
-    def file(name: str | None) -> Path | None:
-        return folder / listed_path(folder, name) if name else None
+    def file(name: str) -> Path:
+        try:
+            return folder / listed_path(folder, str(local_path(name)) if name.startswith("~") else name)
+        except UserError as error:
+            raise DataError(f"{path}: {error}") from None
 
     return list(
         dict.fromkeys(
-            (folder / listed_path(folder, row["distorted"]), file(row.get("reference"))) for _, row in rows
+            (file(row["distorted"]), file(row["reference"]) if row.get("reference") else None)
+            for _, row in rows
         )
     )
 

@@ -62,7 +62,7 @@ def listed(
             entries = _walked(path, recursive, {_real(directory) for directory in leave_out})
         elif glob.has_magic(str(path)):
             root, missing = _fixed_part(path), "matches no image"
-            entries = map(Path, glob.iglob(str(path), recursive=True))
+            entries = _each_once(map(Path, glob.iglob(str(path), recursive=True)))
         else:
             raise DataError(f"{pattern}: no such file or directory")
         images, passed = _sorted_out(entries, root)
@@ -70,7 +70,7 @@ def listed(
         if not images:
             raise DataError(f"{pattern}: {missing}; expected {', '.join(EXTENSIONS)}")
         found.update((image.path, image) for image in images)
-    return sorted([*(found.values()), *(image for image in _together(single) if image.path not in found)])
+    return sorted([*(found.values()), *(image for image in together(single) if image.path not in found)])
 
 
 def expand(patterns: Iterable[str], **options) -> list[Path]:
@@ -125,6 +125,16 @@ def _below(folder: Path, entered: set[str]) -> Iterator[Path]:
             yield from _below(entry, entered)
 
 
+def _each_once(paths: Iterable[Path]) -> Iterator[Path]:
+    """Without those that links to folders lead to once more; `**` follows them in circles."""
+    seen = set()
+    for path in paths:
+        place = _real(path.parent), path.name
+        if place not in seen:
+            seen.add(place)
+            yield path
+
+
 def _sorted_out(entries: Iterable[Path], root: Path) -> tuple[list[Listed], dict[str, str]]:
     """The images, and why the other files were passed over; hidden files are not mentioned unless images."""
     images, passed = [], {}
@@ -149,7 +159,7 @@ def _sorted_out(entries: Iterable[Path], root: Path) -> tuple[list[Listed], dict
     return images, passed
 
 
-def _together(files: Sequence[Path]) -> list[Listed]:
+def together(files: Sequence[Path]) -> list[Listed]:
     """Files that are named one by one, as a shell's pattern names them, below the folder they share."""
     if not files:
         return []

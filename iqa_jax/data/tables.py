@@ -164,7 +164,7 @@ def _by_column(
         found.first = found.first or row
         if found.names is None:
             lower = [cell.lower() for cell in row]
-            names = [name if name in columns else aliases.get(name, name) for name in lower]
+            names = [_meant(name, lower, columns, aliases) for name in lower]
             found.names = names if set(columns) <= set(names) else None
         elif any(row[len(found.names) :]):
             found.surplus.append((number, len(row)))
@@ -173,6 +173,17 @@ def _by_column(
             by_name = {name: row[found.names.index(name)] for name in found.names if name}
             found.rows.append((number, by_name))
     return found
+
+
+def _meant(name: str, names: Sequence[str], columns: Sequence[str], aliases: Mapping[str, str]) -> str:
+    """What a column is called here: what an alias stands for, if no column is called so itself.
+
+    Of several aliases that stand for one, the first in `aliases` counts.
+    """
+    if name in columns or name not in aliases or aliases[name] in names:
+        return name
+    first = next(alias for alias in aliases if aliases[alias] == aliases[name] and alias in names)
+    return aliases[name] if name == first else name
 
 
 def _reported(path: Path, found: _Found, columns: Sequence[str], problems: list[str]) -> Rows:

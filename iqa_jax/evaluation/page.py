@@ -1,22 +1,26 @@
 """A page to look at scored images: a sortable list and a viewer; works from a file, without a network."""
 
 import base64
+import contextlib
 import dataclasses
 import io
 import json
 import shutil
 import threading
+import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from iqa_jax.errors import UserError
 from iqa_jax.evaluation.report import environment
 from iqa_jax.files import writable_directory, write_whole
 
 PAGE = "index.html"
-_IMAGES = "images"
+PICTURES = "index-files"  # beside the page
+_MARK = ".made-with-the-page"  # in that folder, which is then replaced by the next page
 _THUMBNAIL = (128, 96)
 _WORST = 5  # windows that are marked
 _INLINE = 5 * 2**20  # bytes of pictures that stand in the page itself
@@ -30,38 +34,50 @@ class Entry:
     """A scored image as the page lists it.
 
     Attributes:
-      target, reference: the files.
+      name, reference: what to call the target and its reference, which there may not be.
+      content: what targets to compare with each other have in common.
       method: the name of the set that the target belongs to; "" if there is one set only.
       score: None if it could not be computed, for the reason in `error`.
       measured: more numbers, each a column by its name; every entry has the same.
     """
 
-    target: Path
-    reference: Path | None
+    name: str
+    reference: str | None
+    content: str
     method: str
     score: float | None
     error: str | None
     measured: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
 
-class Page:
-    """Collects pictures while images are scored, then writes the page.
+class Page(contextlib.AbstractContextManager):
+    """Collects pictures while images are scored, then writes the page; what is not written goes at the end.
 
     `add` may be called from several threads.
     """
 
-    def __init__(self, directory: Path, *, as_files: bool = True):
-        """Takes the directory, which becomes `index.html` and, for more than 5 MB, `images/`.
+    def __init__(self, directory: Path, *, as_files: bool = True, scale: tuple[float, float] | None = None):
+        """Takes the directory, which becomes `index.html` and, for more than 5 MB, `index-files/`.
 
         Args:
           as_files: pictures are their files, where browsers show these; else they are written as PNG.
+          scale: what the colours of all maps show; of each map the range that is there if not given.
+        Raises:
+          UserError: it cannot be written, or holds an `index-files` that no page has made.
         """
         self.directory = writable_directory(directory)
-        self._images = writable_directory(self.directory / _IMAGES)
-        self._as_files = as_files
+        pictures = self.directory / PICTURES
+        if pictures.exists() and not (pictures / _MARK).exists():
+            raise UserError(f"{pictures}: is in the way of the page's pictures; choose another directory")
+        self._images = self.directory / f".{PICTURES}-{uuid.uuid4().hex[:8]}"
+        self._images.mkdir()
+        self._as_files, self._scale = as_files, scale
         self._pictures: dict[int, dict] = {}
         self._names: dict[Path, str] = {}
         self._lock = threading.Lock()
+
+    def __exit__(self, *_):
+        shutil.rmtree(self._images, ignore_errors=True)
 
     def add(self, position: int, files: Sequence[Path], images: Sequence[np.ndarray], quality) -> None:
         """Keeps the pictures of the image at a position of the list.
@@ -72,7 +88,7 @@ class Page:
           quality: what `metric.map` gave.
         """
         height, width = images[-1].shape[:2]
-        low, high = float(quality.values.min()), float(quality.values.max())
+        low, high = self._scale or (float(quality.values.min()), float(quality.values.max()))
         worst = np.argsort(quality.scores)[:_WORST]
         picture = {
             "width": width,
@@ -96,39 +112,41 @@ class Page:
         Args:
           methods: the names in the entries, in the order of their columns.
         """
-        files = [path for path in self._images.iterdir() if path.is_file()]
+        files = sorted(self._images.iterdir())
         inline = sum(path.stat().st_size for path in files) <= _INLINE
-        sources = {path.name: self._source(path, inline) for path in files}
-        pairs = []
-        for position, entry in enumerate(entries):
-            picture = dict(self._pictures.get(position, _EMPTY))
-            for name in ("target", "referenceImage", "thumbnail", "map"):
-                picture[name] = sources.get(picture[name])
-            pairs.append(
-                {
-                    "name": entry.target.name,
-                    "reference": entry.reference.name if entry.reference else None,
-                    "content": entry.reference.stem if entry.reference else entry.target.stem,
-                    "method": entry.method,
-                    "score": entry.score,
-                    "error": entry.error if entry.score is None else None,
-                    "measured": [*entry.measured.values()],
-                    **picture,
-                }
-            )
-        measures = [*entries[0].measured] if entries else []
-        data = json.dumps({"pairs": pairs, "methods": list(methods), "measures": measures}).replace(
-            "<", "\\u003c"
-        )
+        pairs = [
+            {
+                "name": entry.name,
+                "reference": entry.reference,
+                "content": entry.content,
+                "method": entry.method,
+                "score": entry.score,
+                "error": entry.error if entry.score is None else None,
+                "measured": [*entry.measured.values()],
+                **self._pictures.get(position, _EMPTY),
+            }
+            for position, entry in enumerate(entries)
+        ]
+        content = {
+            "pairs": pairs,
+            "sources": {path.name: self._source(path, inline) for path in files},
+            "methods": list(methods),
+            "measures": [*entries[0].measured] if entries else [],
+        }
+        # "<" could end the script that the data stand in.
+        data = json.dumps(content).replace("<", "\\u003c")
         template = environment().get_template("page.html.jinja")
         path = self.directory / PAGE
+        pictures = self.directory / PICTURES
+        shutil.rmtree(pictures, ignore_errors=True)
+        if not inline:
+            (self._images / _MARK).touch()
+            self._images.rename(pictures)
         write_whole(path, template.render(title=title, remark=remark, unit=unit, data=data))
-        if inline:
-            shutil.rmtree(self._images)
         return path
 
     def _shown(self, file: Path, image: np.ndarray) -> str:
-        """The name of a picture in `images/`, of a file that is shown once or several times."""
+        """The name of a picture, of a file that is shown once or several times."""
         with self._lock:
             if file in self._names:
                 return self._names[file]
@@ -163,7 +181,7 @@ class Page:
     def _source(path: Path, inline: bool) -> str:
         """What an <img> takes: the picture itself or its place beside the page."""
         if not inline:
-            return f"{_IMAGES}/{path.name}"
+            return f"{PICTURES}/{path.name}"
         buffer = io.BytesIO(path.read_bytes())
         kind = _MEDIA.get(path.suffix, path.suffix[1:])
         return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"

@@ -40,7 +40,8 @@ def write_report(evaluation: Evaluation, directory: Path, *, viewer: Path | None
     """Writes `report-NAME.html`, which needs no other file, and its figures as PNG; returns the page.
 
     The figures are `scatter-NAME.png`, `types-NAME.png` (if the data set tells distortion types),
-    `overrated-NAME.png` and `underrated-NAME.png` (if there are such pairs) and `examples-NAME.png`.
+    `overrated-NAME.png` and `underrated-NAME.png` (if there are such pairs) and `examples-NAME.png`
+    (if there are references).
 
     Args:
       viewer: a page in `directory` to link to, see `iqa_jax.evaluation.viewer`.
@@ -64,7 +65,8 @@ def write_report(evaluation: Evaluation, directory: Path, *, viewer: Path | None
         if panels:
             save_panels(figure(kind), panels, columns=1)
     examples = _examples(evaluation)
-    save_panels(figure("examples"), examples, columns=3)
+    if examples:
+        save_panels(figure("examples"), examples, columns=3)
 
     html = templates.get_template("report.html.jinja").render(
         source=source,
@@ -108,12 +110,15 @@ def save_samples(
         raise DataError(f"{source.dataset}: {name} is smaller than crop_size={crop_size}")
     augment = jax.jit(functools.partial(augment_pair, crop_size=crop_size, rotation=rotation))
     panels = []
-    for pair, name in zip(source, source.name, strict=True):
-        size = np.array(pair.reference.shape[:2], np.int32)
-        crops = augment(example_key(seed, 0, pair.index), pair.reference, pair.distorted, size)
-        reference, distorted = (np.rint(np.asarray(crop) * 255).astype(np.uint8) for crop in crops)
-        score = "no label" if np.isnan(pair.mos) else f"{label_of(source)} {pair.mos:.4g}"
-        panels.append(Panel([("reference", reference), ("distorted", distorted)], [name, score]))
+    for position, name in enumerate(source.name):
+        distorted, index, mos = source.distorted_image(position), source.index[position], source.mos[position]
+        reference = source.reference_image(source.reference[position]) if source.paired else distorted
+        size = np.array(distorted.shape[:2], np.int32)
+        crops = augment(example_key(seed, 0, index), reference, distorted, size)
+        shown = [np.rint(np.asarray(crop) * 255).astype(np.uint8) for crop in crops]
+        score = "no label" if np.isnan(mos) else f"{label_of(source)} {mos:.4g}"
+        images = [*zip(("reference", "distorted"), shown, strict=True)][0 if source.paired else 1 :]
+        panels.append(Panel(images, [name, score]))
     save_panels(path, panels, columns=2)
 
 
@@ -178,12 +183,12 @@ def _worst(evaluation):
     order = np.argsort(residual, kind="stable")
 
     def panel(position):
-        pair = source[position]
+        images = [(f"Distorted image {source.name[position]}", source.distorted_image(position))]
+        if source.paired:
+            name = source.reference[position]
+            images.insert(0, (f"Reference {name}", source.reference_image(name)))
         return Panel(
-            [
-                (f"Reference {source.reference[position]}", _thumbnail(pair.reference)),
-                (f"Distorted image {source.name[position]}", _thumbnail(pair.distorted)),
-            ],
+            [(title, _thumbnail(image)) for title, image in images],
             [
                 source.name[position],
                 f"{label} {source.mos[position]:.4g}, predicted {predicted[position]:.4g}",
@@ -197,7 +202,12 @@ def _worst(evaluation):
 
 
 def _examples(evaluation):
-    """Panels of the first reference and of distorted versions of it, spread over their range of MOS."""
+    """Panels of the first reference and of distorted versions of it, spread over their range of MOS.
+
+    None without references.
+    """
+    if not evaluation.source.paired:
+        return []
     source = evaluation.source
     name, label = source.reference[0], label_of(source)
     candidates = np.flatnonzero(source.reference == name)

@@ -27,29 +27,27 @@ def write_viewer(
     source, residual = evaluation.source, residuals(evaluation)
     order = np.argsort(residual, kind="stable")
     chosen = order if len(order) <= VIEWED else [*order[: VIEWED // 2], *order[-VIEWED // 2 :]]
-    page = Page(directory, as_files=False)
-    entries = []
-    for number, position in enumerate(chosen):
-        names = [Path("distorted", source.name[position])]
-        images = [source.distorted_image(position)]
-        if source.paired:
-            names.insert(0, Path("reference", source.reference[position]))
-            images.insert(0, source.reference_image(source.reference[position]))
-        quality = metric.map(*images) if metric.full_reference else metric.map(images[-1])
-        page.add(number, names, images, quality)
-        measured = {
-            label_of(source): float(source.mos[position]),
-            "from the linear fit": float(residual[position]),
-        }
-        reference = names[0] if source.paired else None
-        score = float(evaluation.predicted[position])
-        entries.append(Entry(names[-1], reference, "", score, None, measured))
-        progress(1)
-    low, high = metric.range
-    remark = (
-        f"{evaluation.weights}, {evaluation.crops} crops: from {low:.4g} (bad) to {high:.4g} (excellent); "
-    )
-    remark += f"{len(entries)} of {len(source)} pairs"
-    if len(entries) < len(source):
-        remark += ", the most over-rated and the most under-rated"
-    return page.write(f"{source.dataset}, {source.split}", remark, "MOS", entries)
+    with Page(directory, as_files=False) as page:
+        entries = []
+        for number, position in enumerate(chosen):
+            name, reference = source.name[position], source.reference[position] if source.paired else None
+            files, images = [Path("distorted", name)], [source.distorted_image(position)]
+            if reference:
+                files.insert(0, Path("reference", reference))
+                images.insert(0, source.reference_image(reference))
+            quality = metric.map(*images) if metric.full_reference else metric.map(images[-1])
+            page.add(number, files, images, quality)
+            measured = {
+                label_of(source): float(source.mos[position]),
+                "from the linear fit": float(residual[position]),
+            }
+            score = float(evaluation.predicted[position])
+            entries.append(Entry(name, reference, reference or name, "", score, None, measured))
+            progress(1)
+        low, high = metric.range
+        scale = f"from {low:.4g} (bad) to {high:.4g} (excellent)"
+        remark = f"{evaluation.weights}, {evaluation.crops} crops: {scale}; "
+        remark += f"{len(entries)} of {len(source)} pairs"
+        if len(entries) < len(source):
+            remark += ", the most over-rated and the most under-rated"
+        return page.write(f"{source.dataset}, {source.split}", remark, "MOS", entries)

@@ -127,26 +127,34 @@ def _checked(
 ) -> tuple[np.ndarray, ...] | UserError:
     """The images as the metric takes them, a mask with one channel."""
     used = 1 + metric.full_reference
-    if resize and metric.full_reference and images[0].shape != images[1].shape:
-        images = (*_of_one_size(images[0], images[1], resize), *images[2:])
-    images = (*images[:used], *(mask.mean(axis=-1).astype(np.uint8) for mask in images[used:]))
     try:
+        if resize and metric.full_reference and images[0].shape != images[1].shape:
+            images = _of_one_size(*images, resize=resize)
+        images = (*images[:used], *(mask.mean(axis=-1).astype(np.uint8) for mask in images[used:]))
         metric.check(*images)
     except UserError as error:
         return error
+    except MemoryError as error:
+        return _Passing(_first_line(error))
     return images
 
 
-def _of_one_size(reference: np.ndarray, target: np.ndarray, resize: str) -> tuple[np.ndarray, np.ndarray]:
-    """Both images, that of the two which `resize` names scaled to the other's size (Lanczos)."""
+def _of_one_size(
+    reference: np.ndarray, target: np.ndarray, *masks: np.ndarray, resize: str
+) -> tuple[np.ndarray, ...]:
+    """The images, that of the first two which `resize` names scaled to the other's size (Lanczos).
+
+    The target's mask follows it.
+    """
 
     def scaled(image, like):
         size = like.shape[1], like.shape[0]
         return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.LANCZOS))
 
-    return (
-        (reference, scaled(target, reference)) if resize == "target" else (scaled(reference, target), target)
-    )
+    if resize == "reference":
+        return scaled(reference, target), target, *masks
+    fitting = [scaled(mask, reference) if mask.shape == target.shape else mask for mask in masks]
+    return reference, scaled(target, reference), *fitting
 
 
 def _read_ahead(paths: Iterable[Path | None], say) -> Iterator[np.ndarray | UserError | None]:

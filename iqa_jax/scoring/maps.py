@@ -76,13 +76,13 @@ def save_map(path: Path, image: np.ndarray, quality, scale: tuple[float, float],
     write_whole(path, buffer.getvalue())
 
 
-def map_files(directory: Path, targets: Iterable[Path]) -> dict[Path, Path]:
+def map_files(directory: Path, targets: Iterable[Path]) -> list[Path]:
     """`NAME-map.png` for each target; where several have one name, `NAME-map-2.png` and so on."""
-    taken, files = set(), {}
-    for target in dict.fromkeys(targets):
+    taken, files = set(), []
+    for target in targets:
         name, number = f"{target.stem}-map.png", 2
         while name.lower() in taken:  # some file systems do not tell the case
             name, number = f"{target.stem}-map-{number}.png", number + 1
-        files[target] = directory / name
+        files.append(directory / name)
         taken.add(name.lower())
     return files

@@ -58,14 +58,14 @@ def write_parquet(path: Path, results: Sequence[Result]) -> None:
     import pyarrow
     from pyarrow import parquet
 
-    def text(path: Path | None) -> str | None:
-        return None if path is None else os.fsencode(path).decode(errors="replace")
+    def text(value: Path | str | None) -> str | None:
+        return None if value is None else os.fsencode(value).decode(errors="replace")
 
     columns = {
         "target": [text(result.target) for result in results],
         "reference": [text(result.reference) for result in results],
         "score": [result.score for result in results],
-        "error": [result.error for result in results],
+        "error": [text(result.error) for result in results],
     }
     sink = io.BytesIO()
     parquet.write_table(pyarrow.table(columns), sink)
@@ -88,16 +88,18 @@ class Growing:
     """A CSV file of results that grows as they come, and a journal beside it until all are there.
 
     The journal, `NAME.journal`, knows what the scores depend on: the metric, and of each file its size and
-    time.  A second start takes over what it holds.
+    time.  A second start takes over what it holds.  Nothing is touched before the first result.
     """
 
-    def __init__(self, path: Path, file: IO[str], journal: IO[str], scores: dict[str, float]):
-        self._path, self._file, self._journal, self._kept = path, file, journal, scores
+    def __init__(self, path: Path, identity: Mapping, scores: dict[str, float]):
+        self._path, self._identity, self._kept = path, identity, scores
+        self._open = contextlib.ExitStack()
+        self._files: tuple[IO[str], IO[str]] | None = None
 
     @classmethod
     @contextlib.contextmanager
     def at(cls, path: Path, identity: Mapping, *, anew: bool = False) -> Iterator["Growing"]:
-        """Opens the file; its journal, if there is one, is continued.
+        """Takes the file; its journal, if there is one, is continued.
 
         Args:
           identity: what all scores depend on, as JSON can hold it.
@@ -105,22 +107,30 @@ class Growing:
         Raises:
           UserError: another process writes there, or the journal is another metric's.
         """
-        journal = journal_of(path)
         try:
             with locked(path.with_name(f".{path.name}.lock"), wait=False):
-                scores = {} if anew else _kept(journal, identity, path)
-                with (
-                    journal.open("a" if scores else "w", encoding="utf-8") as lines,
-                    _growing_file(path) as file,
-                ):
-                    if not scores:
-                        _put(lines, json.dumps({"identity": identity}) + "\n")
-                    _put(file, csv_text([]))
-                    yield cls(path, file, lines, scores)
+                growing = cls(path, identity, {} if anew else _kept(journal_of(path), identity, path))
+                if _as_parquet(path):
+                    import pyarrow.parquet  # noqa: F401  before the work, not after it
+                with growing._open:
+                    yield growing
         except Busy:
             raise UserError(f"{path}: another process writes its results there") from None
         with contextlib.suppress(OSError):
             path.with_name(f".{path.name}.lock").unlink()
+
+    def _opened(self) -> tuple[IO[str], IO[str]]:
+        """The file and the journal, begun with the first result."""
+        if self._files is None:
+            journal = self._open.enter_context(
+                journal_of(self._path).open("a" if self._kept else "w", encoding="utf-8")
+            )
+            if not self._kept:
+                _put(journal, json.dumps({"identity": self._identity}) + "\n")
+            file = self._open.enter_context(_growing_file(self._path))
+            _put(file, csv_text([]))
+            self._files = file, journal
+        return self._files
 
     def done(self, pairs: Sequence[Sequence[Path | None]]) -> dict[int, float]:
         """Scores that are there already, by the position of the files they are of."""
@@ -132,24 +142,27 @@ class Growing:
 
     def add(self, files: Sequence[Path | None], result: Result, *, known: bool = False) -> None:
         """Writes a row; a score stands in the journal too, a failure is tried again by the next start."""
-        _put(self._file, csv_text([result], header=False))
+        file, journal = self._opened()
+        _put(file, csv_text([result], header=False))
         if result.error is None and result.score is not None and not known:
-            _put(self._journal, json.dumps([_key(files), result.score]) + "\n")
+            _put(journal, json.dumps([_key(files), result.score]) + "\n")
 
     def finish(self, results: Sequence[Result]) -> None:
         """Puts the rows in order; the journal goes, unless another start may bring more."""
-        (write_parquet if self._path.suffix == ".parquet" else write_csv)(self._path, results)
+        (write_parquet if _as_parquet(self._path) else write_csv)(self._path, results)
         if not any(result.passing for result in results):
             journal_of(self._path).unlink(missing_ok=True)
 
 
 def _growing_file(path: Path) -> IO[str]:
     """Where rows are written as they come; a Parquet file is written at the end, its journal grows."""
-    if path.suffix == ".parquet":
-        import pyarrow.parquet  # noqa: F401  before the work, not after it
-
+    if _as_parquet(path):
         return io.StringIO()
     return path.open("w", encoding="utf-8", errors="surrogateescape", newline="")
+
+
+def _as_parquet(path: Path) -> bool:
+    return path.suffix.lower() == ".parquet"
 
 
 def journal_of(path: Path) -> Path:

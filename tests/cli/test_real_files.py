@@ -134,6 +134,51 @@ def test_lower_is_better_and_few_references_are_said(two_tables, call, small_wei
     ]
 
 
+def test_single_pictures_are_reported_and_shown(tmp_path, call):
+    for number in range(4):
+        picture = miniature.noisy(miniature.picture(number, (80, 96)), 10.0 * number, number)
+        miniature.save(tmp_path / f"{number}.png", picture)
+    rows = [f"{number}.png,{5 - number}" for number in range(4)]
+    (tmp_path / "single.csv").write_text("\n".join(["image,mos", *rows]) + "\n")
+    place = ["--data-dir", tmp_path / "data"]
+    assert call("prepare", "pairs", "--manual-dir", tmp_path / "single.csv", *place)[0] == 0
+    common = ["--dataset", "pairs/single", *place]
+    report = ["--report", tmp_path / "report", "--output", tmp_path / "out", "--resamples", 10]
+    code, out, err = call("evaluate", "--weights", "blind", *common, *report, "--crops", "grid")
+    assert code == 0, err
+    (page,) = (tmp_path / "report").glob("report-*.html")
+    text = page.read_text()
+    assert "Distorted image 3.png" in text and "One reference and its" not in text
+    assert not list((tmp_path / "report").glob("examples-*"))
+    assert (tmp_path / "report" / "viewer-pairs-single-train" / "index.html").is_file()
+    samples = ["--output", tmp_path / "samples.png", "--crop-size", 64]
+    assert call("show", *common, *samples)[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("score", "-t", "a.png", "--workers", "2"), "--workers without --ray"),
+        (("evaluate", "--dataset", "iqa_demo", "--workers", "2"), "--workers without --ray"),
+        (("show", "--dataset", "iqa_demo", "--split", "train", "--splits", "x.json"), "give one of them"),
+        (("score", "-t", ".", "--map", "."), "images are read from there"),
+        (("score", "-t", ".", "--page", "."), "images are read from there"),
+        (("pack", "--weights", "hf://nobody", "--output", "x"), "expected hf://OWNER/NAME"),
+        (
+            ("submit", "--weights", "hf://nobody", "--dataset", "iqa_demo", "--output", "x")
+            + ("--split", "validation"),
+            "expected hf://OWNER/NAME",
+        ),
+    ],
+)
+def test_options_that_do_not_go_together(tmp_path, call, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    miniature.save(tmp_path / "a.png", miniature.picture(0, (72, 72)))
+    code, _, err = call(*arguments)
+    assert code == 1 and message in err, err
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+
+
 def test_pairs_without_labels_are_not_evaluated(two_tables, call, small_weights):
     table = two_tables / "own" / "unlabelled.csv"
     lines = (table.parent / "mine.csv").read_text().splitlines()

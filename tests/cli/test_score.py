@@ -237,7 +237,7 @@ def test_map_that_cannot_be_written_leaves_the_score(tmp_path):
     maps = map_files(tmp_path / "missing", [t for t, _ in pairs])
 
     def draw(position, images, quality):
-        save_map(maps[pairs[position][0]], images[-1], quality, (0, 100))
+        save_map(maps[position], images[-1], quality, (0, 100))
 
     (result,) = in_order(Fidelity(), pairs, draw=draw)
     assert result.score == 100 and result.error.startswith("no map: ")
@@ -275,8 +275,8 @@ def test_no_reference_metric(tmp_path, capsys):
     found = json.loads(capsys.readouterr().out)
     assert len(found) == 2 and set(found[0]) == {"target", "score"} and not metric.prepared
     assert len(list((tmp_path / "maps").iterdir())) == 2
-    with pytest.raises(UserError, match="needs no reference"):
-        command(tmp_path, metric)
+    assert command(tmp_path, metric) == 0
+    assert "the references are not used" in capsys.readouterr().err
     with pytest.raises(UserError, match="give --reference"):
         score_pairs(Fidelity(), pairs)
 
@@ -322,6 +322,7 @@ class Stopped(Fidelity):
 def test_a_stopped_start_is_gone_on_with(tmp_path, capsys):
     folder(tmp_path, 3, 4)
     table, whole = tmp_path / "scores.csv", tmp_path / "whole.csv"
+    table.write_text("mine")
     (tmp_path / "dis" / "R1_02.png").write_bytes(b"")
     assert command(tmp_path, csv=whole) == 1
     for after in (0, 3, 1, 2):
@@ -329,6 +330,7 @@ def test_a_stopped_start_is_gone_on_with(tmp_path, capsys):
         metric.after = after
         with pytest.raises(KeyboardInterrupt):
             command(tmp_path, metric, csv=table)
+        assert after or table.read_text() == "mine"  # until there is a score
     rows = table.read_text().splitlines()
     assert rows[0] == "target,reference,score,error" and len(rows) >= 7
     (journal,) = tmp_path.glob("scores.csv.*")
@@ -356,6 +358,44 @@ def test_what_changed_meanwhile_is_scored_again(tmp_path):
     assert command(tmp_path, Fidelity(weights="b"), csv=table, recompute=True) == 0
 
 
+def test_maps_that_are_there_are_not_drawn_again(tmp_path, capsys):
+    folder(tmp_path, 1, 4)
+    options = {"csv": tmp_path / "scores.csv", "map_dir": tmp_path / "maps"}
+    metric = Stopped()
+    metric.after = 3
+    with pytest.raises(KeyboardInterrupt):
+        command(tmp_path, metric, **options)
+    drawn = sorted((tmp_path / "maps").iterdir())
+    assert len(drawn) >= 2
+    before = [path.stat().st_mtime_ns for path in drawn]
+    assert command(tmp_path, **options) == 0
+    assert "of 4 are there already" in capsys.readouterr().err
+    assert [path.stat().st_mtime_ns for path in drawn[:2]] == before[:2]
+    assert len(list((tmp_path / "maps").iterdir())) == 4
+
+
+def test_one_target_of_two_references_has_two_maps(tmp_path):
+    folder(tmp_path, 1, 1)
+    save(tmp_path / "ref" / "other.png", picture(7, (32, 36)))
+    target = tmp_path / "dis" / "R0_00.png"
+    pairs = [(target, tmp_path / "ref" / name) for name in ("R0.png", "other.png")]
+    assert score_pairs(Fidelity(), pairs, map_dir=tmp_path / "maps") == 0
+    assert {path.name for path in (tmp_path / "maps").iterdir()} == {"R0_00-map.png", "R0_00-map-2.png"}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"recompute": True}, "--recompute without --csv"),
+        ({"full_scale": True}, "--full-scale without --map or --page"),
+    ],
+)
+def test_options_that_would_do_nothing_are_refused(tmp_path, options, message):
+    folder(tmp_path, 1, 1)
+    with pytest.raises(UserError, match=f"{message} has no effect"):
+        command(tmp_path, **options)
+
+
 def test_one_of_two_sizes_is_scaled_on_request(tmp_path):
     image = picture(0, (32, 48))
     reference, target = tmp_path / "r.png", tmp_path / "t.png"
@@ -366,6 +406,10 @@ def test_one_of_two_sizes_is_scaled_on_request(tmp_path):
     for resize in ("target", "reference"):
         (result,) = in_order(Fidelity(), [(target, reference)], resize=resize)
         assert result.score > 60
+    save(tmp_path / "m.png", np.full((16, 24, 3), 255, np.uint8))
+    pairs, masks = [(target, reference)], {target: tmp_path / "m.png"}
+    (result,) = in_order(Fidelity(), pairs, resize="target", masks=masks)
+    assert result.score > 60
     with pytest.raises(UserError, match="--resize both: expected target or reference"):
         score_pairs(Fidelity(), [(target, reference)], resize="both")
 

@@ -443,7 +443,7 @@ def test_a_table_without_references_is_for_blind_models(tmp_path):
 
 
 def test_opinions_of_several_observers_are_averaged_on_request(tmp_path):
-    table = single_pictures(tmp_path, "p0.png,2\np1.png,3\np0.png,4\np2.png,5")
+    table = single_pictures(tmp_path, "p0.png,2\np1.png,3\np0.png,4\np2.png,5\np0.png,")
     with pytest.raises(DataError, match="p0.png stands in line 2 too .*--average-opinions"):
         datasets.prepare("pairs", data_dir=tmp_path, manual_dir=table)
     options = datasets.TableOptions(average_opinions=True)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from iqa_jax.data.pairing import find_pairs, pair_files, pairs_from_table
+from iqa_jax.data.pairing import find_pairs, masks_of, pair_files, pairs_from_table
 from iqa_jax.data.selection import Listed, expand, listed
 from iqa_jax.errors import DataError
 
@@ -105,6 +105,8 @@ def test_expand(tmp_path):
     assert expand([str(odd)]) == [odd]
     assert expand([f"{tmp_path}/**/*", str(a)]) == [a, b, deep]
     assert expand([f"{tmp_path}/[ab].*"]) == [a, b]
+    (tmp_path / "in" / "round").symlink_to(tmp_path)
+    assert expand([f"{tmp_path}/**/*.webp"]) == [deep]
     (literal,) = touch(tmp_path, "x[1].png")
     assert expand([str(literal)]) == [literal]
 
@@ -132,7 +134,7 @@ def test_csv(tmp_path):
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("", "pairs.csv: empty"),
+        ("", "empty"),
         (
             "target,original\na,b\n",
             "no line with the columns distorted, reference; it begins",
@@ -142,12 +144,25 @@ def test_csv(tmp_path):
         (None, "cannot be read as text"),
     ],
 )
-def test_csv_that_does_not_fit(tmp_path, text, problem):
+def test_csv_that_does_not_fit(tmp_path, monkeypatch, text, problem):
     path = tmp_path / "pairs.csv"
     if text is not None:
         path.write_text(text)
-    with pytest.raises(DataError, match=problem):
+    with pytest.raises(DataError, match=f"^{path}.*{problem}"):
         pairs_from_table(path)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match="^pairs.csv"):
+        pairs_from_table(Path("pairs.csv"))
+
+
+def test_columns_are_what_they_are_called_before_what_they_may_mean(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    path = tmp_path / "in" / "pairs.csv"
+    path.parent.mkdir()
+    path.write_text("image,distorted,ref,target\n17,~/d.png,r.png,18\n")
+    assert pairs_from_table(path) == [(tmp_path / "d.png", path.parent / "r.png")]
+    path.write_text("image,ref,target\n17,r.png,d.png\n")
+    assert pairs_from_table(path) == [(path.parent / "d.png", path.parent / "r.png")]
 
 
 def test_find_pairs(tmp_path):
@@ -180,3 +195,26 @@ def test_what_is_passed_over_is_named(tmp_path):
     assert listed([str(tmp_path)], say=told.append) == [Listed(image)]
     (line,) = told
     assert "passed over 5 files" in line and "broken.png (a broken link)" in line and "deep/c.dat" in line
+
+
+def test_files_of_a_table_keep_their_folders(tmp_path):
+    targets = touch(tmp_path, "d/park/1.png", "d/street/1.png")
+    references = touch(tmp_path, "r/park/1.png", "r/street/1.png")
+    (tmp_path / "d.csv").write_text("image\nd/park/1.png\nd/street/1.png\n")
+    found = find_pairs([str(tmp_path / "d.csv")], [str(tmp_path / "r")])
+    assert found == list(zip(targets, references, strict=True))
+
+
+def test_each_target_has_its_mask(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    targets = touch(Path(), "d/park/1.png", "d/street/1.png")
+    masks = touch(Path(), "m/park/1.png", "m/street/1.png")
+    Path("in").mkdir()
+    Path("in/pairs.csv").write_text("target,reference\n../d/park/1.png,r.png\n../d/street/1.png,r.png\n")
+    through = [Path("in", "..", target) for target in targets]  # as a table spells them
+    for named, patterns in ((targets, ["d"]), (through, ["d"]), (through, ["in/pairs.csv"]), (through, [])):
+        assert masks_of(named, patterns, ["m"]) == dict(zip(named, masks, strict=True))
+    assert masks_of(targets, ["d"], ["m/park/1.png"]) == dict.fromkeys(targets, masks[0])
+    masks[1].unlink()
+    with pytest.raises(DataError, match="1 target cannot be paired(?s:.*)no mask fits"):
+        masks_of(targets, ["d"], ["m"])

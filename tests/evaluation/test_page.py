@@ -1,5 +1,7 @@
 """The page of scored images, made and, where Chromium is installed, looked at."""
 
+import base64
+import io
 import json
 import re
 import shutil
@@ -10,6 +12,7 @@ from PIL import Image
 
 from iqa_jax.cli.score import chosen_files
 from iqa_jax.cli.score_output import score_pairs
+from iqa_jax.errors import UserError
 from iqa_jax.evaluation import page as page_module
 from tests import miniature
 from tests.cli.test_score import Fidelity
@@ -56,15 +59,48 @@ def data_of(page) -> dict:
 def test_small_pictures_stand_in_the_page_and_large_ones_beside_it(methods, monkeypatch):
     data = data_of(made(methods))
     assert data["methods"] == ["good", "bad"] and len(data["pairs"]) == 6
-    assert all(p["target"].startswith("data:image/png;base64,") for p in data["pairs"] if p["score"])
-    assert not (methods / "page" / "images").exists()
+    pictures = [data["sources"][pair["target"]] for pair in data["pairs"] if pair["score"]]
+    assert len(pictures) == 5 and all(picture.startswith("data:image/png;base64,") for picture in pictures)
+    # Each picture once, the references' too: nine pictures, five thumbnails, five maps.
+    assert len(data["sources"]) == 5 + 3 + 5 + 5 and [*(methods / "page").iterdir()] == [
+        methods / "page" / "index.html"
+    ]
     monkeypatch.setattr(page_module, "_INLINE", 0)
     data = data_of(made(methods))
     scored = [p for p in data["pairs"] if p["score"] is not None]
     assert len(scored) == 5 and scored[0]["windows"][0] == [0, 4, 32, 32, 80.0]
     for pair in scored:
         for name in ("target", "referenceImage", "map", "thumbnail"):
-            assert (methods / "page" / pair[name]).is_file()
+            assert (methods / "page" / data["sources"][pair[name]]).is_file()
+    made(methods)  # takes the place of what the one before has made
+
+
+def test_a_folder_that_no_page_has_made_stays_as_it_is(methods):
+    pictures = methods / "page" / page_module.PICTURES
+    pictures.mkdir(parents=True)
+    (pictures / "mine.png").write_bytes(b"mine")
+    with pytest.raises(UserError, match="index-files: is in the way of the page's pictures"):
+        made(methods)
+    assert [path.name for path in (methods / "page").rglob("*")] == ["index-files", "mine.png"]
+
+
+def test_methods_and_references_are_told_apart_by_their_folders(tmp_path):
+    for number, scene in enumerate(("park", "street")):
+        image = miniature.picture(number, (40, 48))
+        miniature.save(tmp_path / "ref" / scene / "1.png", image)
+        for method, strength in (("a", 5.0), ("b", 40.0)):
+            noisy = miniature.noisy(image, strength, number)
+            miniature.save(tmp_path / method / "results" / scene / "1.png", noisy)
+    sets = [str(tmp_path / method / "results") for method in "ab"]
+    pairs, _ = chosen_files(sets, [str(tmp_path / "ref")])
+    assert score_pairs(Mapped(), pairs, page=tmp_path / "page", sets=sets) == 0
+    data = data_of(tmp_path / "page" / "index.html")
+    assert data["methods"] == ["a/results", "b/results"]
+    assert {(pair["method"], pair["name"], pair["content"]) for pair in data["pairs"]} == {
+        (f"{method}/results", f"{scene}/1.png", f"{scene}/1.png")
+        for method in "ab"
+        for scene in ("park", "street")
+    }
 
 
 def test_a_picture_that_moves_is_shown_as_it_was_scored(tmp_path):
@@ -72,10 +108,12 @@ def test_a_picture_that_moves_is_shown_as_it_was_scored(tmp_path):
     frames = [Image.fromarray(picture) for picture in pictures]
     for ending in ("png", "webp"):
         frames[0].save(tmp_path / f"a.{ending}", save_all=True, append_images=frames[1:])
-        page = page_module.Page(tmp_path / ending)
-        page.add(0, [tmp_path / f"a.{ending}"], pictures[:1], Mapped().map(pictures[0]))
-        (shown,) = (tmp_path / ending / "images").glob("00000.*")
-        with Image.open(shown) as image:
+        entry = page_module.Entry("a", None, "a", "", 1.0, None)
+        with page_module.Page(tmp_path / ending) as page:
+            page.add(0, [tmp_path / f"a.{ending}"], pictures[:1], Mapped().map(pictures[0]))
+            data = data_of(page.write("Scores", "", "MOS", [entry]))
+        shown = base64.b64decode(data["sources"][data["pairs"][0]["target"]].partition(",")[2])
+        with Image.open(io.BytesIO(shown)) as image:
             assert image.format == "PNG" and not getattr(image, "is_animated", False)
 
 

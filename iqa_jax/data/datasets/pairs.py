@@ -130,14 +130,19 @@ class Pairs(PairBuilder):
                 before.append(image)
             except DataError as error:
                 problems.append(f"{file.name}, line {number}: {error}")
+        # An observer who gave none has an empty cell.
+        given = {
+            name: [image.mos for image in images if not math.isnan(image.mos)]
+            for name, images in found.items()
+        }
         if self.options.average_opinions:
             self.info.metadata["opinions"] = {
-                name: [len(images), statistics.stdev(i.mos for i in images) if len(images) > 1 else 0.0]
-                for name, images in found.items()
+                name: [len(scores), statistics.stdev(scores) if len(scores) > 1 else 0.0]
+                for name, scores in given.items()
             }
         return [
-            dataclasses.replace(images[0], mos=statistics.fmean(image.mos for image in images))
-            for images in found.values()
+            dataclasses.replace(images[0], mos=statistics.fmean(given[name]) if given[name] else math.nan)
+            for name, images in found.items()
             if images
         ]
 

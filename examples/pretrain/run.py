@@ -70,7 +70,9 @@ def main() -> None:
 def command(*arguments) -> None:
     """Runs one of the project's commands."""
     print("iqa-jax", *arguments, flush=True)
-    subprocess.run([sys.executable, "-m", "iqa_jax", *map(str, arguments)], check=True)
+    done = subprocess.run([sys.executable, "-m", "iqa_jax", *map(str, arguments)])
+    if done.returncode:
+        sys.exit(done.returncode)
 
 
 if __name__ == "__main__":

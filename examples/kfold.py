@@ -30,9 +30,11 @@ def main(
 ) -> None:
     """Trains on several divisions of a data set and tells the median of each measure."""
     place = ["--data-dir", data_dir]
+    same_recipe(output, {"data set": name, "config": config, "train": train, "options": context.args})
     command("splits", name, *place, "--seeds", folds, "--train", train, "--output", output / "splits")
+    files = sorted((output / "splits").glob(f"{name.replace('/', '-')}-*.json"), key=_seed)
     found = []
-    for number, splits in enumerate(sorted((output / "splits").glob("*.json"), key=_seed)[:folds]):
+    for number, splits in enumerate(files[:folds]):
         run, evaluation = output / f"run-{number}", output / f"evaluation-{number}"
         if not list(evaluation.glob("metrics-*.json")):
             fields = [
@@ -53,13 +55,28 @@ def main(
         )
 
 
+def same_recipe(output: Path, recipe: dict) -> None:
+    """Notes what the runs in `output` are made with, or makes sure that it is the same as before."""
+    file = output / "kfold.json"
+    if file.exists():
+        before = json.loads(file.read_text())
+        if before != recipe:
+            other = next(field for field in recipe if before.get(field) != recipe[field])
+            sys.exit(f"{output}: its runs have another {other}, {before.get(other)}; choose another --output")
+        return
+    output.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(recipe, indent=2) + "\n")
+
+
 def _seed(path: Path) -> int:
     return int(path.stem.rpartition("-")[2])
 
 
 def command(*arguments) -> None:
     """Runs one of the project's commands."""
-    subprocess.run([sys.executable, "-m", "iqa_jax", *map(str, arguments)], check=True)
+    done = subprocess.run([sys.executable, "-m", "iqa_jax", *map(str, arguments)])
+    if done.returncode:
+        sys.exit(done.returncode)
 
 
 if __name__ == "__main__":

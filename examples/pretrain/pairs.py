@@ -12,7 +12,7 @@ One file a part, `pairs/NNN_W.npz`, so that a second start continues an interrup
 
 import multiprocessing
 import os
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 
 import degrading
@@ -107,6 +107,6 @@ def make_all(found: list[Photograph], parts: int, directory: Path, *, processes:
         ProcessPoolExecutor(processes, mp_context=context) as pool,
         tqdm(total=len(tasks), unit="part", desc="pairs") as bar,
     ):
-        for future in [pool.submit(make, *task) for task in tasks]:
-            future.add_done_callback(lambda _: bar.update())
-        pool.shutdown(wait=True)
+        for future in as_completed([pool.submit(make, *task) for task in tasks]):
+            future.result()
+            bar.update()

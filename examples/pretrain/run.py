@@ -57,7 +57,7 @@ def main() -> None:
         command("train", "--config", f"{HERE / 'recipe.py'}:{recipe}", "--workdir", run, *options)
         measured = {dataset: run / "measured" / dataset.replace("/", "-") for dataset in tested}
         for dataset, output in measured.items():
-            if not output.exists():
+            if not list(output.glob("metrics-*.json")):
                 options = ["--dataset", dataset, "--crops", "grid", "--baselines", *data]
                 command("evaluate", *weights, *options, "--output", output)
         judged = next(measured[tested[-1]].glob("metrics-*.json")) if asked.judged else None

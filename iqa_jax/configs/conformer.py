@@ -3,18 +3,20 @@
     python train.py --config configs/conformer.py          # PIPAL if it is found, else the built-in set
     python train.py --config configs/conformer.py:pipal --config.data_dir=DIR
     python train.py --config configs/conformer.py:demo
+    python train.py --config configs/conformer.py:finetune --config.dataset=pairs/mine --config.splits=FILE
 
 On PIPAL this is the paper's recipe: 30 epochs of Adam at 1e-4 in batches of 16, on frozen
 Inception-ResNet-v2 features.  Published for it: PLCC 0.8035 / SRCC 0.7878 on the challenge's
 validation set.  On the built-in set it is a short schedule of our own on EfficientNet-Lite0
-features: about four minutes on two CPU cores, validation SRCC above 0.90.
+features: about four minutes on two CPU cores, validation SRCC above 0.90.  To fine-tune on a few pairs it
+begins from the weights of the package.
 """
 
 from ml_collections import ConfigDict
 
 
 def get_config(dataset: str = "auto") -> ConfigDict:
-    """The recipe for "pipal" or "demo"; "auto" is settled once `data_dir` is known."""
+    """The recipe for "pipal", "demo" or "finetune"; "auto" is settled once `data_dir` is known."""
     c = ConfigDict()
     c.model = "iqa_conformer"
     c.seed = 0
@@ -61,9 +63,18 @@ def get_config(dataset: str = "auto") -> ConfigDict:
     c.keep_checkpoints = 2  # the latest; the best by SRCC stays too
     c.keep_epochs = True  # every epoch's as well, for weight averaging
 
-    if dataset not in ("pipal", "auto"):
+    if dataset == "finetune":
+        c.init_from = "full-reference"
+        c.dataset = "pairs/mine"
+        c.backbone = "efficientnet_lite0"
+        c.rotation = 0.0
+        c.batch_size = 4
+        c.num_epochs = 40
+        c.ema_decay = 0.0
+        c.keep_epochs = False
+    elif dataset not in ("pipal", "auto"):
         if dataset != "demo":
-            raise ValueError(f"unknown recipe {dataset!r}: expected pipal, demo or auto")
+            raise ValueError(f"unknown recipe {dataset!r}: expected pipal, demo, finetune or auto")
         c.dataset = "iqa_demo"
         c.train_split, c.validation_split = "train", "validation"
         c.backbone = "efficientnet_lite0"

@@ -21,7 +21,7 @@ def get_config(dataset: str = "auto") -> ConfigDict:
     del c.magnitudes  # there is no reference
 
     # Pseudo-labels.
-    c.teacher = ""  # a run or an averaged checkpoint of a full-reference model
+    c.teacher = ""  # a full-reference model: a run, an average, "full-reference", hf://OWNER/NAME
     c.unlabelled = "pipal"  # pairs to label, of a data set that is prepared or can be
     c.unlabelled_split = "ntire2022_test"
     c.pseudo_crops = "ten"  # what the teacher looks at; or "grid", "center"
@@ -40,6 +40,8 @@ def get_config(dataset: str = "auto") -> ConfigDict:
 
     c.backbone_learning_rate = 0.0  # 0: frozen, as the teacher's
 
+    if dataset == "finetune":
+        c.init_from, c.pseudo_ratio = "blind", 0.0
     if c.dataset == "iqa_demo":
         c.unlabelled, c.unlabelled_split = "iqa_demo_unlabelled", "unlabelled"
     return c

@@ -29,9 +29,11 @@ def part_of_splits(builder: PairBuilder, path: str | Path, part: str) -> PairSou
         raise DataError(f"{path}: {error.strerror}; expected a file of splits") from None
     except (ValueError, KeyError, TypeError, AttributeError):
         raise DataError(f'{path}: expected JSON with lists of references, "train" and "validation"') from None
+    if divided not in (None, builder.asked_name):
+        raise DataError(f"{path}: divides {divided}, not {builder.asked_name}")
     source = PairSource(builder, split, references, part=f"{part} of {Path(path).name}")
-    if divided not in (None, source.dataset):
-        raise DataError(f"{path}: divides {divided}, not {source.dataset}")
+    if not len(source):
+        raise DataError(f"{path}: its part {part} has no pair in split {split} of {builder.asked_name}")
     return source
 
 
@@ -76,16 +78,22 @@ def part_to_evaluate(
     return PairSource(builder, whole), "the whole set: the weights were trained on another"
 
 
+def digests_trained_on(record: Mapping) -> set[str]:
+    """What tells the references that weights were trained on, and those that they began from."""
+    data = data_of(record)
+    before = (record.get("source") or {}).get("init_from") or {}
+    return {*(data["training"]["references"].values() if data else ()), *before.get("trained_on", ())}
+
+
 def trained_on(record: Mapping, source: PairSource) -> np.ndarray:
     """Which pairs (N,) are of references that the weights were trained on.
 
     References are compared by their pictures, whatever the data set calls them; nothing is known of
     weights that were converted.
     """
-    data = data_of(record)
-    if not data:
+    seen = digests_trained_on(record)
+    if not seen:
         return np.zeros(len(source), bool)
-    seen = set(data["training"]["references"].values())
     known = {name for name, digest in source.digests().items() if digest in seen}
     return np.isin(source.reference.astype(str), list(known)) if known else np.zeros(len(source), bool)
 

@@ -3,6 +3,7 @@
 import contextlib
 import contextvars
 import functools
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from iqa_jax.errors import UserError
-from iqa_jax.files import writable_cache
+from iqa_jax.files import cache_dir, writable_cache
 
 # XLA gives convolutions and matrix products on CPUs to YNNPACK, whose convolutions are slow where there are
 # few channels: Inception-ResNet-v2's stem takes two thirds more time.  This leaves it the reductions only.
@@ -20,6 +21,7 @@ _CPU_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_RED
 
 
 STORE_BYTES = 2 * 2**30  # of compiled programs that are kept
+_LOOKED_AT = ".looked-at"  # in the store; its time is that of the last look for damaged entries
 
 _one_platform: contextvars.ContextVar[str | None] = contextvars.ContextVar("one platform", default=None)
 
@@ -145,33 +147,56 @@ def summed_in_float32(form):
 def keep_programs() -> None:
     """Lets JAX keep compiled programs in the cache directory, so that a second start is quick.
 
-    For command lines; a setting of `JAX_COMPILATION_CACHE_DIR` stays as it is.  Where the cache directory
-    cannot be written, programs are compiled at each start.  Entries that are empty, which JAX would keep for
-    good, are removed, and beyond `STORE_BYTES` the oldest go.
+    For command lines; a setting of `JAX_COMPILATION_CACHE_DIR` stays as it is.  A store that cannot be
+    written is read.  Entries that are damaged, which JAX would keep for good, are removed, and beyond
+    `STORE_BYTES` the oldest go.
     """
     if jax.config.jax_compilation_cache_dir:  # type: ignore[attr-defined]
         return
+    least_seconds = 0.0  # of compiling, for a program to be kept
     try:
         store = writable_cache("programs")
+        _tidy(store)
     except UserError:
-        return
-    _tidy(store)
+        store, least_seconds = cache_dir() / "programs", math.inf
+        if not store.is_dir():
+            return
     jax.config.update("jax_compilation_cache_dir", str(store))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", least_seconds)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
 def _tidy(store: Path) -> None:
-    """Removes empty entries, and the oldest beyond `STORE_BYTES`."""
+    """Removes damaged entries, of those since the last time, and the oldest beyond `STORE_BYTES`."""
+    marker = store / _LOOKED_AT
+    since = marker.stat().st_mtime if marker.exists() else 0.0
+    with contextlib.suppress(OSError):
+        marker.touch()
     sizes: list[tuple[float, int, Path]] = []
     for entry in store.iterdir():
         with contextlib.suppress(OSError):
             known = entry.stat()
-            sizes.append((known.st_mtime if known.st_size else 0.0, known.st_size, entry))
+            damaged = entry != marker and known.st_mtime >= since and not _is_whole(entry)
+            sizes.append((0.0 if damaged else known.st_mtime, known.st_size, entry))
     left = sum(size for _, size, _ in sizes)
-    for _, size, entry in sorted(sizes):
-        if size and left <= STORE_BYTES:
+    for time, size, entry in sorted(sizes):
+        if time and left <= STORE_BYTES:
             break
         with contextlib.suppress(OSError):
             entry.unlink()
             left -= size
+
+
+def _is_whole(entry: Path) -> bool:
+    """Whether an entry of JAX's store can be decompressed, where JAX still lets one try."""
+    content = entry.read_bytes()
+    if not entry.name.endswith("-cache"):
+        return bool(content)
+    try:
+        from jax._src.compilation_cache import decompress_executable
+    except ImportError:
+        return bool(content)
+    try:
+        return bool(decompress_executable(content))
+    except Exception:  # those of whichever compression it is
+        return False

@@ -15,12 +15,15 @@ Work = Callable[[Any], Any]
 
 
 class _Worker:
-    """An actor: what `build` gave, applied to one part after the other."""
+    """An actor: what `build` gives, applied to one part after the other."""
 
     def __init__(self, build: Callable[[], Work]):
-        self._work = build()
+        self._build = build
+        self._work: Work | None = None
 
     def work(self, number: int, part: Any) -> tuple[int, Any]:
+        if self._work is None:  # here, so that what it raises is told
+            self._work = self._build()
         return number, self._work(part)
 
 
@@ -35,7 +38,7 @@ def spread(
       address: of a Ray cluster, or "local" for workers on this machine.
       workers: how many; as many as the cluster has GPUs, else machines, if 0.
     Raises:
-      UserError: the cluster cannot be reached.
+      UserError: the cluster cannot be reached, or has no room for the workers.
     """
     import ray
     from ray.util import ActorPool
@@ -46,17 +49,24 @@ def spread(
     paths = os.pathsep.join([here, *filter(None, [os.environ.get("PYTHONPATH")])])
     try:
         ray.init(
-            address=None if address == LOCAL else address,
+            address=address,
+            num_cpus=max(workers, os.cpu_count() or 1) if address == LOCAL else None,
             runtime_env={"env_vars": {"PYTHONPATH": paths}},
             log_to_driver=False,
             logging_level=logging.ERROR,
             include_dashboard=False if address == LOCAL else None,
         )
     except (ConnectionError, ValueError, RuntimeError) as error:
-        raise UserError(f"ray {address}: {str(error).splitlines()[0]}") from None
+        hint = "" if address == LOCAL else "; if the cluster wants a token, set RAY_AUTH_MODE=token"
+        raise UserError(f"ray {address}: {str(error).splitlines()[0]}{hint}") from None
     try:
-        gpus = int(ray.cluster_resources().get("GPU", 0))
-        count = min(workers or gpus or len(ray.nodes()), len(parts))
+        resources = ray.cluster_resources()
+        gpus = int(resources.get("GPU", 0))
+        room = gpus or int(resources.get("CPU", 0))
+        if workers > room:
+            raise UserError(f"ray {address}: --workers {workers}, but there is room for {room}")
+        nodes = sum(node["Alive"] for node in ray.nodes())
+        count = min(workers or gpus or nodes, len(parts))
         # A worker that was lost is started again, and its part with it, however often.
         actor = ray.remote(max_restarts=-1, max_task_retries=-1, num_cpus=1, num_gpus=1 if gpus else 0)(
             _Worker
@@ -65,5 +75,7 @@ def spread(
         yield from pool.map_unordered(lambda one, part: one.work.remote(*part), list(enumerate(parts)))
     except ray.exceptions.RayTaskError as error:
         raise error.cause if isinstance(error.cause, UserError) else error from None
+    except ray.exceptions.RayActorError as error:
+        raise UserError(f"ray {address}: a worker does not start: {str(error).splitlines()[0]}") from None
     finally:
         ray.shutdown()

@@ -9,6 +9,7 @@ import numpy as np
 
 from iqa_jax.data.datasets import prepare
 from iqa_jax.data.source import PairSource
+from iqa_jax.files import local_path
 from iqa_jax.ops.programs import keep_programs
 from iqa_jax.parallel.cluster import spread
 from iqa_jax.parallel.jobs import grouped
@@ -16,6 +17,7 @@ from iqa_jax.scoring.dataset import Predictor
 from iqa_jax.scoring.files import score_files
 from iqa_jax.scoring.load import load
 from iqa_jax.scoring.results import Pair, Result
+from iqa_jax.weights.hub import on_hub
 
 _FILES, _PAIRS = 32, 64  # in a part: files to score, pairs of a prepared split
 
@@ -39,7 +41,7 @@ def scored_on_cluster(
     parts = grouped([reference or target for target, reference in pairs], _FILES)
     files = [[tuple(path and path.resolve() for path in pairs[k]) for k in part] for part in parts]
     shown = {target.resolve(): mask.resolve() for target, mask in masks.items()}
-    build = functools.partial(_file_worker, os.fspath(weights), dict(options), shown, resize)
+    build = functools.partial(_file_worker, _from_anywhere(weights), dict(options), shown, resize)
     for number, results in spread(build, files, address=address, workers=workers):
         for position, (score, error, passing) in zip(parts[number], results, strict=True):
             target, reference = pairs[position]
@@ -76,8 +78,9 @@ def predicted_on_cluster(
       data_dir: where the data were prepared.
     """
     parts = grouped(source.reference, _PAIRS)
+    place = _from_anywhere(data_dir) if data_dir else ""
     build = functools.partial(
-        _split_worker, os.fspath(weights), dict(options), source.dataset, source.base, data_dir
+        _split_worker, _from_anywhere(weights), dict(options), source.dataset, source.base, place
     )
     predicted = np.empty(len(source), np.float32)
     positions = [source.index[part] for part in parts]
@@ -92,3 +95,9 @@ def _split_worker(weights: str, options: dict, dataset: str, split: str, data_di
     predictor = Predictor(weights, **options)
     whole = PairSource(prepare(dataset, data_dir=data_dir or None), split)
     return lambda positions: predictor(whole.select(positions))
+
+
+def _from_anywhere(path: str | os.PathLike) -> str:
+    """A path as workers in other directories find it; a name or an address as it is."""
+    there = not on_hub(path) and local_path(path).exists()
+    return str(local_path(path).absolute()) if there else os.fspath(path)

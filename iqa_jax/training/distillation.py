@@ -18,6 +18,7 @@ from iqa_jax.training.inputs import model_config_for, open_data
 from iqa_jax.training.log import say
 from iqa_jax.training.loop import train
 from iqa_jax.weights.directory import read_config
+from iqa_jax.weights.reading import place_of
 
 
 def train_student(config: ConfigDict, workdir: str | Path, *, reason: str = "") -> dict:
@@ -57,9 +58,9 @@ def train_student(config: ConfigDict, workdir: str | Path, *, reason: str = "") 
 
 
 def predictor_of(weights: str | Path, crops: str) -> Predictor:
-    """Of a run, its averaged weights if it kept them."""
-    weights = Path(weights).expanduser()
-    ema = bool(read_config(weights).get("training", {}).get("ema_decay", 0.0))
+    """Of whatever `iqa_jax.load` takes; of a run, its averaged weights if it kept them."""
+    place = place_of(weights)
+    ema = (place / "checkpoints").is_dir() and bool(read_config(place)["training"].get("ema_decay", 0.0))
     return Predictor(weights, ema=ema, crops=crops)
 
 

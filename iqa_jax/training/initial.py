@@ -5,6 +5,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
+from iqa_jax.data.splits import digests_trained_on
 from iqa_jax.errors import ConfigError
 from iqa_jax.models import IQA_MODELS, ModelConfig
 from iqa_jax.ops import Array
@@ -49,7 +50,12 @@ def start_of(config: ConfigDict, workdir: Path) -> Start | None:
             f"config.init_from={config.init_from}: weights of a backbone alone; give them as "
             "config.backbone_weights, or an IQA model's here"
         )
-    return Start(found, weights, {"file": str(config.init_from), "sha256": record["sha256"]})
+    origin = {
+        "file": str(config.init_from),
+        "sha256": record["sha256"],
+        "trained_on": sorted(digests_trained_on(record)),
+    }
+    return Start(found, weights, origin)
 
 
 def with_architecture(config: ConfigDict, start: Start | None) -> ConfigDict:

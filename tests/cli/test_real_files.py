@@ -179,6 +179,28 @@ def test_options_that_do_not_go_together(tmp_path, call, monkeypatch, arguments,
     assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
 
 
+def test_a_file_of_splits_is_of_one_data_set_and_leaves_something(two_tables, call):
+    place = ["--dataset", "pairs/mine", "--data-dir", two_tables, "--output", two_tables / "x.png"]
+    content = {"dataset": "kadid10k", "train": ["photos/p0.png"], "validation": ["i01.png"]}
+    file = two_tables / "splits.json"
+    for changed, message in (
+        ({}, "divides kadid10k, not pairs/mine"),
+        ({"dataset": "pairs/mine", "validation": []}, "its part validation has no pair in split train"),
+    ):
+        file.write_text(json.dumps(content | changed))
+        code, _, err = call("show", *place, "--splits", file)
+        assert code == 1 and message in err
+
+
+def test_other_images_of_the_same_table_are_noticed(two_tables, call):
+    own = two_tables / "own"
+    prepare = ("prepare", "pairs", "--manual-dir", own / "mine.csv", "--data-dir", two_tables)
+    assert call(*prepare)[0] == 0
+    miniature.save(own / "distorted" / "p0-1.png", miniature.picture(9, (72, 80)))
+    code, _, err = call(*prepare)
+    assert code == 1 and "was prepared from other content or images" in err
+
+
 def test_pairs_without_labels_are_not_evaluated(two_tables, call, small_weights):
     table = two_tables / "own" / "unlabelled.csv"
     lines = (table.parent / "mine.csv").read_text().splitlines()

@@ -2,7 +2,9 @@ import os
 
 import jax
 import jax.numpy as jnp
+from jax._src import compilation_cache
 
+from iqa_jax.errors import UserError
 from iqa_jax.ops import programs as compilation
 
 
@@ -23,12 +25,43 @@ def test_other_platforms_and_versions_are_told_nothing(monkeypatch):
     compilation.compiler_options.cache_clear()
 
 
-def test_empty_entries_of_the_store_go_and_its_size_is_bounded(tmp_path, monkeypatch):
-    for name, size, age in (("empty", 0, 1), ("old", 60, 100), ("new", 60, 10)):
-        (tmp_path / name).write_bytes(b"x" * size)
-        os.utime(tmp_path / name, (1e9 - age, 1e9 - age))
+def entries(store):
+    return sorted(path.name for path in store.iterdir() if not path.name.startswith("."))
+
+
+def test_damaged_entries_of_the_store_go_and_its_size_is_bounded(tmp_path, monkeypatch):
+    whole = compilation_cache.compress_executable(b"program" * 100)
+    contents = {"empty": b"", "old": b"x" * 60, "new": b"x" * 60, "a-cache": whole, "b-cache": whole[:-9]}
+    for age, (name, content) in enumerate(contents.items()):
+        (tmp_path / name).write_bytes(content)
+        os.utime(tmp_path / name, (1e9 + age, 1e9 + age))
     compilation._tidy(tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {"old", "new"}
+    assert entries(tmp_path) == ["a-cache", "new", "old"]
+    (tmp_path / "a-cache").unlink()
     monkeypatch.setattr(compilation, "STORE_BYTES", 100)
     compilation._tidy(tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["new"]
+    assert entries(tmp_path) == ["new"]
+    (tmp_path / "c-cache").write_bytes(whole[:-9])  # since then
+    compilation._tidy(tmp_path)
+    assert entries(tmp_path) == ["new"]
+
+
+def test_a_store_that_cannot_be_written_is_read(tmp_path, monkeypatch):
+    options: dict = {}
+    before = jax.config.jax_compilation_cache_dir
+    jax.config.update("jax_compilation_cache_dir", None)
+    monkeypatch.setattr(jax.config, "update", options.__setitem__)
+    monkeypatch.setenv("IQA_JAX_CACHE", str(tmp_path))
+    monkeypatch.setattr(compilation, "writable_cache", refuse)
+    compilation.keep_programs()
+    assert not options
+    (tmp_path / "programs").mkdir()
+    compilation.keep_programs()
+    assert options["jax_compilation_cache_dir"] == str(tmp_path / "programs")
+    assert options["jax_persistent_cache_min_compile_time_secs"] == float("inf")
+    monkeypatch.undo()
+    jax.config.update("jax_compilation_cache_dir", before)
+
+
+def refuse(*_):
+    raise UserError("cannot be written")

@@ -43,6 +43,13 @@ def failing():
     return build
 
 
+def never_built():
+    def build():
+        raise UserError("no weights here")
+
+    return build
+
+
 def test_what_a_killed_worker_had_is_done_again(tmp_path):
     found = dict(spread(squaring(tmp_path), [1, 2, 3, 4, 5, 6], workers=2))
     assert (tmp_path / "killed").exists()
@@ -53,6 +60,8 @@ def test_what_a_killed_worker_had_is_done_again(tmp_path):
 def test_an_error_of_the_work_and_a_cluster_that_is_not_there_are_plain():
     with pytest.raises(UserError, match="part 1 is bad"):
         list(spread(failing(), [1], workers=1))
+    with pytest.raises(UserError, match="no weights here"):  # more workers than cores, none of which begins
+        list(spread(never_built(), [1, 2, 3, 4, 5], workers=1 + (os.cpu_count() or 1)))
     with pytest.raises(UserError, match="ray nowhere"):
         list(spread(failing(), [1], address="nowhere"))
 

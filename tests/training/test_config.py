@@ -76,7 +76,7 @@ def test_what_does_not_fit_is_named_in_one_line(arguments, message):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([f"--config={CONFORMER}:pipl"], "unknown recipe 'pipl': expected pipal, demo or auto"),
+        ([f"--config={CONFORMER}:pipl"], "unknown recipe 'pipl': expected pipal, demo, finetune or auto"),
         (["--config=configs/none.py"], "configs/none.py: no such configuration file"),
         (["--config=conformr"], "conformr: no such configuration file; expected " + RECIPES),
         (["--workdir=run"], "give a configuration, as in --config conformer: " + RECIPES),

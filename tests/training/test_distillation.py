@@ -221,3 +221,8 @@ def test_every_command_takes_the_student(place, finished, call, tmp_path):
     assert code == 0 and json.loads(out)[0]["pairs"] == 4
     code, *_ = call("submit", "--weights", finished, *data, "--output", tmp_path / "submission")
     assert code == 0 and "Non-Reference [0] : 0" in (tmp_path / "submission" / "readme.txt").read_text()
+
+
+def test_a_metric_of_the_package_can_teach():
+    teacher = distillation.predictor_of("full-reference", "center")
+    assert teacher.full_reference and (teacher.config.mos_low, teacher.config.mos_high) == (1, 5)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from iqa_jax.data.splits import digests_trained_on
 from iqa_jax.errors import ConfigError, DataError, WeightsError
 from iqa_jax.models import ModelConfig, build
 from iqa_jax.training.distillation import train_student
@@ -109,3 +110,31 @@ def test_what_cannot_be_begun_from_is_named(data_dir, packaged_weights, init, er
     with pytest.raises(error, match=message):
         train(config, data_dir / "run")
     assert not (data_dir / "run" / "config.json").exists()
+
+
+def test_the_recipe_for_a_few_pairs_needs_a_table_and_a_division(tmp_path, call):
+    table = miniature.pairs(tmp_path / "own", size=(200, 204))
+    text = table.read_text()
+    for given, on_scale in (("59", "3"), ("60", "3.5"), ("69", "4"), ("70", "5")):
+        text = text.replace(f" {given},", f" {on_scale},")
+    table.write_text(text)
+    place = ["--data-dir", tmp_path / "data"]
+    assert call("prepare", "pairs", "--manual-dir", table, "--scale", "1-5", *place)[0] == 0
+    assert call("splits", "pairs/mine", "--seeds", 1, *place, "--output", tmp_path / "splits")[0] == 0
+    splits = tmp_path / "splits" / "pairs-mine-0.json"
+    options = [f"--config.splits={splits}", f"--config.data_dir={tmp_path / 'data'}", "--config.batch_size=2"]
+    for recipe in ("conformer", "student"):
+        run = ["--config", f"{recipe}:finetune", "--workdir", tmp_path / recipe, "--config.num_steps=2"]
+        code, out, err = call("train", *run, *options)
+        assert code == 0 and "begins from" in out, err
+    record = json.loads((tmp_path / "conformer" / "config.json").read_text())
+    assert record["source"]["init_from"]["file"] == "full-reference"
+    assert record["source"]["init_from"]["trained_on"] and record["model"]["stride"] == 32
+
+
+@pytest.mark.quick
+def test_what_the_first_weights_saw_counts_as_trained_on():
+    data = {"training": {"references": {"a.png": "digest a"}}}
+    record = {"data": data, "source": {"init_from": {"trained_on": ["digest b"]}}}
+    assert digests_trained_on(record) == {"digest a", "digest b"}
+    assert digests_trained_on({}) == set()

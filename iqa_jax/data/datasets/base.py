@@ -189,19 +189,24 @@ class PairBuilder(FileReaderBuilder):
         needed = sum(_stored_bytes(image.encoded) for image in every)
         check_room(Path(self.data_path).parent, needed, f"preparing {self.name}")
         sizes: dict[str, tuple[int, int]] = {}
+        digests: dict[str, str] = {}
         problems: list[str] = []
         with tqdm(total=len(every), desc=f"preparing {self.name}", unit="image", dynamic_ncols=True) as bar:
             infos = [
-                write_split(self, split, self._records(split, images, sizes, problems, bar))
+                write_split(self, split, self._records(split, images, sizes, digests, problems, bar))
                 for split, images in splits.items()
             ]
         raise_problems(where, problems)
+        known = self.info.metadata["tables"][REFERENCES]
+        known["digest"] = [digests[name] for name in known["name"]]
         self.info.set_splits(tfds.core.SplitDict(infos))
 
-    def _records(self, split, images, sizes, problems, bar: tqdm) -> Iterator[dict]:
-        """The records of a split, in order; notes its table, the references' sizes and what is wrong."""
-        columns = (*FIELDS, "width", "height", *(["digest"] if split == REFERENCES else []))
-        table: dict[str, list] = {column: [] for column in columns}
+    def _records(self, split, images, sizes, digests, problems, bar: tqdm) -> Iterator[dict]:
+        """The records of a split, in order; notes its table, the references' sizes and what is wrong.
+
+        `digests` tell the references' pictures; without references, the first picture of each content.
+        """
+        table: dict[str, list] = {column: [] for column in (*FIELDS, "width", "height")}
         remarks: dict[str, str] = {}
 
         def remark(name: str, text: str) -> None:
@@ -218,9 +223,11 @@ class PairBuilder(FileReaderBuilder):
             size = pixels.shape[1::-1]
             if split == REFERENCES:
                 sizes[image.name] = size
-                table["digest"].append(digest(pixels))
             elif self.paired and size != sizes.get(image.reference, size):
                 problems.append(f"{image.name}: {_by(size)}, its reference is {_by(sizes[image.reference])}")
+            content = image.name if split == REFERENCES else image.reference
+            if self.paired == (split == REFERENCES) and content not in digests:
+                digests[content] = digest(pixels)
             record = {field: getattr(image, field) for field in FIELDS}
             for column, value in (*record.items(), ("width", size[0]), ("height", size[1])):
                 table[column].append(value)

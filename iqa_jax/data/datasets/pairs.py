@@ -8,6 +8,7 @@ import math
 import statistics
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
 from iqa_jax.data.datasets.base import Contents, DistortedImage, Encoded, PairBuilder, Score
@@ -16,6 +17,7 @@ from iqa_jax.data.tables import PAIR_ALIASES, finite, listed_path, table_rows
 from iqa_jax.errors import DataError
 
 UNLABELLED = "unlabelled"
+_SAMPLED = 16  # images whose content tells whether a table's images are others
 _THUMBNAIL = 64  # pixels, of what stands in the place of a reference
 
 
@@ -68,10 +70,10 @@ class Pairs(PairBuilder):
 
     def check_unchanged(self, source: Path) -> None:
         prepared = self.info.metadata
-        if prepared["sha256"] != _sha256(source):
+        if prepared["sha256"] != _sha256(source) or prepared.get("files", "") not in ("", _files(source)):
             raise DataError(
-                f"{source}: {self.data_path} was prepared from other content; delete it to prepare again, "
-                "or give the file another name"
+                f"{source}: {self.data_path} was prepared from other content or images; delete it to "
+                "prepare again, or give the file another name"
             )
         if prepared.get("options", _noted(TableOptions())) != _noted(self.options):
             raise DataError(
@@ -105,6 +107,7 @@ class Pairs(PairBuilder):
         score = Score(label.upper(), low, high, label == "mos")
         self.info.metadata["score"] = dataclasses.asdict(score)
         self.info.metadata["sha256"] = _sha256(file)
+        self.info.metadata["files"] = _files(file)
         self.info.metadata["paired"] = paired
         self.info.metadata["options"] = _noted(self.options)
         return contents
@@ -186,3 +189,16 @@ def _thumbnail(path: Path) -> bytes:
 
 def _sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _files(file: Path) -> str:
+    """A digest of the sizes of the images that a table lists, and of some of their contents."""
+    names: dict[str, None] = {}
+    for _, row in table_rows(file, ("distorted",), [], aliases=PAIR_ALIASES):
+        for name in filter(None, (row["distorted"], row.get("reference"))):
+            names[listed_path(file.parent, name)] = None
+    paths = [path for name in names if (path := file.parent / name).is_file()]
+    digest = hashlib.sha256(repr([path.stat().st_size for path in paths]).encode())
+    for position in np.linspace(0, len(paths) - 1, min(len(paths), _SAMPLED)).astype(int):
+        digest.update(paths[position].read_bytes())
+    return digest.hexdigest()

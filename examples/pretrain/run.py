@@ -63,7 +63,7 @@ def main() -> None:
         judged = next(measured[tested[-1]].glob("metrics-*.json")) if asked.judged else None
         folder = asked.output / f"{SHIPPED[recipe]}-{name}-{asked.seed}"
         if not folder.exists():
-            card = write_card(folder.with_suffix(".md"), run, found, judged)
+            card = write_card(folder.with_name(f"{folder.name}.md"), run, found, judged)
             command("pack", *weights, "--half", "--card", card, "--output", folder)
 
 

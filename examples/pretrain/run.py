@@ -40,26 +40,30 @@ def main() -> None:
     splits = made / "splits.json"
     if not splits.exists():
         write_set(found, asked.output / "pairs", made, without=tuple(asked.without))
-    data = ["--data-dir", asked.output / f"data-{name}"]
+    data_dir = asked.output / f"data-{name}"
     tables = [made / "windows.csv"] + ([made / "left_out.csv"] if asked.without else [])
     for table in tables:
-        command("prepare", "pairs", "--manual-dir", table, "--scale", "1-5", *data)
+        command("prepare", "pairs", "--manual-dir", table, "--scale", "1-5", "--data-dir", data_dir)
     if asked.judged:
-        command("prepare", "pairs", "--manual-dir", asked.judged, *data)
+        command("prepare", "pairs", "--manual-dir", asked.judged, "--data-dir", data_dir)
     # Of the windows, those that the run was validated on.
     tested = ["iqa_demo", *(f"pairs/{table.stem}" for table in (*tables, asked.judged) if table)]
     runs = {recipe: asked.output / f"{recipe}-{name}-{asked.seed}" for recipe in SHIPPED}
     for recipe in asked.models:
         run, weights = runs[recipe], ["--weights", runs[recipe], "--step", "latest", "--ema"]
-        options = [f"--config.data_dir={data[1]}", f"--config.splits={splits}", f"--config.seed={asked.seed}"]
+        options = [
+            f"--config.data_dir={data_dir}",
+            f"--config.splits={splits}",
+            f"--config.seed={asked.seed}",
+        ]
         if recipe == "student":
             options.append(f"--config.teacher={runs['conformer']}")
         command("train", "--config", f"{HERE / 'recipe.py'}:{recipe}", "--workdir", run, *options)
         measured = {dataset: run / "measured" / dataset.replace("/", "-") for dataset in tested}
         for dataset, output in measured.items():
             if not list(output.glob("metrics-*.json")):
-                options = ["--dataset", dataset, "--crops", "grid", "--baselines", *data]
-                command("evaluate", *weights, *options, "--output", output)
+                options = ["--dataset", dataset, "--crops", "grid", "--baselines"]
+                command("evaluate", *weights, *options, "--data-dir", data_dir, "--output", output)
         judged = next(measured[tested[-1]].glob("metrics-*.json")) if asked.judged else None
         folder = asked.output / f"{SHIPPED[recipe]}-{name}-{asked.seed}"
         if not folder.exists():

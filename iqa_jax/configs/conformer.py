@@ -63,6 +63,8 @@ def get_config(dataset: str = "auto") -> ConfigDict:
     c.keep_checkpoints = 2  # the latest; the best by SRCC stays too
     c.keep_epochs = True  # every epoch's as well, for weight averaging
 
+    if dataset not in ("pipal", "demo", "finetune", "auto"):
+        raise ValueError(f"unknown recipe {dataset!r}: expected pipal, demo, finetune or auto")
     if dataset == "finetune":
         c.init_from = "full-reference"
         c.dataset = "pairs/mine"
@@ -72,9 +74,7 @@ def get_config(dataset: str = "auto") -> ConfigDict:
         c.num_epochs = 40
         c.ema_decay = 0.0
         c.keep_epochs = False
-    elif dataset not in ("pipal", "auto"):
-        if dataset != "demo":
-            raise ValueError(f"unknown recipe {dataset!r}: expected pipal, demo, finetune or auto")
+    if dataset == "demo":
         c.dataset = "iqa_demo"
         c.train_split, c.validation_split = "train", "validation"
         c.backbone = "efficientnet_lite0"

@@ -3,7 +3,6 @@
 import base64
 import contextlib
 import dataclasses
-import io
 import json
 import shutil
 import threading
@@ -182,9 +181,8 @@ class Page(contextlib.AbstractContextManager):
         """What an <img> takes: the picture itself or its place beside the page."""
         if not inline:
             return f"{PICTURES}/{path.name}"
-        buffer = io.BytesIO(path.read_bytes())
         kind = _MEDIA.get(path.suffix, path.suffix[1:])
-        return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+        return f"data:image/{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
 
 
 def _moves(file: Path) -> bool:

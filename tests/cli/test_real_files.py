@@ -134,6 +134,16 @@ def test_lower_is_better_and_few_references_are_said(two_tables, call, small_wei
     ]
 
 
+def refused_beside_a_picture(tmp_path, call, monkeypatch, arguments) -> str:
+    """What a command says that is refused in a directory with one picture, and writes nothing there."""
+    monkeypatch.chdir(tmp_path)
+    miniature.save(tmp_path / "a.png", miniature.picture(0, (72, 72)))
+    code, _, err = call(*arguments)
+    assert code == 1, err
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+    return err
+
+
 def test_single_pictures_are_reported_and_shown(tmp_path, call):
     for number in range(4):
         picture = miniature.noisy(miniature.picture(number, (80, 96)), 10.0 * number, number)
@@ -172,11 +182,7 @@ def test_single_pictures_are_reported_and_shown(tmp_path, call):
     ],
 )
 def test_options_that_do_not_go_together(tmp_path, call, monkeypatch, arguments, message):
-    monkeypatch.chdir(tmp_path)
-    miniature.save(tmp_path / "a.png", miniature.picture(0, (72, 72)))
-    code, _, err = call(*arguments)
-    assert code == 1 and message in err, err
-    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+    assert message in refused_beside_a_picture(tmp_path, call, monkeypatch, arguments)
 
 
 def test_a_file_of_splits_is_of_one_data_set_and_leaves_something(two_tables, call):
@@ -340,11 +346,9 @@ def test_a_path_with_a_scheme_is_refused(tmp_path, call, small_weights, monkeypa
     ],
 )
 def test_an_output_of_another_ending_is_told(tmp_path, call, small_weights, monkeypatch, arguments, message):
-    monkeypatch.chdir(tmp_path)
-    miniature.save(tmp_path / "a.png", miniature.picture(0, (72, 72)))
-    code, _, err = call(*(small_weights if argument == "w" else argument for argument in arguments))
-    assert code == 1 and message in err and len(err.splitlines()) == 1, err
-    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+    arguments = [small_weights if argument == "w" else argument for argument in arguments]
+    err = refused_beside_a_picture(tmp_path, call, monkeypatch, arguments)
+    assert message in err and len(err.splitlines()) == 1
 
 
 def test_a_job_with_other_pairs_is_refused(tmp_path):

@@ -13,7 +13,7 @@ from PIL import Image
 
 from iqa_jax.data.datasets.base import Contents, DistortedImage, Encoded, PairBuilder, Score
 from iqa_jax.data.images import read_image
-from iqa_jax.data.tables import PAIR_ALIASES, finite, listed_path, table_rows
+from iqa_jax.data.tables import PAIR_ALIASES, Rows, finite, listed_path, table_rows
 from iqa_jax.errors import DataError
 
 UNLABELLED = "unlabelled"
@@ -70,7 +70,10 @@ class Pairs(PairBuilder):
 
     def check_unchanged(self, source: Path) -> None:
         prepared = self.info.metadata
-        if prepared["sha256"] != _sha256(source) or prepared.get("files", "") not in ("", _files(source)):
+        rows = table_rows(source, ("distorted",), [], aliases=PAIR_ALIASES)
+        # Those that were prepared by an earlier version do not tell the images.
+        same_images = "files" not in prepared or prepared["files"] == _files(source.parent, rows)
+        if prepared["sha256"] != _sha256(source) or not same_images:
             raise DataError(
                 f"{source}: {self.data_path} was prepared from other content or images; delete it to "
                 "prepare again, or give the file another name"
@@ -107,7 +110,7 @@ class Pairs(PairBuilder):
         score = Score(label.upper(), low, high, label == "mos")
         self.info.metadata["score"] = dataclasses.asdict(score)
         self.info.metadata["sha256"] = _sha256(file)
-        self.info.metadata["files"] = _files(file)
+        self.info.metadata["files"] = _files(file.parent, rows)
         self.info.metadata["paired"] = paired
         self.info.metadata["options"] = _noted(self.options)
         return contents
@@ -191,13 +194,11 @@ def _sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def _files(file: Path) -> str:
+def _files(folder: Path, rows: Rows) -> str:
     """A digest of the sizes of the images that a table lists, and of some of their contents."""
-    names: dict[str, None] = {}
-    for _, row in table_rows(file, ("distorted",), [], aliases=PAIR_ALIASES):
-        for name in filter(None, (row["distorted"], row.get("reference"))):
-            names[listed_path(file.parent, name)] = None
-    paths = [path for name in names if (path := file.parent / name).is_file()]
+    listed = [name for _, row in rows for name in (row["distorted"], row.get("reference")) if name]
+    names = dict.fromkeys(listed_path(folder, name) for name in listed)
+    paths = [path for name in names if (path := folder / name).is_file()]
     digest = hashlib.sha256(repr([path.stat().st_size for path in paths]).encode())
     for position in np.linspace(0, len(paths) - 1, min(len(paths), _SAMPLED)).astype(int):
         digest.update(paths[position].read_bytes())

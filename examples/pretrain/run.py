@@ -3,7 +3,7 @@
     python examples/pretrain/run.py --commons DIR --debian DIR --output DIR
 
 Every step goes on where it was stopped.  Needs `iqa_jax[all]`, 25 GB of disk and 8 GB of memory; on two CPU
-cores about an hour for the pairs, half an hour for each model.
+cores 20 to 60 minutes for the pairs, 20 to 40 for each model.
 """
 
 import argparse

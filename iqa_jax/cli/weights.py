@@ -83,7 +83,10 @@ def pack(
     card: Annotated[
         Path | None, typer.Option(help="The model card, Markdown; a short one is written if not given.")
     ] = None,
-    half: Annotated[bool, typer.Option("--half", help="Keep the numbers as float16.")] = False,
+    half: Annotated[
+        bool,
+        typer.Option("--half", help="As float16: half the size; scores move by thousandths."),
+    ] = False,
     step: Step = "best",
     ema: Ema = False,
     as_json: Json = False,

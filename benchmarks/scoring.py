@@ -39,7 +39,7 @@ TASKS = {
 }
 
 
-def _images(height: int, width: int, count: int) -> tuple[np.ndarray, list[np.ndarray]]:
+def example_images(height: int, width: int, count: int) -> tuple[np.ndarray, list[np.ndarray]]:
     """A reference and its distorted versions, uint8."""
     rng = np.random.default_rng(0)
     reference = np.kron(rng.integers(0, 256, (height // 8, width // 8, 3)), np.ones((8, 8, 1), int))
@@ -50,7 +50,7 @@ def _images(height: int, width: int, count: int) -> tuple[np.ndarray, list[np.nd
 
 def write_folder(folder: Path) -> None:
     """Photographs' size and format, in pairs that `folder_pairs` finds."""
-    reference, distorted = _images(3000, 4000, _PHOTOGRAPHS)
+    reference, distorted = example_images(3000, 4000, _PHOTOGRAPHS)
     for number, image in enumerate(distorted):
         Image.fromarray(reference).save(folder / f"reference-{number}.jpg", quality=95)
         Image.fromarray(image).save(folder / f"distorted-{number}.jpg", quality=95)
@@ -152,7 +152,7 @@ def serve(who: str, folder: Path, pipe) -> None:
     score, score_folder = CONTESTANTS[who]()
     while (asked := pipe.recv()) is not None:
         task, count = asked
-        images = None if task == "folder" else _images(288, 288, count)
+        images = None if task == "folder" else example_images(288, 288, count)
         start = time.perf_counter()
         scores = score_folder(folder_pairs(folder)[:count]) if images is None else score(*images)
         seconds = time.perf_counter() - start

@@ -1,0 +1,77 @@
+"""Seconds that the metrics of the package take on a CPU, beside other weights, in turns.
+
+    python benchmarks/shipped.py --beside runs/conformer      # a run of configs/conformer.py:demo
+
+Three tasks: a pair of 288 x 288 pixels in memory; a pair of 12-megapixel JPEG files with decoding; the
+command `score` for a pair of 288 x 288 from its start, its programs compiled before.
+"""
+
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from PIL import Image
+from scoring import example_images, folder_pairs, write_folder
+from tables import Output, put_out
+from tqdm import tqdm
+
+TASKS = ("a pair of 288 x 288", "a pair of 12-megapixel files", "the whole command, 288 x 288")
+
+
+def tasks(weights: str, folder: Path) -> list:
+    """What is timed, a function each."""
+    import iqa_jax
+
+    metric = iqa_jax.load(weights)
+    images = example_images(288, 288, 1)
+    (large,) = folder_pairs(folder)[:1]
+
+    def score(distorted, reference):
+        return float(metric(*((reference, distorted) if metric.full_reference else (distorted,))))
+
+    command = [sys.executable, "-m", "iqa_jax", "score", "--weights", weights, "-t", folder / "small.png"]
+    if metric.full_reference:
+        command += ["-r", folder / "small-reference.png"]
+    return [
+        lambda: score(images[1][0], images[0]),
+        lambda: score(*large),
+        lambda: subprocess.run(command, check=True, capture_output=True),
+    ]
+
+
+def main(
+    beside: Annotated[list[str] | None, typer.Option(help="Other weights, as often as needed.")] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Times that each is measured, in turns.")] = 9,
+    output: Output = None,
+) -> None:
+    """Measure the seconds of the metrics of the package."""
+    contestants = ["full-reference", "blind", *(beside or [])]
+    with tempfile.TemporaryDirectory() as directory:
+        folder = Path(directory)
+        write_folder(folder)
+        reference, (distorted,) = example_images(288, 288, 1)
+        Image.fromarray(reference).save(folder / "small-reference.png")
+        Image.fromarray(distorted).save(folder / "small.png")
+        timed = {name: tasks(name, folder) for name in contestants}
+        seconds = {name: [[] for _ in TASKS] for name in contestants}
+        for task in tqdm(range(len(TASKS)), unit="task"):
+            for number in range(rounds + 1):
+                for name, functions in timed.items():
+                    start = time.perf_counter()
+                    functions[task]()
+                    if number:  # the first round compiles
+                        seconds[name][task].append(time.perf_counter() - start)
+    lines = [f"| seconds | {' | '.join(contestants)} |", f"|---|{'---:|' * len(contestants)}"]
+    for task, title in enumerate(TASKS):
+        cells = (f"{statistics.median(seconds[name][task]):.3f}" for name in contestants)
+        lines.append(f"| {title} | {' | '.join(cells)} |")
+    put_out("\n".join(lines) + "\n", output)
+
+
+if __name__ == "__main__":
+    typer.run(main)

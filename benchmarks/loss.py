@@ -8,11 +8,15 @@ neither time nor memory).  Each case is a process of its own, so that its memory
 
 import multiprocessing
 import resource
+import sys
 import time
+from pathlib import Path
 from typing import Annotated
 
 import typer
 from tables import Output, put_out
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 METRICS = {"package": "the package's, full reference", "inception": "IQA Conformer, Inception-ResNet-v2"}
 

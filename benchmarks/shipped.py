@@ -6,6 +6,7 @@ Three tasks: a pair of 288 x 288 pixels in memory; a pair of 12-megapixel JPEG f
 command `score` for a pair of 288 x 288 from its start, its programs compiled before.
 """
 
+import os
 import statistics
 import subprocess
 import sys
@@ -14,33 +15,38 @@ import time
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import typer
 from PIL import Image
 from scoring import example_images, folder_pairs, write_folder
 from tables import Output, put_out
 from tqdm import tqdm
 
+_ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(_ROOT))
+
+import iqa_jax
+
 TASKS = ("a pair of 288 x 288", "a pair of 12-megapixel files", "the whole command, 288 x 288")
 
 
 def tasks(weights: str, folder: Path) -> list:
     """What is timed, a function each."""
-    import iqa_jax
-
     metric = iqa_jax.load(weights)
-    images = example_images(288, 288, 1)
-    (large,) = folder_pairs(folder)[:1]
+    small_files = folder / "small.png", folder / "small-reference.png"
+    small, large = [np.asarray(Image.open(path)) for path in small_files], folder_pairs(folder)[0]
 
     def score(distorted, reference):
-        return float(metric(*((reference, distorted) if metric.full_reference else (distorted,))))
+        return float(metric(reference, distorted) if metric.full_reference else metric(distorted))
 
-    command = [sys.executable, "-m", "iqa_jax", "score", "--weights", weights, "-t", folder / "small.png"]
+    command = [sys.executable, "-m", "iqa_jax", "score", "--weights", weights, "-t", small_files[0]]
     if metric.full_reference:
-        command += ["-r", folder / "small-reference.png"]
+        command += ["-r", small_files[1]]
+    environment = os.environ | {"PYTHONPATH": str(_ROOT)}
     return [
-        lambda: score(images[1][0], images[0]),
+        lambda: score(*small),
         lambda: score(*large),
-        lambda: subprocess.run(command, check=True, capture_output=True),
+        lambda: subprocess.run(command, check=True, capture_output=True, env=environment),
     ]
 
 

@@ -10,11 +10,12 @@ from photographs import LISTED, Photograph
 TEMPLATE = Path(__file__).with_name("card.md.jinja")
 
 
-def write_card(path: Path, run: Path, found: list[Photograph], judged: Path | None) -> Path:
+def write_card(path: Path, run: Path, found: list[Photograph], judged: Path | None, *, half: bool) -> Path:
     """Writes the card of the metric that was trained in `run`.
 
     Args:
       judged: the `metrics-….json` that `evaluate` wrote for pairs that people judged, if there are any.
+      half: whether the numbers are kept as float16.
     """
     record = json.loads((run / "config.json").read_text())
     used = {photograph.number for photograph in found}
@@ -22,6 +23,7 @@ def write_card(path: Path, run: Path, found: list[Photograph], judged: Path | No
     environment = jinja2.Environment(trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
     text = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         full_reference=record["model"]["name"] != "blind_student",
+        half=half,
         photographs=[row for number, row in enumerate(rows) if number in used],
         held_out=sum(photograph.held_out for photograph in found),
         training=record["training"],

@@ -68,9 +68,9 @@ def main() -> None:
         judged = next(measured[tested[-1]].glob("metrics-*.json")) if asked.judged else None
         folder = asked.output / f"{SHIPPED[recipe]}-{name}-{asked.seed}"
         if not folder.exists():
-            card = write_card(folder.with_name(f"{folder.name}.md"), run, found, judged)
-            half = ["--half"] if recipe in HALVED else []
-            command("pack", *weights, *half, "--card", card, "--output", folder)
+            half = recipe in HALVED
+            card = write_card(folder.with_name(f"{folder.name}.md"), run, found, judged, half=half)
+            command("pack", *weights, *(["--half"] if half else []), "--card", card, "--output", folder)
 
 
 def command(*arguments) -> None:

@@ -84,8 +84,7 @@ def pack(
         Path | None, typer.Option(help="The model card, Markdown; a short one is written if not given.")
     ] = None,
     half: Annotated[
-        bool,
-        typer.Option("--half", help="As float16: half the size; scores move by thousandths."),
+        bool, typer.Option("--half", help="As float16: half the size; scores move by thousandths.")
     ] = False,
     step: Step = "best",
     ema: Ema = False,

@@ -4,8 +4,18 @@ import contextlib
 import errno
 import os
 import re
+import shutil
+import stat
+import tempfile
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import BinaryIO
+
+try:
+    import fcntl
+except ImportError:  # not a Unix
+    fcntl = None  # type: ignore[assignment]
 
 from iqa_jax.errors import UserError
 
@@ -17,6 +27,9 @@ _FILE_ENDINGS = {
     *(".png", ".jpg", ".jpeg", ".webp", ".pth", ".pt", ".bin", ".npz", ".safetensors", ".msgpack"),
 }
 _WRITE_FAILURES = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.EACCES)
+# Names of files and folders that are being written; nobody can foresee one and plant a link there.
+_PARTIAL = re.compile(r"\.iqa_jax-[0-9a-f]{16}\.partial")
+_ABANDONED = 24 * 3600.0  # seconds without a change, where locks do not tell
 _NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL}
 
 
@@ -59,22 +72,22 @@ def new_directory(path: str | os.PathLike) -> Path:
 def writable_directory(path: str | os.PathLike) -> Path:
     """Creates `path` if need be and makes sure that files can be written there.
 
+    What a killed process has left half-written there is removed.
+
     Raises:
       UserError: it has a scheme, is a file or named like one, cannot be created or is not writable.
     """
     new_directory(path)
     path = local_path(path)
-    probe = path / f".write-test-{os.getpid()}"
     try:
         path.mkdir(parents=True, exist_ok=True)
-        probe.write_bytes(b"x" * 4096)
-        probe.unlink()
+        with tempfile.TemporaryFile(dir=path) as probe:  # without a name where the system can
+            probe.write(b"x" * 4096)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            probe.unlink()
         raise UserError(
             f"{path}: cannot write there ({error.strerror}); choose another directory or free some space"
         ) from None
+    remove_leftovers(path)
     return path
 
 
@@ -98,16 +111,136 @@ def write_whole(path: Path, content: str | bytes) -> None:
     """Writes a file in the place of what was there; half of it is never seen.
 
     Text becomes UTF-8; the bytes of a file name that is not UTF-8 stay as they are.
+
+    Raises:
+      OSError: it cannot be written; the error names `path`.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    with whole_file(path) as file:
+        file.write(content.encode("utf-8", "surrogateescape") if isinstance(content, str) else content)
+
+
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[BinaryIO]:
+    """A file to write, which takes the place of `path` when the block ends, or goes if that fails.
+
+    A name of its own keeps it apart from all others, however long that of `path` is.
+
+    Raises:
+      OSError: it cannot be written; the error names `path`.
+    """
+    with naming(path):
+        partial, descriptor = _new_partial(path.parent)
+        try:
+            with open(descriptor, "wb") as file:  # holds its lock until it is in place
+                yield file
+                file.flush()
+                partial.replace(path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                partial.unlink()
+            raise
+
+
+@contextlib.contextmanager
+def partial_folder(parent: Path) -> Iterator[Path]:
+    """An empty folder in `parent` to fill, which the block renames when it is whole; else it goes.
+
+    Its permissions are the usual ones there.  `remove_leftovers` removes that of a killed process.
+    """
+    folder = parent / _partial_name()
+    with naming(parent):
+        folder.mkdir()  # fails if the name is taken, by a link too
+    descriptor = None
     try:
-        partial.write_bytes(
-            content.encode("utf-8", "surrogateescape") if isinstance(content, str) else content
-        )
-        partial.replace(path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            partial.unlink()
+        descriptor = _opened_and_held(folder)
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+def remove_leftovers(directory: Path) -> None:
+    """Removes the files and folders in `directory` that processes of this user were writing when killed.
+
+    Whoever still writes holds a lock; where a file system has none, they go after a day.
+    """
+    with contextlib.suppress(OSError), os.scandir(directory) as entries:
+        for entry in [entry for entry in entries if _PARTIAL.fullmatch(entry.name)]:
+            with contextlib.suppress(OSError):
+                _remove_abandoned(Path(entry.path))
+
+
+def _partial_name() -> str:
+    return f".iqa_jax-{os.urandom(8).hex()}.partial"
+
+
+def _new_partial(directory: Path) -> tuple[Path, int]:
+    """A new, empty file and its descriptor, which holds its lock."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+    while True:
+        path = directory / _partial_name()
+        descriptor = os.open(path, flags, 0o666)  # the usual permissions: the umask takes its part
+        try:
+            if _held(descriptor) is not False and os.fstat(descriptor).st_nlink:
+                return path, descriptor
+        except BaseException:
+            os.close(descriptor)
+            path.unlink(missing_ok=True)
+            raise
+        os.close(descriptor)  # between the two lines above another process took it for a leftover
+
+
+def _held(descriptor: int) -> bool | None:
+    """Locks an open file or folder; False if another has it, None where there are no locks."""
+    if fcntl is None:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # NFS, for one, locks no folders
+        return None
+    return True
+
+
+def _opened_and_held(path: Path) -> int | None:
+    """A descriptor of a folder with its lock, None where folders cannot be opened."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0))
+    except OSError:
+        return None
+    _held(descriptor)
+    return descriptor
+
+
+def _remove_abandoned(path: Path) -> None:
+    known = path.lstat()
+    folder = stat.S_ISDIR(known.st_mode)
+    if not (folder or stat.S_ISREG(known.st_mode)) or known.st_uid != getattr(os, "geteuid", lambda: 0)():
+        return
+    flags = (os.O_RDONLY if folder else os.O_RDWR) | getattr(os, "O_NOFOLLOW", 0)
+    descriptor = os.open(path, flags)
+    try:
+        held = _held(descriptor)
+        if held or (held is None and time.time() - known.st_mtime > _ABANDONED):
+            shutil.rmtree(path) if folder else path.unlink()
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def naming(path: str | os.PathLike) -> Iterator[None]:
+    """Lets failures of the file system in the block name `path`, where they name no file or a passing one.
+
+    A full disk, for one, names none.
+    """
+    try:
+        yield
+    except OSError as error:
+        named = error.filename if isinstance(error.filename, str | bytes) else ""
+        if error.errno and (not named or _PARTIAL.search(os.fsdecode(named))):
+            error.filename, error.filename2 = os.fspath(path), None
         raise
 
 

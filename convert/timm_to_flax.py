@@ -10,7 +10,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # for a clone that is not installed
 
-from iqa_jax.cli.convert import main
+from iqa_jax.cli.ending import as_process
 
 if __name__ == "__main__":
-    main()
+    as_process("iqa_jax.cli.convert")

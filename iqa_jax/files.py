@@ -287,10 +287,13 @@ def failure_reason(error: BaseException) -> str:
         if isinstance(cause, OSError) and cause.strerror:
             return cause.strerror
         cause = cause.__cause__ or cause.__context__
-    reasons = [os.strerror(number) for number in _WRITE_FAILURES]
+    return full_disk(error) or (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+
+
+def full_disk(error: BaseException) -> str | None:
+    """What the system says of a disk that takes no more, where a library's error has it in its text."""
     text = str(error)
-    reason = next((reason for reason in reasons if reason in text), None)
-    return reason or (text.strip() or type(error).__name__).splitlines()[0][:200]
+    return next((reason for number in _WRITE_FAILURES if (reason := os.strerror(number)) in text), None)
 
 
 class Busy(Exception):

@@ -1,13 +1,23 @@
-"""Signals that ask a process to end."""
+"""Signals that ask a process to end, at whatever moment they come."""
 
 import contextlib
+import functools
+import os
 import signal
-from collections.abc import Iterator
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from types import FrameType
 
 # What a scheduler or a terminal that is closed sends; Ctrl-C has its own.
 STOP_SIGNALS = tuple(
     getattr(signal, name) for name in ("SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2") if hasattr(signal, name)
 )
+_AGAIN = 0.05  # seconds until an exception that was swallowed is raised again
+_PATIENCE = 2.0  # seconds of cleaning up, after which a further signal ends the process at once
+_LONGEST = 30.0  # seconds of cleaning up at most
 
 
 class Stopped(KeyboardInterrupt):
@@ -18,20 +28,167 @@ class Stopped(KeyboardInterrupt):
         self.number = number
 
 
-@contextlib.contextmanager
-def stop_signals_interrupt() -> Iterator[None]:
-    """Makes `STOP_SIGNALS` raise `Stopped`; one that is ignored, under nohup say, stays ignored."""
+class StopRequest:
+    """What becomes of signals that ask to end.
 
-    def stop(number, frame):
+    The first one raises `Stopped` in the main thread.  A callback of a library, a finaliser or an import may
+    swallow that; then it is raised again until it is on its way out, and `number` tells in any case.
+
+    Attributes:
+      number: of the first signal; None before it.
+    """
+
+    def __init__(self, end_at_once: Callable[[int], object] | None = None):
+        self.number: int | None = None
+        self._end_at_once = end_at_once
+        self._since = 0.0
+        self._settled = False
+        self._exit_code: int | None = None
+        self._restore: list[Callable[[], object]] = []
+
+    def listen(self) -> None:
+        """Takes the signals that nobody handles; one that is ignored, under nohup say, stays ignored."""
+        if threading.current_thread() is not threading.main_thread():
+            return  # which alone can
+        for number in (*STOP_SIGNALS, signal.SIGINT):
+            handler = signal.getsignal(number)
+            if handler in (signal.SIG_DFL, signal.default_int_handler):
+                self._set(number, handler, self._asked)
+
+    def listen_no_more(self) -> None:
+        """Gives the signals back, and what was silenced its voice."""
+        self.settle()
+        while self._restore:
+            self._restore.pop()()
+
+    def settle(self) -> None:
+        """The signal has got through: `Stopped` is not raised again."""
+        if self.number is not None:
+            self._settled = True
+            if hasattr(signal, "setitimer"):
+                signal.setitimer(signal.ITIMER_REAL, 0)
+
+    def finish(self, exit_code: int) -> None:
+        """The work is done: from here on a signal ends the process at once, with this code."""
+        self._exit_code = exit_code
+
+    def _set(self, number: int, before, handler: Callable[[int, FrameType | None], object]) -> None:
+        self._restore.append(functools.partial(signal.signal, number, before))
+        signal.signal(number, handler)
+
+    def _asked(self, number: int, frame: FrameType | None) -> None:
+        if self._exit_code is not None:
+            os._exit(self._exit_code)
+        if self.number is not None:
+            if time.monotonic() - self._since > _PATIENCE:
+                self._give_up()
+            return  # it is on its way out, or about to be raised again
+        self.number, self._since = number, time.monotonic()
+        self._silence()
+        if hasattr(signal, "setitimer"):
+            self._set(signal.SIGALRM, signal.getsignal(signal.SIGALRM), self._again)
+            signal.setitimer(signal.ITIMER_REAL, _AGAIN, _AGAIN)
         raise Stopped(number)
 
-    before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
-    for number, handler in before.items():
-        if handler is signal.SIG_DFL:
-            signal.signal(number, stop)
+    def _again(self, number: int, frame: FrameType | None) -> None:
+        if self._settled or self._exit_code is not None:
+            return
+        if time.monotonic() - self._since > _LONGEST:
+            self._give_up()
+        if not _stopping():
+            assert self.number is not None
+            raise Stopped(self.number)
+
+    def _give_up(self) -> None:
+        if self._end_at_once and self.number is not None:
+            self._end_at_once(self.number)
+
+    def _silence(self) -> None:
+        """What libraries say of being interrupted helps nobody: one line follows."""
+        for place, name in ((sys, "unraisablehook"), (threading, "excepthook"), (warnings, "showwarning")):
+            self._restore.append(functools.partial(setattr, place, name, getattr(place, name)))
+            setattr(place, name, lambda *_, **__: None)
+        if logging := sys.modules.get("logging"):
+            self._restore.append(functools.partial(logging.disable, logging.root.manager.disable))
+            logging.disable(logging.CRITICAL)
+
+
+def _stopping() -> bool:
+    """Whether the main thread cleans up after `Stopped`: is in an except or finally block because of it."""
+    handled = sys.exception()
+    while handled is not None and not isinstance(handled, Stopped):
+        handled = handled.__context__
+    return handled is not None
+
+
+_current: StopRequest | None = None  # signals belong to the process, and so does this
+
+
+@contextlib.contextmanager
+def stop_signals_interrupt(
+    end_at_once: Callable[[int], object] | None = None, *, for_good: bool = False
+) -> Iterator[StopRequest]:
+    """Makes `STOP_SIGNALS` and Ctrl-C raise `Stopped`; within another such block it is that one's request.
+
+    Args:
+      end_at_once: is called with the number where cleaning up takes too long, and ends the process.
+      for_good: the signals are not given back at the end of the block; the process ends there.
+    """
+    global _current
+    if _current is not None:
+        yield _current
+        return
+    request = StopRequest(end_at_once)
+    try:
+        _current = request
+        request.listen()
+        yield request
+    finally:
+        if not for_good:
+            request.listen_no_more()
+            _current = None
+
+
+@contextlib.contextmanager
+def others_handlers_undone() -> Iterator[None]:
+    """Puts signal handlers back that a library sets in the block.  `SystemExit` is what such a one raises."""
+    before = {number: signal.getsignal(number) for number in (*STOP_SIGNALS, signal.SIGINT)}
     try:
         yield
     finally:
         for number, handler in before.items():
-            if handler is signal.SIG_DFL:
+            if signal.getsignal(number) is not handler and handler is not None:
                 signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def kept_from_children() -> Iterator[None]:
+    """Processes that are started in the block leave signals to this one, from their first instruction on.
+
+    All but SIGTERM, with which pools end their workers.  One that comes meanwhile waits for the block's end.
+    """
+    from multiprocessing import resource_tracker
+
+    resource_tracker.ensure_running()  # would let them through in the middle of the block
+    kept = {signal.SIGINT, *STOP_SIGNALS} - {signal.SIGTERM}
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, kept)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def follow_parent() -> None:
+    """For a worker process, as its first act: it ends when its parent does, however that ends."""
+    import multiprocessing
+    from multiprocessing.connection import wait
+
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+
+    def follow():
+        wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()

@@ -37,7 +37,9 @@ def full_disk():
     signal.signal(signal.SIGXFSZ, handler)
 
 
-@pytest.mark.parametrize("name", ["a.csv", "n" * 251 + ".csv", "ä" * 125 + ".csv", "\udcff.csv", "a\nb,c.csv"])
+@pytest.mark.parametrize(
+    "name", ["a.csv", "n" * 251 + ".csv", "ä" * 125 + ".csv", "\udcff.csv", "a\nb,c.csv"]
+)
 def test_any_name_that_the_file_system_takes_can_be_written(tmp_path, name):
     for content in ("naïve \udcff\n", b"bytes", ""):
         write_whole(tmp_path / name, content)

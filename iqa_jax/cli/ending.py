@@ -1,13 +1,19 @@
 """How a command ends: one plain line instead of a traceback, and an exit code."""
 
 import contextlib
+import errno
+import importlib
 import os
 import signal
 import sys
+import time
+import traceback
 from collections.abc import Iterator
+from typing import NoReturn
 
 from iqa_jax.errors import UserError
-from iqa_jax.signals import stop_signals_interrupt
+from iqa_jax.files import full_disk
+from iqa_jax.signals import StopRequest, stop_signals_interrupt
 
 # What is not installed with the core, and the extra that it comes with.
 _EXTRAS = {
@@ -32,6 +38,36 @@ _EXTRAS = {
 }
 
 
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_FREE_SPACE = "; free some space, or write to another disk"
+# A worker that was sent the same signal as this process may be seen to end before the signal is.
+_SIGNAL_ON_ITS_WAY = 0.2  # seconds
+
+
+def as_process(module: str) -> NoReturn:
+    """Runs `main` of a module, which is the whole of this process, and ends it.
+
+    A signal ends it at any moment with one line and its exit code, while modules are imported too; when all is
+    done, without a word and with the command's own code.
+    """
+    code: object = 0
+    with stop_signals_interrupt(_end_at_once, for_good=True) as request:
+        try:
+            try:
+                with shown_plainly():
+                    importlib.import_module(module).main()
+            except SystemExit as end:
+                code = end.code
+            request.finish(code if isinstance(code, int) else 0 if code is None else 1)
+        except KeyboardInterrupt as interruption:  # between the lines above
+            code = _stopped(interruption, request)
+    if request.number is not None:
+        # Not by `sys.exit`: what libraries do at the end of a process complains of having been interrupted.
+        _flush()
+        os._exit(128 + request.number)
+    sys.exit(code)  # type: ignore[arg-type]
+
+
 @contextlib.contextmanager
 def shown_plainly() -> Iterator[None]:
     """For command lines: ends the program with one line instead of a traceback.
@@ -39,52 +75,146 @@ def shown_plainly() -> Iterator[None]:
     Exit code 1 after a `UserError`, a failure of the file system or of the device, or where something
     optional is not installed; 128 and the signal's number after a signal, 130 after Ctrl-C.
     """
-    # A file name that is not UTF-8 is shown with its odd bytes escaped.
+    # A file name that is not UTF-8 is shown with its odd bytes escaped, and so is what the locale lacks.
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
-    try:
-        with stop_signals_interrupt():
-            yield
-    except KeyboardInterrupt as interruption:
-        number = getattr(interruption, "number", signal.SIGINT)
-        word = "interrupted" if number == signal.SIGINT else f"stopped by {signal.Signals(number).name}"
-        reason = f": {interruption}" if str(interruption) else ""
-        print(f"{word}{reason}", file=sys.stderr)
-        sys.exit(128 + number)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
-    except ModuleNotFoundError as error:
+    with stop_signals_interrupt(_end_at_once) as request:
+        try:
+            try:
+                yield
+            except SystemExit as end:
+                if request.number is None:
+                    _check_output_written(end.code)
+                raise
+            else:
+                if request.number is None:
+                    _check_output_written(0)
+        except BaseException as error:
+            code = _told(error, request)
+            if code is None:
+                raise
+            raise _Ended(code) from None
+        if request.number is not None:  # it was swallowed, and the work came to its end
+            raise _Ended(_stopped(None, request))
+
+
+def _told(error: BaseException, request: StopRequest) -> int | None:
+    """Says in one line why a command ends; its exit code, or None for what is not to be said in a line."""
+    if isinstance(error, _Ended):
+        return None
+    if _is_worker_lost(error) and request.number is None:
+        with contextlib.suppress(KeyboardInterrupt):
+            time.sleep(_SIGNAL_ON_ITS_WAY)
+    if request.number is not None or isinstance(error, KeyboardInterrupt):
+        return _stopped(error, request)
+    if isinstance(error, BrokenPipeError):  # whoever read the output has gone
+        _discard_output()
+        return 1
+    text = plain_text(error)
+    if text is not None:
+        _say(f"error: {text}")
+        return 1
+    return None
+
+
+def plain_text(error: BaseException) -> str | None:
+    """What a user is told of an error in one line; None for a fault of the program, which has a traceback."""
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, ModuleNotFoundError):
         extra = _EXTRAS.get((error.name or "").partition(".")[0])
-        if extra is None:
-            raise
-        print(
-            f"error: {error.name} is not installed; it comes with: pip install 'iqa_jax[{extra}]'",
-            file=sys.stderr,
+        return extra and f"{error.name} is not installed; it comes with: pip install 'iqa_jax[{extra}]'"
+    if isinstance(error, OSError):
+        where = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes) else ""
+        return f"{where}{error.strerror or error}{_FREE_SPACE if error.errno in _FULL else ''}"
+    if isinstance(error, MemoryError):
+        return "out of memory"
+    if _is_worker_lost(error):
+        return "a worker process has ended, killed for memory perhaps; run the same command again to resume"
+    if os.environ.get("JAX_PLATFORMS") and _is_from_backends(error):
+        reason = str(error).partition(" (set JAX_PLATFORMS")[0]
+        return (
+            f"JAX_PLATFORMS={os.environ['JAX_PLATFORMS']}: JAX finds no such device here"
+            f"{f' ({reason})' if reason else ''}; unset it for the devices that JAX finds, or set it to cpu"
         )
-        sys.exit(1)
-    except BrokenPipeError:  # whoever read the output has gone
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
-    except OSError as error:
-        where = f"{os.fsdecode(error.filename)}: " if error.filename else ""
-        print(f"error: {where}{error.strerror or error}", file=sys.stderr)
-        sys.exit(1)
-    except MemoryError:
-        print("error: out of memory", file=sys.stderr)
-        sys.exit(1)
-    except RuntimeError as error:
-        if not is_device_error(error):
-            raise
-        print(f"error: the device failed ({_first_line(error)})", file=sys.stderr)
-        sys.exit(1)
+    if is_device_error(error):
+        return f"the device failed ({_first_line(error)})"
+    if isinstance(error, Exception) and (reason := full_disk(error)):
+        return f"{reason}: {_first_line(error)[:500]}{_FREE_SPACE}"
+    return None
 
 
 def is_device_error(error: BaseException) -> bool:
     """Whether it is what JAX raises when a device fails or is out of memory; does not import JAX."""
-    return any(kind.__name__ in ("JaxRuntimeError", "XlaRuntimeError") for kind in type(error).__mro__)
+    return _is_a(error, "JaxRuntimeError", "XlaRuntimeError")
 
 
-def _first_line(error: Exception) -> str:
+def _is_worker_lost(error: BaseException) -> bool:
+    return _is_a(error, "BrokenExecutor")
+
+
+def _is_a(error: BaseException, *names: str) -> bool:
+    """Whether the error is of a class of such a name, whose module need not be imported for that."""
+    return any(kind.__name__ in names for kind in type(error).__mro__)
+
+
+def _is_from_backends(error: BaseException) -> bool:
+    """Whether JAX raised it while it looked for devices; some releases do so by a bare `AssertionError`."""
+    frames = [frame.f_code for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return any(code.co_name == "backends" and "xla_bridge" in code.co_filename for code in frames)
+
+
+def _first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+class _Ended(SystemExit):
+    """Why is said already."""
+
+
+def _stopped(error: BaseException | None, request: StopRequest) -> int:
+    """Says which signal has ended the command; the exit code."""
+    request.settle()
+    number = request.number or signal.SIGINT
+    reason = ""
+    if isinstance(error, KeyboardInterrupt):
+        traceback.clear_frames(error.__traceback__)  # what generators have to clean up
+        reason = str(error)
+    word = "interrupted" if number == signal.SIGINT else f"stopped by {signal.Signals(number).name}"
+    _say(f"{word}: {reason}" if reason else word)
+    return 128 + number
+
+
+def _end_at_once(number: int) -> NoReturn:
+    _say("interrupted" if number == signal.SIGINT else f"stopped by {signal.Signals(number).name}")
+    os._exit(128 + number)
+
+
+def _say(text: str) -> None:
+    with contextlib.suppress(OSError, ValueError):  # nobody listens
+        print(text, file=sys.stderr, flush=True)
+
+
+def _check_output_written(code: object) -> None:
+    """Flushes standard output, which nobody would see fail later."""
+    try:
+        if sys.stdout:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        _discard_output()
+        error.filename = "standard output"
+        raise
+
+
+def _discard_output() -> None:
+    """What is still to be written to standard output goes nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            stream.flush()

@@ -101,7 +101,8 @@ def save_samples(
     """
     import jax
 
-    from iqa_jax.ops.augment import augment_pair, example_key
+    from iqa_jax.ops.augment import augment_pair
+    from iqa_jax.ops.keys import example_key
 
     drawn = np.random.default_rng(seed).choice(len(source), min(count, len(source)), replace=False)
     source = source.select(np.sort(drawn))

@@ -8,14 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from iqa_jax.ops import Array
+from iqa_jax.ops.keys import example_key
 
 # What fills a hole, of a rotation say: mid-grey, 0 after normalisation.
 GREY = 0.5
-
-
-def example_key(seed: int | Array, epoch: int | Array, index: int | Array) -> jax.Array:
-    """The key of one example; depends on nothing but the seed, the epoch and the record's index."""
-    return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), epoch), index)
 
 
 def rotate(image: jax.Array, degrees: jax.Array, fill: float = GREY) -> jax.Array:
@@ -67,7 +63,7 @@ class Cropping:
           epoch, index, pseudo: (B,), see `iqa_jax.training.batches.Batch`.
           shape: (B, 2) height and width of the images.
         """
-        keys = jax.vmap(example_key, (None, 0, 0))(self.seed, epoch, index)
+        keys = jax.vmap(example_key, (None, 0, 0, 0))(self.seed, epoch, index, pseudo)
         corners = jax.vmap(lambda key, shape: crop_corner(key, shape, self.size))(keys, shape)
         if not self.noise:
             return corners

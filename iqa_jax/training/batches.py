@@ -14,6 +14,7 @@ import numpy as np
 from iqa_jax.data.source import PairSource
 from iqa_jax.ops import Array
 from iqa_jax.ops.augment import Cropping
+from iqa_jax.ops.keys import Purpose, generator_for
 
 
 @jax.tree_util.register_dataclass
@@ -70,7 +71,8 @@ class Order:
 
     def _shuffled(self, kind: int, epoch: int) -> np.ndarray:
         length, _ = self._kinds[kind]
-        return np.random.default_rng((self._seed, kind, epoch)).permutation(length).astype(np.int32)
+        generator = generator_for(self._seed, Purpose.ORDER, kind, epoch)
+        return generator.permutation(length).astype(np.int32)
 
     def __call__(self, number: int) -> Draw:
         """The draw of the batch of this number."""

@@ -19,6 +19,7 @@ from iqa_jax.errors import ConfigError, TrainingError
 from iqa_jax.evaluation.plots import save_scatter
 from iqa_jax.files import writable_directory
 from iqa_jax.models import IQA_MODELS, ModelConfig, split_model
+from iqa_jax.ops import keys
 from iqa_jax.ops.augment import Cropping
 from iqa_jax.ops.noise import InputNoise
 from iqa_jax.parallel import processes
@@ -159,7 +160,12 @@ def _planned(
             f"schedule ({config.num_epochs} epochs of {steps_per_epoch})"
         )
     model_config = model_config_for(config, training)
-    origin = {"dataset": config.dataset, "reason": reason, "version": __version__}
+    origin = {
+        "dataset": config.dataset,
+        "reason": reason,
+        "version": __version__,
+        "random_keys": keys.VERSION,
+    }
     if start:
         origin["init_from"] = start.origin
     record = {

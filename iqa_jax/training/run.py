@@ -13,6 +13,7 @@ from iqa_jax.errors import ConfigError, DataError, WeightsError
 from iqa_jax.files import Busy, locked, write_whole
 from iqa_jax.models import ModelConfig, build
 from iqa_jax.ops import Array
+from iqa_jax.ops.keys import Purpose, key_for
 from iqa_jax.parallel import processes
 from iqa_jax.training.initial import Start, taken_over
 from iqa_jax.training.inputs import changed
@@ -107,6 +108,11 @@ def _check_same_run(workdir: Path, config: ConfigDict, model_config: ModelConfig
             f"the data have changed since the run in {workdir} began: {change}; choose another working "
             "directory, or prepare the same data again to go on"
         )
+    if before["source"].get("random_keys") != record["source"]["random_keys"]:
+        say(
+            f"{workdir} was begun by a version that derived its random keys in another way; it resumes, but "
+            "the steps to come are not those that version would have taken"
+        )
 
 
 def of_this_version(arrays: dict[str, np.ndarray], workdir: Path) -> dict[str, np.ndarray]:
@@ -127,7 +133,7 @@ def _initial_weights(
     anew: bool = False,
 ) -> dict[str, Array]:
     """Random ones or those of `start`; the backbone's are kept in the run from its first start on."""
-    model = build(model_config, rngs=nnx.Rngs(config.seed))
+    model = build(model_config, rngs=nnx.Rngs(key_for(config.seed, Purpose.INITIAL_WEIGHTS)))
     weights: dict[str, Array] = {**flat_weights(nnx.state(model, STORED))}
     if start and start.weights:
         weights, remark = taken_over(weights, start, model_config)

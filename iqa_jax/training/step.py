@@ -11,7 +11,8 @@ import optax
 from flax import nnx
 
 from iqa_jax.models.layers import NoiseFor
-from iqa_jax.ops.augment import example_key, flip_and_rotate
+from iqa_jax.ops.augment import flip_and_rotate
+from iqa_jax.ops.keys import Purpose, example_key, step_key
 from iqa_jax.ops.noise import InputNoise, add_noise
 from iqa_jax.ops.programs import jit
 from iqa_jax.training.batches import Batch
@@ -150,7 +151,7 @@ def _make_forward(
 
     def forward(parameters, statistics, frozen, batch, key):
         model = nnx.merge(graphdef, parameters, statistics, frozen, copy=True)
-        keys = jax.vmap(example_key, (None, 0, 0))(seed, batch.epoch, batch.index)
+        keys = jax.vmap(example_key, (None, 0, 0, 0))(seed, batch.epoch, batch.index, batch.pseudo)
         rngs = nnx.Rngs(dropout=key)
         if model.full_reference:
             images = augmented(keys, batch.reference, batch.distorted)
@@ -180,7 +181,7 @@ def make_statistics_step(
 
     def statistics_step(trained, frozen, batch, step):
         parameters, statistics = nnx.split_state(trained, nnx.Param, nnx.BatchStat)
-        key = jax.random.fold_in(jax.random.key(seed), step)
+        key = step_key(seed, Purpose.STATISTICS, step)
         _, _, statistics = forward(parameters, statistics, frozen, batch, key)
         return nnx.merge_state(parameters, statistics)
 
@@ -247,7 +248,7 @@ def make_train_step(
 
     def train_step(state: TrainState, frozen: nnx.State, batch: Batch) -> tuple[TrainState, jax.Array]:
         parameters, statistics = nnx.split_state(state.trained, nnx.Param, nnx.BatchStat)
-        key = jax.random.fold_in(jax.random.key(seed), state.step)
+        key = step_key(seed, Purpose.DROPOUT, state.step)
         compute, keys = loss_and_gradient, key
         if accumulation > 1:
             compute, keys = by_parts, jax.random.split(key, accumulation)

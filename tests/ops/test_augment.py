@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import reference
 
-from iqa_jax.ops.augment import augment_pair, example_key, rotate
+from iqa_jax.ops.augment import augment_pair, rotate
+from iqa_jax.ops.keys import example_key
 
 GOLDEN = reference.figures("rotation_golden")
 

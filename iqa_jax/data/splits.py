@@ -79,10 +79,11 @@ def part_to_evaluate(
 
 
 def digests_trained_on(record: Mapping) -> set[str]:
-    """What tells the references that weights were trained on, and those that they began from."""
-    data = data_of(record)
-    before = (record.get("source") or {}).get("init_from") or {}
-    return {*(data["training"]["references"].values() if data else ()), *before.get("trained_on", ())}
+    """What tells the references that weights, their first weights and their teacher were trained on."""
+    data, source = data_of(record), record.get("source") or {}
+    before = [source.get(name) or {} for name in ("init_from", "pseudo_labels")]
+    earlier = {digest for origin in before for digest in origin.get("trained_on", ())}
+    return {*(data["training"]["references"].values() if data else ()), *earlier}
 
 
 def trained_on(record: Mapping, source: PairSource) -> np.ndarray:

@@ -9,6 +9,7 @@ from tqdm import tqdm
 
 from iqa_jax.data.datasets import prepare
 from iqa_jax.data.source import PairSource
+from iqa_jax.data.splits import digests_trained_on
 from iqa_jax.errors import DataError, WeightsError
 from iqa_jax.files import writable_cache
 from iqa_jax.models import ModelConfig
@@ -38,6 +39,7 @@ def train_student(config: ConfigDict, workdir: str | Path, *, reason: str = "") 
     teacher = _teacher(config, model_config_for(config, training))
     unlabelled = unlabelled_pairs(config, validation)
     labellers = [teacher]
+    trained_on = digests_trained_on(teacher.record) | set(unlabelled.digests().values())
     for number in range(1, config.rounds + 1):
         last = number == config.rounds
         directory = Path(workdir) if last else Path(workdir) / f"round-{number}"
@@ -49,6 +51,7 @@ def train_student(config: ConfigDict, workdir: str | Path, *, reason: str = "") 
             "split": config.unlabelled_split,
             "crops": config.pseudo_crops,
             "by": [labeller.sha256 for labeller in labellers],
+            "trained_on": sorted(trained_on),
         }
         pseudo = unlabelled.pseudo_labelled(labels)
         metrics = train(config, directory, reason=reason, pseudo=pseudo, pseudo_origin=origin)

@@ -45,13 +45,27 @@ def open_data(config: ConfigDict) -> tuple[PairSource, PairSource]:
             f"config.train_split={training.split}: every label is {abs(training.mos[0]):g}; expected labels "
             "that vary, there is nothing to learn from these"
         )
+    _check_apart(training, validation)
+    return training, validation
+
+
+def _check_apart(training: PairSource, validation: PairSource) -> None:
+    """Raises DataError if a picture that is trained on is validated on too, under whatever name."""
+    where = f"config.train_split={training.split}", f"config.validation_split={validation.split}"
     shared = set(training.reference) & set(validation.reference)
     if shared:
         raise DataError(
-            f"the reference {min(shared)} is in both config.train_split={training.split} and "
-            f"config.validation_split={validation.split}; split between references"
+            f"the reference {min(shared)} is in both {where[0]} and {where[1]}; split between references"
         )
-    return training, validation
+    trained_on = {digest: name for name, digest in training.digests().items()}
+    twice = [(trained_on[d], name) for name, d in validation.digests().items() if d in trained_on]
+    if twice:
+        one, other = twice[0]
+        more = f" (and {len(twice) - 1} more)" if len(twice) > 1 else ""
+        raise DataError(
+            f"{one} in {where[0]} and {other} in {where[1]} are one picture under two names{more}; put both "
+            "names into the same part, or leave one of them out of the data"
+        )
 
 
 def batch_sizes(config: ConfigDict, training: PairSource, pseudo: PairSource | None) -> tuple[int, int]:

@@ -9,6 +9,7 @@ import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
 
+from iqa_jax.data.splits import digests_trained_on
 from iqa_jax.errors import ConfigError, DataError, WeightsError
 from iqa_jax.files import Busy, locked, write_whole
 from iqa_jax.models import ModelConfig, build
@@ -73,8 +74,37 @@ def begun(
     weights = _initial_weights(workdir, config, model_config, start, anew=True)
     for left_over in ("metrics.jsonl", "baselines.json"):
         (workdir / left_over).unlink(missing_ok=True)
+    _note_what_was_seen(workdir, record, start)
     write_whole(workdir / "config.json", json.dumps(record, indent=2) + "\n")
     return weights
+
+
+def _note_what_was_seen(workdir: Path, record: dict, start: Start | None) -> None:
+    """Says and records which references to validate on the weights that the run takes were trained on."""
+    origins = {
+        "init_from": set(start.origin["trained_on"]) if start else set(),
+        "backbone_weights": digests_trained_on(read_config(workdir / "backbone")),
+        "teacher": set(record["source"].get("pseudo_labels", {}).get("trained_on", ())),
+    }
+    if start:
+        del origins["backbone_weights"]  # they are those of `init_from`
+    references = record["data"]["validation"]["references"]
+    seen = {
+        field: [name for name, digest in references.items() if digest in digests]
+        for field, digests in origins.items()
+    }
+    record["source"]["seen_in_validation"] = {field: names for field, names in seen.items() if names}
+    _say_what_was_seen(record)
+
+
+def _say_what_was_seen(record: dict) -> None:
+    references = record["data"]["validation"]["references"]
+    for field, names in record["source"].get("seen_in_validation", {}).items():
+        say(
+            f"attention: the weights of config.{field} were trained on {len(names)} of the {len(references)} "
+            f"references to validate on ({names[0]}{', …' if len(names) > 1 else ''}); the validation's "
+            "figures are not those of new pictures"
+        )
 
 
 def _check_same_run(workdir: Path, config: ConfigDict, model_config: ModelConfig, record: dict) -> None:
@@ -93,12 +123,13 @@ def _check_same_run(workdir: Path, config: ConfigDict, model_config: ModelConfig
                 "choose another working directory, or the same settings to go on"
                 + (longer if field == "num_epochs" else "")
             )
-    if before["source"].get("pseudo_labels") != record["source"].get("pseudo_labels"):
+    if _labelled_by(before) != _labelled_by(record):
         raise ConfigError(
             f"config.teacher={config.teacher}: other weights or pairs than when the run in {workdir} began; "
             "choose another working directory"
         )
-    change = changed(before.get("data", record["data"]), record["data"])
+    before.setdefault("data", record["data"])
+    change = changed(before["data"], record["data"])
     scale = ModelConfig(**before["model"])
     if change is None and (scale.mos_mean, scale.mos_std) != (model_config.mos_mean, model_config.mos_std):
         change = f"labels of mean {model_config.mos_mean:g} and deviation {model_config.mos_std:g}, before "
@@ -113,6 +144,13 @@ def _check_same_run(workdir: Path, config: ConfigDict, model_config: ModelConfig
             f"{workdir} was begun by a version that derived its random keys in another way; it resumes, but "
             "the steps to come are not those that version would have taken"
         )
+    _say_what_was_seen(before)
+
+
+def _labelled_by(record: dict) -> dict | None:
+    """Where pseudo-labels come from, but for what the teacher was trained on."""
+    origin = record["source"].get("pseudo_labels")
+    return origin and {name: value for name, value in origin.items() if name != "trained_on"}
 
 
 def of_this_version(arrays: dict[str, np.ndarray], workdir: Path) -> dict[str, np.ndarray]:

@@ -47,6 +47,18 @@ def local_path(path: str | os.PathLike) -> Path:
         raise UserError(f"{path}: the home directory is not known; give the path without ~") from None
 
 
+def open_regular(path: str | os.PathLike) -> BinaryIO:
+    """Opens a file for reading, in bytes; a pipe, a socket or a device, which could block, is an OSError."""
+
+    def opener(name, flags: int) -> int:
+        mode = os.stat(name).st_mode
+        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # a directory has an error of its own
+            raise OSError(errno.EINVAL, "not a regular file", name)
+        return os.open(name, flags | getattr(os, "O_NONBLOCK", 0))
+
+    return open(path, "rb", opener=opener)
+
+
 def told_apart(paths: Iterable[Path]) -> dict[Path, str]:
     """The ends of paths, of as many parts as it takes to tell them apart."""
     paths = list(dict.fromkeys(paths))

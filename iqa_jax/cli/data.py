@@ -58,14 +58,19 @@ def prepare(
 
 
 def _ends_of(scale: str) -> tuple[float, float] | None:
-    """ "1-5", "0..100" or "-1:1" as two numbers."""
+    """ "1-5", "0..100", "0,5-4,5" or "-1:1" as two numbers."""
     if not scale:
         return None
-    found = re.fullmatch(r"(-?[\d.]+?)(?:-|\.\.|:)(-?[\d.]+)", scale.replace(" ", ""))
+    from iqa_jax.data.numerals import AmbiguousNumber, numbers
+
+    end = r"([+\-\u2212]?[\d.,'’]+?)"
+    found = re.fullmatch(rf"{end}(?:-|–|\.\.|:){end}", scale.replace(" ", ""))
     try:
-        low, high = map(float, found.groups() if found else ())
-    except ValueError:
-        raise DataError(f"--scale {scale}: expected two numbers, as in 1-5") from None
+        low, high = numbers(found.groups()) if found else (None, None)
+    except AmbiguousNumber as error:
+        raise DataError(f"--scale {scale}: {error}") from None
+    if low is None or high is None:
+        raise DataError(f"--scale {scale}: expected two numbers, as in 1-5")
     return low, high
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from iqa_jax.errors import DataError
+from iqa_jax.files import open_regular
 
 # Endings of the files that are taken from a folder.
 EXTENSIONS = (
@@ -38,7 +39,7 @@ def read_image(path: str | os.PathLike, *, say: Callable[[str], object] = warnin
     """
     try:
         # Given the path, Pillow would map uncompressed TIFF into memory, wrongly if it is to be rotated.
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             return decode_image(file, say=say)
     except OSError as error:
         raise DataError(f"{path}: {error.strerror or error}") from None

@@ -28,6 +28,10 @@ def mean_opinion(type: str, level: int) -> float:
 
 @functools.cache
 def _opinions():
-    table = importlib.resources.files("iqa_jax.data").joinpath("kadid10k_mean_mos.csv").read_text()
+    table = (
+        importlib.resources.files("iqa_jax.data")
+        .joinpath("kadid10k_mean_mos.csv")
+        .read_text(encoding="utf-8")
+    )
     rows = csv.DictReader(table.splitlines()[1:])  # the first line names the source
     return {(row["type"], int(row["level"])): float(row["mos_mean"]) for row in rows}

@@ -6,16 +6,22 @@ What cannot be read is added to `problems`, and the rows that were read are give
 import codecs
 import csv
 import io
-import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+import unicodedata
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import BinaryIO
+
+from iqa_jax.files import open_regular
 
 Rows = list[tuple[int, dict[str, str]]]
 TABLES = (".csv", ".tsv", ".txt", ".xlsx")  # endings
 # What people call the columns of a table of pairs.
 PAIR_ALIASES = {"target": "distorted", "image": "distorted", "ref": "reference"}
 _DELIMITERS = (",", ";", "\t")
+_SHEET_ROWS = 2**20  # of an .xlsx file
+_UNPACKED_BYTES = 512 * 2**20
 _BOMS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 
 
@@ -67,15 +73,9 @@ def sheet_rows(
     aliases: Mapping[str, str] = {},
 ) -> Rows:
     """The same of a sheet of an .xlsx file; of the one it opens with if there is none of that name."""
-    import openpyxl
-
     try:
-        book = openpyxl.load_workbook(path, data_only=True)
-        chosen = book[sheet] if sheet in book.sheetnames else book.active
-        cells = [
-            (number, ["" if cell is None else str(cell).strip() for cell in row])
-            for number, row in enumerate(chosen.iter_rows(values_only=True), start=1)
-        ]
+        with open_regular(path) as file:
+            cells = list(_sheet_cells(file, sheet))
     except ModuleNotFoundError:
         raise
     except Exception as error:  # openpyxl raises many kinds for broken files
@@ -84,28 +84,54 @@ def sheet_rows(
     return _reported(path, _by_column(cells, columns, aliases), columns, problems)
 
 
-def finite(text: str | float | None) -> float | None:
-    """A number, with a decimal point or comma; None if it is not a finite one."""
-    if text is None:
-        return None
-    try:
-        value = float(text)
-    except (TypeError, ValueError):
-        if not isinstance(text, str) or text.count(",") != 1:
-            return None
-        return finite(text.replace(".", "").replace(",", "."))
-    return value if math.isfinite(value) else None
+def _sheet_cells(file: BinaryIO, sheet: str) -> Iterator[tuple[int, list[str]]]:
+    """Number and cells of each row that is not blank; the extent of the sheet costs no memory."""
+    import openpyxl
+
+    with zipfile.ZipFile(file) as archive:
+        size = sum(part.file_size for part in archive.infolist())
+    if size > _UNPACKED_BYTES:
+        raise ValueError(f"{size / 2**20:,.0f} MiB unpacked, expected at most {_UNPACKED_BYTES / 2**20:,.0f}")
+    book = openpyxl.load_workbook(file, data_only=True, read_only=True)
+    chosen = book[sheet] if sheet in book.sheetnames else book.active
+    chosen.reset_dimensions()  # rows end with their own last cell, not with the sheet's
+    for number, row in enumerate(chosen.iter_rows(values_only=True), start=1):
+        if number > _SHEET_ROWS:
+            raise ValueError(f"a row beyond {_SHEET_ROWS:,}")
+        cells = ["" if cell is None else _cell_text(cell) for cell in row]
+        if any(cells):
+            yield number, cells
+
+
+def _cell_text(cell: object) -> str:
+    """What a cell shows; a number that it holds as one is written so that it can't be read as another."""
+    text = str(cell).strip()
+    return text + "0" if isinstance(cell, float) and len(text.partition(".")[2]) == 3 else text
 
 
 def listed_path(folder: Path, name: str) -> str:
-    """The path of a file that a table names, in the spelling that is there, normalised.
+    """The path of a file that a table names, in the spelling that the disk has, normalised.
 
-    Backslashes divide folders too, and a name that is not UTF-8 may be written as Windows does.
+    Backslashes divide folders too; a name that is not UTF-8 may be written as Windows does; letters with
+    accents may be one character or two (Unicode's NFC and NFD), in the table and on the disk.
     """
     spellings = [name, name.replace("\\", "/")]
     spellings += [_as_windows(spelling) for spelling in spellings]
+    if not name.isascii():
+        # As bytes, where the system's names are not taken for UTF-8.
+        spellings += [os.fsdecode(s.encode("utf-8", "surrogateescape")) for s in spellings[:2]]
+        spellings.append(_accents_as_on_disk(folder, spellings[1]))
     existing = next((s for s in spellings if s and (folder / s).is_file()), spellings[1])
     return os.path.normpath(existing)
+
+
+def _accents_as_on_disk(folder: Path, name: str) -> str:
+    """The name with each of its parts composed or decomposed as there is one."""
+    spelt = Path()
+    for part in Path(name).parts:
+        forms = (part, unicodedata.normalize("NFC", part), unicodedata.normalize("NFD", part))
+        spelt /= next((form for form in forms if (folder / spelt / form).exists()), part)
+    return str(spelt)
 
 
 def _as_windows(name: str) -> str:
@@ -124,7 +150,8 @@ def reason(error: Exception) -> str:
 def _text(path: Path, problems: list[str]) -> str:
     """The content of a text file; the bytes of a name that is not UTF-8 stay as they are."""
     try:
-        content = path.read_bytes()
+        with open_regular(path) as file:
+            content = file.read()
         encoding = next((name for mark, name in _BOMS.items() if content.startswith(mark)), "utf-8")
         if encoding == "utf-8" and b"\0" in content[:4]:
             encoding = "utf-16-le" if content[1:2] == b"\0" else "utf-16-be"

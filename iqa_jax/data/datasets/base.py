@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from iqa_jax.data.datasets.writer import check_room, write_split
 from iqa_jax.data.images import decode_image
-from iqa_jax.data.tables import finite
+from iqa_jax.data.numerals import AmbiguousNumber, numbers
 from iqa_jax.errors import DataError
 
 REFERENCES = "references"
@@ -76,23 +76,40 @@ class Contents:
     """What was found on disk: references by name, distorted images by split, and what is wrong.
 
     Attributes:
-      labels: scores by the name of the distorted image, for `match`.
+      written: where it stands, its line, and the score as it is written, by the name of the distorted image.
     """
 
     references: dict[str, Encoded] = dataclasses.field(default_factory=dict)
     splits: dict[str, list[DistortedImage]] = dataclasses.field(default_factory=dict)
     problems: list[str] = dataclasses.field(default_factory=list)
-    labels: dict[str, float] = dataclasses.field(default_factory=dict)
+    written: dict[str, tuple[str, str, str | float]] = dataclasses.field(default_factory=dict)
 
     def label(self, where: str, text: str, name: str, score: str | float) -> None:
-        """Notes the score of an image; what is wrong with it is a problem of `text` at `where`."""
-        mos = finite(score)
-        if mos is None or not name:
+        """Notes the score of an image, which the line `text` at `where` gives it."""
+        if not name:
             self.problems.append(f"{where}: {text!r}, expected a name and a score")
-        elif name in self.labels:
+        elif name in self.written:
             self.problems.append(f"{where}: a second label for {name}")
         else:
-            self.labels[name] = mos
+            self.written[name] = where, text, score
+
+    def labels(self) -> dict[str, float]:
+        """The scores by the name of the distorted image, all read together; others are problems.
+
+        Raises:
+          DataError: a score means two numbers.
+        """
+        notes = list(self.written.values())
+        try:
+            scores = numbers([score for _, _, score in notes])
+        except AmbiguousNumber as error:
+            raise DataError(f"{notes[error.position][0]}: {error}; nothing was prepared") from None
+        self.problems += [
+            f"{where}: {text!r}, expected a name and a score"
+            for (where, text, _), score in zip(notes, scores, strict=True)
+            if score is None
+        ]
+        return {name: score for name, score in zip(self.written, scores, strict=True) if score is not None}
 
 
 class PairBuilder(FileReaderBuilder):
@@ -236,6 +253,15 @@ class PairBuilder(FileReaderBuilder):
         for text, name in remarks.items():
             bar.write(f"{self.name}, {split}: {text} ({name} first)", file=sys.stderr)
         self.info.metadata["tables"][split] = {**table, "mos": [none_if_nan(m) for m in table["mos"]]}
+
+
+def files_in(folder: Path, pattern: str) -> list[Path]:
+    """The regular files that fit a pattern, sorted; without hidden ones, macOS leaves a `._NAME` of each."""
+    return sorted(
+        path
+        for path in folder.glob(pattern)
+        if not any(part.startswith(".") for part in path.relative_to(folder).parts) and path.is_file()
+    )
 
 
 def match(

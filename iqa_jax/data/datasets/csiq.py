@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from iqa_jax.data.datasets.base import Contents, PairBuilder, Score, match
+from iqa_jax.data.datasets.base import Contents, PairBuilder, Score, files_in, match
 from iqa_jax.data.tables import csv_rows, sheet_rows
 
 _NAME = re.compile(r"(?P<folder>[^/]+)/(?P<image>.+)\.[^.]+\.(?P<level>\d)\.png")
@@ -31,8 +31,8 @@ csiq.DMOS.xlsx, or the sheet all_by_image of it as csiq.DMOS.csv or csiq.DMOS.tx
     MARKS = ("src_imgs",)
 
     def find(self, folder: Path) -> Contents:
-        contents = Contents(references={p.name: p for p in folder.glob("src_imgs/*.png")})
-        images = {f"{p.parent.name}/{p.name}": p for p in folder.glob("dst_imgs/*/*.png")}
+        contents = Contents(references={p.name: p for p in files_in(folder, "src_imgs/*.png")})
+        images = {f"{p.parent.name}/{p.name}": p for p in files_in(folder, "dst_imgs/*/*.png")}
         names = {found.groups(): name for name in images if (found := _NAME.fullmatch(name))}
         table = next((folder / name for name in _TABLES if (folder / name).is_file()), folder / _TABLES[0])
         if table.suffix == ".xlsx":
@@ -45,7 +45,7 @@ csiq.DMOS.xlsx, or the sheet all_by_image of it as csiq.DMOS.csv or csiq.DMOS.tx
             image, level = (row[column].removesuffix(".0") for column in ("image", "dst_lev"))
             name = names.get((kind, image, level), f"{kind}/{image}, level {level}")
             contents.label(f"{table.name}, line {number}", ", ".join(row.values()), name, row["dmos"])
-        match(contents, "train", images, contents.labels, _describe)
+        match(contents, "train", images, contents.labels(), _describe)
         return contents
 
 

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from iqa_jax.data.datasets.base import Contents, PairBuilder, Score, match
+from iqa_jax.data.datasets.base import Contents, PairBuilder, Score, files_in, match
 from iqa_jax.data.tables import csv_rows
 
 _NAME = re.compile(r"(I\d\d)_(\d\d)_(\d\d)\.png")
@@ -22,7 +22,7 @@ so that one folder, named kadid10k, holds images/I01.png, images/I01_01_01.png .
     MARKS = ("dmos.csv",)
 
     def find(self, folder: Path) -> Contents:
-        images = {path.name: path for path in folder.glob("images/*.png")}
+        images = {path.name: path for path in files_in(folder, "images/*.png")}
         distorted = {name: path for name, path in images.items() if _NAME.fullmatch(name)}
         contents = Contents(references={name: p for name, p in images.items() if name not in distorted})
         columns = ("dist_img", "ref_img", "dmos")  # the last is a MOS in spite of its name
@@ -33,7 +33,7 @@ so that one folder, named kadid10k, holds images/I01.png, images/I01_01_01.png .
             described = _describe(name)
             if described and described[0] != reference:
                 contents.problems.append(f"{where}: the reference of {name} is not {reference!r}")
-        match(contents, "train", distorted, contents.labels, _describe)
+        match(contents, "train", distorted, contents.labels(), _describe)
         return contents
 
 

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
-from iqa_jax.data.datasets.base import Contents, PairBuilder, Score, match
+from iqa_jax.data.datasets.base import Contents, PairBuilder, Score, files_in, match
 from iqa_jax.data.tables import numbered_lines, reason
+from iqa_jax.files import open_regular
 
 _NAME = re.compile(r"img(\d+)\.bmp")
 # In the order of the label tables.
@@ -31,14 +32,14 @@ and info.txt), refnames_all.mat and dmos_realigned.mat; copy the last there if t
     MARKS = ("refimgs",)
 
     def find(self, folder: Path) -> Contents:
-        contents = Contents(references={p.name: p for p in folder.glob("refimgs/*.bmp")})
+        contents = Contents(references={p.name: p for p in files_in(folder, "refimgs/*.bmp")})
         problems = contents.problems
         scores, undistorted = _columns(folder / "dmos_realigned.mat", ("dmos_new", "orgs"), problems)
         (cells,) = _columns(folder / "refnames_all.mat", ("refnames_all",), problems)
         references = ["".join(np.ravel(cell)) for cell in cells]
         images = {
             f"{path.parent.name}/{path.name}": path
-            for path in folder.glob("*/*.bmp")
+            for path in files_in(folder, "*/*.bmp")
             if path.parent.name in TYPES and _NAME.fullmatch(path.name)
         }
         listed = _told_references(folder, problems)
@@ -61,7 +62,7 @@ and info.txt), refnames_all.mat and dmos_realigned.mat; copy the last there if t
             else:
                 described[name] = (reference, kind, 0)
                 contents.label("dmos_realigned.mat", f"{score} for {name}", name, score)
-        match(contents, "train", images, contents.labels, described.get)
+        match(contents, "train", images, contents.labels(), described.get)
         return contents
 
 
@@ -70,7 +71,7 @@ def _columns(path: Path, variables: tuple[str, ...], problems: list[str]) -> lis
     from scipy.io import loadmat
 
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             content = loadmat(file)
         return [np.ravel(content[variable]) for variable in variables]
     except Exception as error:  # scipy raises many kinds for broken files

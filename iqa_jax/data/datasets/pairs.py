@@ -13,11 +13,13 @@ from PIL import Image
 
 from iqa_jax.data.datasets.base import Contents, DistortedImage, Encoded, PairBuilder, Score
 from iqa_jax.data.images import read_image
-from iqa_jax.data.tables import PAIR_ALIASES, Rows, finite, listed_path, table_rows
+from iqa_jax.data.numerals import AmbiguousNumber, numbers
+from iqa_jax.data.tables import PAIR_ALIASES, Rows, listed_path, table_rows
 from iqa_jax.errors import DataError
 
 UNLABELLED = "unlabelled"
 _SAMPLED = 16  # images whose content tells whether a table's images are others
+_HIGHEST_LEVEL = 2**31 - 1
 _THUMBNAIL = 64  # pixels, of what stands in the place of a reference
 
 
@@ -121,9 +123,10 @@ class Pairs(PairBuilder):
         """The image of each row; of several rows of one image, the mean of their scores on request."""
         found: dict[str, list[DistortedImage]] = {}
         lines: dict[str, int] = {}
-        for number, row in rows:
+        scores, levels = (_numbers(file, rows, column) for column in (label, "level"))
+        for (number, row), score, level in zip(rows, scores, levels, strict=True):
             try:
-                image = _image(file.parent, row, label, paired)
+                image = _image(file.parent, row, label, score, level, paired)
                 first = lines.setdefault(image.name, number)
                 before = found.setdefault(image.name, [])
                 if before and not self.options.average_opinions:
@@ -161,7 +164,18 @@ def _noted(options: TableOptions) -> dict:
     }
 
 
-def _image(folder: Path, row: dict[str, str], label: str, paired: bool) -> DistortedImage:
+def _numbers(file: Path, rows: Rows, column: str) -> list[float | None]:
+    """Raises DataError for a cell that means two numbers."""
+    try:
+        return numbers([row.get(column) for _, row in rows])
+    except AmbiguousNumber as error:
+        line = rows[error.position][0]
+        raise DataError(f"{file}, line {line}: {column} {error}; nothing was prepared") from None
+
+
+def _image(
+    folder: Path, row: dict[str, str], label: str, mos: float | None, level: float | None, paired: bool
+) -> DistortedImage:
     """Raises DataError for a file that is missing or text that is not a number."""
     # One spelling of each path, or a reference would count as two.
     columns = ("reference", "distorted") if paired else ("distorted",)
@@ -170,14 +184,19 @@ def _image(folder: Path, row: dict[str, str], label: str, paired: bool) -> Disto
             raise DataError(f"no such file {name!r}")
     distorted = listed_path(folder, row["distorted"])
     reference = listed_path(folder, row["reference"]) if paired else row.get("content") or distorted
-    mos = finite(row[label]) if row.get(label) else math.nan
-    if mos is None:
+    if mos is None and row.get(label):
         raise DataError(f"{label} {row[label]!r}, expected a number")
-    level = finite(row.get("level") or 0)
-    if level is None or level != int(level):
+    if level is None and not row.get("level"):
+        level = 0
+    if level is None or level != int(level) or abs(level) > _HIGHEST_LEVEL:
         raise DataError(f"level {row['level']!r}, expected a whole number")
     return DistortedImage(
-        distorted, reference, folder / distorted, mos, row.get("distortion", ""), int(level)
+        distorted,
+        reference,
+        folder / distorted,
+        math.nan if mos is None else mos,
+        row.get("distortion", ""),
+        int(level),
     )
 
 

@@ -4,7 +4,7 @@ import re
 from collections import Counter
 from pathlib import Path
 
-from iqa_jax.data.datasets.base import Contents, PairBuilder, Score, match
+from iqa_jax.data.datasets.base import Contents, PairBuilder, Score, files_in, match
 from iqa_jax.data.tables import numbered_lines
 from iqa_jax.errors import DataError
 
@@ -48,24 +48,25 @@ class Pipal(PairBuilder):
         contents = Contents()
         if self.has_training_images(folder) or not (folder / _TEST).exists():
             _find_training(folder, contents)
-        test = {path.name: path for path in folder.glob(f"{_TEST}/*.bmp")}
+        test = {path.name: path for path in files_in(folder, f"{_TEST}/*.bmp")}
         if test:
-            contents.references |= {path.name: path for path in folder.glob("NTIRE2022_FR_Testing_Ref/*.bmp")}
+            references = files_in(folder, "NTIRE2022_FR_Testing_Ref/*.bmp")
+            contents.references |= {path.name: path for path in references}
             match(contents, TEST_SPLIT, test, dict.fromkeys(test, float("nan")), _describe)
         return contents
 
 
 def _find_training(folder: Path, contents: Contents) -> None:
-    contents.references = {path.name: path for path in folder.glob(f"{_TRAINING}/*.bmp")}
-    for path in sorted(folder.glob("Train_Label/*.txt")):
+    contents.references = {path.name: path for path in files_in(folder, f"{_TRAINING}/*.bmp")}
+    for path in files_in(folder, "Train_Label/*.txt"):
         for number, line in numbered_lines(path, contents.problems):
             name, _, score = (part.strip() for part in line.partition(","))
             contents.label(f"Train_Label/{path.name}, line {number}", line, name, score)
-    paths = sorted(folder.glob("Distortion*[1-4]/*.bmp"))
+    paths = files_in(folder, "Distortion*[1-4]/*.bmp")
     for name, count in Counter(path.name for path in paths).items():
         if count > 1:
             contents.problems.append(f"{name}: in {count} of the Distortion folders")
-    match(contents, "train", {path.name: path for path in paths}, contents.labels, _describe)
+    match(contents, "train", {path.name: path for path in paths}, contents.labels(), _describe)
 
 
 def _describe(name: str) -> tuple[str, str, int] | None:

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from iqa_jax.data.datasets.base import Contents, PairBuilder, Score, match
+from iqa_jax.data.datasets.base import Contents, PairBuilder, Score, files_in, match
 from iqa_jax.data.tables import numbered_lines
 
 _NAME = re.compile(r"(i\d\d)_(\d\d)_(\d)\.bmp")
@@ -59,12 +59,12 @@ folder, named tid2013, holds reference_images, distorted_images and mos_with_nam
             score, *name = line.split()
             contents.label(f"mos_with_names.txt, line {number}", line, "".join(name).lower(), score)
         images = _by_lower_case(folder / "distorted_images", contents.problems)
-        match(contents, "train", images, contents.labels, _describe)
+        match(contents, "train", images, contents.labels(), _describe)
         return contents
 
 
 def _by_lower_case(folder: Path, problems: list[str]) -> dict[str, Path]:
-    paths = sorted(path for path in folder.glob("*") if path.suffix.lower() == ".bmp")
+    paths = [path for path in files_in(folder, "*") if path.suffix.lower() == ".bmp"]
     found = {}
     for path in paths:
         if path.name.lower() in found:

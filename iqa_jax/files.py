@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import hashlib
 import os
 import re
 import shutil
@@ -26,6 +27,7 @@ _FILE_ENDINGS = {
     *(".csv", ".tsv", ".xlsx", ".parquet", ".json", ".txt", ".md", ".html", ".zip", ".jaxexport"),
     *(".png", ".jpg", ".jpeg", ".webp", ".pth", ".pt", ".bin", ".npz", ".safetensors", ".msgpack"),
 }
+_LONGEST_NAME = 255  # bytes, of a file's name on the usual file systems
 _WRITE_FAILURES = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.EACCES)
 # Names of files and folders that are being written; nobody can foresee one and plant a link there.
 _PARTIAL = re.compile(r"\.iqa_jax-[0-9a-f]{16}\.partial")
@@ -67,6 +69,16 @@ def told_apart(paths: Iterable[Path]) -> dict[Path, str]:
         if len(set(names)) == len(paths):
             return dict(zip(paths, names, strict=True))
     return {path: str(path) for path in paths}
+
+
+def fitting_name(name: str, ending: str = "") -> str:
+    """`name` and `ending` as one file name; where it is too long, a digest stands for the rest of `name`."""
+    if len(os.fsencode(name + ending)) <= _LONGEST_NAME:
+        return name + ending
+    digest = hashlib.sha256(os.fsencode(name)).hexdigest()[:12]
+    room = _LONGEST_NAME - len(os.fsencode(f"-{digest}{ending}"))
+    beginning = os.fsencode(name)[:room].decode(errors="ignore")  # no half character at the end
+    return f"{beginning}-{digest}{ending}"
 
 
 def new_directory(path: str | os.PathLike) -> Path:

@@ -4,14 +4,23 @@ import contextlib
 import json
 import sys
 from collections.abc import Iterator, Sequence
+from typing import TextIO
+
+_WRITTEN_OUT = {code: repr(chr(code))[1:-1] for code in (*range(32), *range(127, 160))}
+
+
+def on_terminal(stream: TextIO | None) -> bool:
+    """Whether people look at it; a stream that was closed is None."""
+    return stream is not None and stream.isatty()
 
 
 @contextlib.contextmanager
-def progress_bar(total: int, what: str, unit: str) -> Iterator:
-    """A bar on standard error, which goes when it is done."""
+def progress_bar(total: int, what: str, unit: str, *, hidden: bool = False) -> Iterator:
+    """A bar on standard error, which goes when it is done; none where that is not a terminal."""
     from tqdm import tqdm
 
-    with tqdm(total=total, desc=what, unit=unit, leave=False, dynamic_ncols=True) as bar:
+    shown = on_terminal(sys.stderr) and not hidden
+    with tqdm(total=total, desc=what, unit=unit, leave=False, dynamic_ncols=True, disable=not shown) as bar:
         yield bar
 
 
@@ -28,6 +37,11 @@ def say_of_device() -> None:
         remark(text)
 
 
+def in_one_line(text: object) -> str:
+    """A text, such as a file's name, whose line ends, tabs and other control characters are written out."""
+    return str(text).translate(_WRITTEN_OUT)
+
+
 def put_out(result: dict | list, as_json: bool, *tables) -> None:
     """Prints the result as JSON, or tables (rich's, or texts)."""
     if as_json:
@@ -35,7 +49,8 @@ def put_out(result: dict | list, as_json: bool, *tables) -> None:
         return
     from rich.console import Console
 
-    console = Console(soft_wrap=True, width=None if sys.stdout.isatty() else 160)
+    # In a file or a pipe no cell is cut; tables are as wide as what they hold.
+    console = Console(soft_wrap=True, width=None if on_terminal(sys.stdout) else 100_000)
     for table in tables:
         console.print(table, highlight=False, markup=False)
 
@@ -56,4 +71,4 @@ def cell(value) -> str:
     """One value of a table as text."""
     if value is None:
         return "–"
-    return f"{value:.4f}" if isinstance(value, float) else str(value)
+    return f"{value:z.4f}" if isinstance(value, float) else str(value)

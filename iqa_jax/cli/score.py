@@ -9,6 +9,7 @@ import typer
 from iqa_jax.cli.options import Ema, Json, Ray, Step, WeightsOrShipped, Workers, check_workers, step_of
 from iqa_jax.cli.output import remark, say_of_device
 from iqa_jax.errors import UserError
+from iqa_jax.files import local_path
 
 if TYPE_CHECKING:
     from iqa_jax.scoring.results import Pair
@@ -92,9 +93,14 @@ def score(
     from iqa_jax.ops.programs import keep_programs
     from iqa_jax.scoring.load import BLIND, FULL_REFERENCE, load
 
+    name = weights or (FULL_REFERENCE if any(its for _, its in pairs) else BLIND)
+    if name in (FULL_REFERENCE, BLIND) and (ema or step != "best"):
+        raise UserError(
+            f"--step and --ema choose among the weights of a training run, {name} comes with the package; "
+            "leave them out, or give --weights RUN"
+        )
     keep_programs()
     say_of_device()
-    name = weights or (FULL_REFERENCE if any(its for _, its in pairs) else BLIND)
     options: dict = {"crops": crops, "batch_size": batch_size, "step": step_of(step), "ema": ema}
     metric = load(name, **options)
     code = score_pairs(
@@ -132,9 +138,36 @@ def chosen_files(
     """
     from iqa_jax.data.pairing import find_pairs, masks_of
 
-    if not targets and not references:
-        raise UserError("nothing to score: give -t FILES, or -r and a table of pairs")
+    _check_names(targets, references, masks, recursive=recursive)
     pairs = find_pairs(targets, references, recursive=recursive, leave_out=leave_out, say=say)
     if not masks:
         return pairs, {}
     return pairs, masks_of([target for target, _ in pairs], targets, masks, recursive=recursive, say=say)
+
+
+def _check_names(
+    targets: Sequence[str], references: Sequence[str], masks: Sequence[str], *, recursive: bool
+) -> None:
+    """Raises UserError unless the options name something to score, before any file is looked at."""
+    from iqa_jax.data.pairing import is_table
+
+    given = {"-t": targets, "-r": references, "--mask": masks}
+    for option, names in given.items():
+        if any(not name.strip() for name in names):
+            raise UserError(f"{option}: an empty name; expected files, directories or patterns")
+        if len(names) > 1 and (table := next(filter(is_table, names), None)):
+            raise UserError(f"{option} {table}: expected images, or one table alone; put all rows into one")
+    tables = [name for name in (*targets, *references) if is_table(name)]
+    if len(tables) > 1:
+        raise UserError(f"-t {tables[0]} and -r {tables[1]}: two tables; give the one of the pairs, after -r")
+    if not targets and not references:
+        raise UserError("nothing to score: give -t FILES, or -r and a table of pairs")
+    if not targets and not tables:
+        raise UserError(
+            f"nothing to score: -r {references[0]} names references alone; give -t FILES to compare with "
+            "them, or a table of pairs"
+        )
+    if any(map(is_table, masks)):
+        raise UserError(f"--mask {masks[0]}: a table; expected images, directories or patterns")
+    if not recursive and not any(local_path(name).is_dir() for names in given.values() for name in names):
+        raise UserError("--flat without a directory has no effect; leave it out")

@@ -4,18 +4,25 @@ import contextlib
 import dataclasses
 import json
 import math
+import os
+import stat
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, TextIO
 
-from iqa_jax.cli.output import remark
+from iqa_jax.cli.output import in_one_line, on_terminal, progress_bar, remark
+from iqa_jax.cli.score_pictures import Drawing, check_not_read, drawing_of, page_in, write_page
 from iqa_jax.errors import UserError
-from iqa_jax.files import output_file, told_apart, writable_directory
+from iqa_jax.files import output_file
 
 if TYPE_CHECKING:
-    from iqa_jax.evaluation.page import Page
     from iqa_jax.scoring.results import Pair, Result
+
+_TO_ONE_SIZE = (
+    "where sizes differ, --resize target scales the target to its reference and --resize reference the "
+    "reference to its target; the pairs that `prepare` takes must have one size"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,8 +59,8 @@ def score_pairs(
 ) -> int:
     """Scores pairs of files and prints a number for one, a table for several, or JSON.
 
-    Where standard output is not a terminal, several are lines as they come: target, tab, score.  Progress,
-    remarks and failures go to standard error.
+    Where standard output is not a terminal, several are lines (target, tab, score), as they come or, sorted,
+    at the end.  Progress, remarks and failures go to standard error.
 
     Args:
       metric: as `iqa_jax.load` gives.
@@ -66,7 +73,8 @@ def score_pairs(
       map_dir: directory for heat maps.
       full_scale: of the maps.
       page: directory for a page to look at, see `iqa_jax.evaluation.page`.
-      sets: directories of targets; where there are several, the page compares them as methods.
+      sets: what the targets were found by; maps lie as their targets do below the directories among them, and
+        the page compares several of these as methods.
       cluster: does the work, if given.
       read: other files that are read here, such as a table.
     Returns:
@@ -74,27 +82,29 @@ def score_pairs(
     Raises:
       UserError: the metric and the pairs do not fit, or a file cannot be written.
     """
-    from iqa_jax.scoring.files import RESIZED
+    from iqa_jax.data.pairing import is_table
     from iqa_jax.scoring.results import Growing
 
-    if resize and resize not in RESIZED:
-        raise UserError(f"--resize {resize}: expected {' or '.join(RESIZED)}")
+    if not pairs:
+        raise UserError("nothing to score: no target was given")
     _check_options(metric, resize, csv, recompute, map_dir, page, full_scale, cluster)
     used = _of_the_kind(metric, pairs)
     growing: contextlib.AbstractContextManager = contextlib.nullcontext()
     if csv:
         csv = output_file(csv, ".csv", ".parquet")
-        _check_not_read(csv, used, read)
+        check_not_read([csv], [*(path for pair in used for path in pair), *map(Path, read)])
         identity = {"metric": metric.describe(), "resize": resize}
         growing = Growing.at(csv, identity | ({"full_scale": full_scale} if map_dir else {}), anew=recompute)
-    pictures = _page_in(page, metric.range if full_scale else None) if page else contextlib.nullcontext()
+    pictures = page_in(page, metric.range if full_scale else None) if page else contextlib.nullcontext()
+    named = sets or [name for name in read if is_table(name)]
     with growing as file, pictures as shown:
-        drawing = _drawing(metric, used, map_dir, shown, full_scale=full_scale)
+        drawing = drawing_of(metric, used, map_dir, shown, full_scale=full_scale, named=named)
         options = {"masks": masks or {}, "resize": resize or None}
-        as_lines = not (as_json or sort or sys.stdout.isatty() or len(used) == 1)
-        results = _all_results(metric, used, options, drawing, file, cluster, as_lines=as_lines)
+        as_lines = not (as_json or on_terminal(sys.stdout) or len(used) == 1)
+        at_once = as_lines and not sort
+        results = _all_results(metric, used, options, drawing, file, cluster, as_lines=at_once)
         if shown:
-            remark(f"wrote {write_page(shown, metric, results, sets)}")
+            remark(f"wrote {write_page(shown, metric, results, named)}")
         if sort:
             results.sort(key=lambda r: math.inf if r.score is None else -r.score)
         if file:
@@ -103,16 +113,26 @@ def score_pairs(
         from iqa_jax.scoring.results import to_json
 
         print(json.dumps(to_json(results), indent=2))
+    elif as_lines:
+        for result in () if at_once else results:
+            _print_line(result)
+        remark(_summary(metric, results))
     else:
-        _print_scores(metric, results, summary_alone=as_lines)
+        _print_scores(metric, results)
     failed = [result for result in results if result.error]
     for result in failed:
-        print(f"error: {_failure(result)}", file=sys.stderr)
+        remark(in_one_line(f"error: {_failure(result)}"))
+    if any(result.differ for result in failed):
+        remark(_TO_ONE_SIZE)
     return 1 if failed else 0
 
 
 def _check_options(metric, resize, csv, recompute, map_dir, page, full_scale, cluster) -> None:
-    """Raises UserError for options that would do nothing, or cannot go together."""
+    """Raises UserError for options that would do nothing, are not known or cannot go together."""
+    from iqa_jax.scoring.files import RESIZED
+
+    if resize and resize not in RESIZED:
+        raise UserError(f"--resize {resize}: expected {' or '.join(RESIZED)}")
     idle = {
         "--resize with a metric without reference": resize and not metric.full_reference,
         "--recompute without --csv": recompute and not csv,
@@ -125,66 +145,6 @@ def _check_options(metric, resize, csv, recompute, map_dir, page, full_scale, cl
         raise UserError("--ray gives scores alone; leave --map and --page out")
     if cluster:
         import ray  # noqa: F401  before the work
-
-
-def _page_in(directory: Path, scale: tuple[float, float] | None) -> "Page":
-    from iqa_jax.evaluation.page import Page
-
-    return Page(directory, scale=scale)
-
-
-class _Drawing(NamedTuple):
-    """What is done with quality maps.
-
-    Attributes:
-      draw: see `score_files`.
-      is_done: whether what is drawn of the pair at a position is there already.
-    """
-
-    draw: Callable
-    is_done: Callable[[int], bool]
-
-
-def _drawing(
-    metric, pairs: "Sequence[Pair]", map_dir: Path | None, page: "Page | None", *, full_scale: bool
-) -> _Drawing | None:
-    """What is done with each quality map; None if none is asked for."""
-    if not map_dir and not page:
-        return None
-    from iqa_jax.scoring.maps import map_files, save_map
-
-    maps = map_files(writable_directory(map_dir), [target for target, _ in pairs]) if map_dir else []
-
-    def draw(position: int, images: tuple, quality) -> None:
-        target, reference = pairs[position]
-        if maps:
-            save_map(maps[position], images[-1], quality, metric.range, full=full_scale)
-        if page:
-            page.add(position, [reference, target] if reference else [target], images, quality)
-
-    return _Drawing(draw, lambda position: not page and maps[position].exists())
-
-
-def write_page(page: "Page", metric, results: "Sequence[Result]", sets: Sequence[str]) -> Path:
-    """Writes the page of the results; several directories of targets are methods, by their names."""
-    from iqa_jax.evaluation.page import Entry
-
-    roots = [root for root in (Path(name).resolve() for name in sets) if root.is_dir()]
-    methods = told_apart(roots) if len(set(roots)) > 1 else {}
-    targets = told_apart(result.target for result in results)
-    references = told_apart(result.reference for result in results if result.reference)
-
-    def entry(result):
-        parents = result.target.resolve().parents
-        root = next((root for root in roots if root in parents), None)
-        name = str(result.target.resolve().relative_to(root)) if root else targets[result.target]
-        reference = references[result.reference] if result.reference else None
-        content = reference or Path(name).with_suffix("").as_posix()
-        return Entry(name, reference, content, methods.get(root, ""), result.score, result.error)
-
-    low, high = metric.range
-    remark = f"{metric.config.name}, {metric.crops} crops: from {low:.4g} (bad) to {high:.4g} (excellent)"
-    return page.write("Scores", remark, "MOS", [*map(entry, results)], list(methods.values()))
 
 
 def _of_the_kind(metric, pairs: "Sequence[Pair]") -> "Sequence[Pair]":
@@ -210,52 +170,67 @@ def _all_results(
     metric,
     pairs: "Sequence[Pair]",
     options: dict,
-    drawing: _Drawing | None,
+    drawing: Drawing | None,
     file,
     cluster: Cluster | None,
     *,
     as_lines: bool,
 ) -> "list[Result]":
     """The results of all pairs, in their order; those that come are told at once."""
-    from tqdm import tqdm
-
-    from iqa_jax.scoring.results import Result
+    from iqa_jax.scoring.results import Result, state_of
 
     masks = options["masks"]
-    files = [(*pair, masks.get(pair[0])) for pair in pairs]
-    done = file.done(files) if file else {}
-    done = {position: score for position, score in done.items() if not drawing or drawing.is_done(position)}
+    maps = drawing.maps if drawing else []
+    # What each score depends on; with its map, so that a map that is gone or another's is drawn anew.
+    files = [
+        (target, reference, masks.get(target), maps[position] if maps else None)
+        for position, (target, reference) in enumerate(pairs)
+    ]
+    done = file.done(files) if file and not (drawing and not drawing.is_kept) else {}
     results = [Result(*pair, done.get(position)) for position, pair in enumerate(pairs)]
     left = [position for position in range(len(pairs)) if position not in done]
     remarks: set[str] = set()
+    if file and file.damaged:
+        remark(f"damaged lines in the journal of {file.path}: {file.damaged}; their files are scored again")
     if done:
         remark(f"{len(done)} of {len(pairs)} are there already; --recompute begins anew")
-    with tqdm(total=len(pairs), desc="scoring", unit="image", leave=False, disable=len(pairs) == 1) as bar:
+    # Lines that go through a pipe to the terminal would stand behind the bar; they show the progress as well.
+    hidden = len(pairs) == 1 or (as_lines and _is_pipe(sys.stdout))
+    with progress_bar(len(pairs), "scoring", "image", hidden=hidden) as bar:
 
         def say(text):
             if text not in remarks:
                 remarks.add(text)
                 bar.write(text, file=sys.stderr)
 
-        def came(position, *, known=False):
+        def came(position):
             result = results[position]
-            if file:
-                file.add(files[position], result, known=known)
-            if as_lines and result.score is not None:
-                print(f"{_in_one_line(result.target)}\t{result.score:.4f}", flush=True)
+            if file and position in done:
+                file.add(result, files[position], None)
+            elif file:
+                file.add(result, files[position], (*result.states, state_of(files[position][-1])))
+            if as_lines:
+                _print_line(result)
             bar.update()
 
         for position in done:
-            came(position, known=True)
+            came(position)
 
         if cluster:
-            found = _on_cluster(cluster, pairs, left, options)
+            coming = _on_cluster(cluster, pairs, left, options)
         else:
-            found = _here(metric, pairs, left, options, drawing, say)
-        for position, result in found:
+            coming = _here(metric, pairs, left, options, drawing, say)
+        for position, result in coming:
             results[position] = result
             came(position)
     return results
+
+
+def _is_pipe(stream: TextIO | None) -> bool:
+    try:
+        return stream is not None and stat.S_ISFIFO(os.fstat(stream.fileno()).st_mode)
+    except OSError:  # what stands in for it has no number
+        return False
 
 
 def _here(
@@ -263,7 +238,7 @@ def _here(
     pairs: "Sequence[Pair]",
     left: Sequence[int],
     options: dict,
-    drawing: _Drawing | None,
+    drawing: Drawing | None,
     say: Callable,
 ) -> "Iterator[tuple[int, Result]]":
     """The results of the pairs at some positions, by this process."""
@@ -293,46 +268,43 @@ def _on_cluster(
         yield left[number], result
 
 
-def _in_one_line(path: Path) -> str:
-    """A name whose tabs and line ends are written as in a string."""
-    return str(path).translate({ord(odd): repr(odd)[1:-1] for odd in "\t\n\r"})
-
-
-def _check_not_read(output: Path, pairs: "Sequence[Pair]", others: Sequence[str]) -> None:
-    """Raises UserError if a file to write is one of those that are read."""
-    read = {path for pair in pairs for path in pair if path} | set(map(Path, others))
-    if output.exists() and any(path.exists() and output.samefile(path) for path in read):
-        raise UserError(f"{output}: is read here; choose another file to write")
-
-
 def _failure(result) -> str:
     """The reason, with the target's name where it does not have it already."""
     name = str(result.target)
     return result.error if result.error.startswith(name) else f"{name}: {result.error}"
 
 
-def _print_scores(metric, results: Sequence, *, summary_alone: bool) -> None:
+def _print_line(result) -> None:
+    """Target, tab, score; nothing if there is none."""
+    if result.score is not None:
+        print(f"{in_one_line(result.target)}\t{result.score:z.4f}", flush=True)
+
+
+def _summary(metric, results: Sequence) -> str:
+    from iqa_jax.evaluation.agreement import scale_text
+
+    scores = [result.score for result in results if result.score is not None]
+    mean = f", mean {sum(scores) / len(scores):z.4f}" if scores else ""
+    return f"{len(scores)} of {len(results)} scored{mean}, on a scale {scale_text(metric.range)}"
+
+
+def _print_scores(metric, results: Sequence) -> None:
+    """The score alone of one pair, a table of several."""
     from rich.console import Console
     from rich.table import Table
 
-    low, high = metric.range
-    bad_to_good = f"from {low:.4g} (bad) to {high:.4g} (excellent)"
-    scores = [result.score for result in results if result.score is not None]
+    from iqa_jax.evaluation.agreement import scale_text
+
     if len(results) == 1:
-        if scores:
-            print(f"{scores[0]:.4f}")
-            remark(f"on a scale {bad_to_good}")
+        if results[0].score is not None:
+            print(f"{results[0].score:z.4f}")
+            remark(f"on a scale {scale_text(metric.range)}")
         return
-    mean = f", mean {sum(scores) / len(scores):.4f}" if scores else ""
-    summary = f"{len(scores)} of {len(results)} scored{mean}, on a scale {bad_to_good}"
-    if summary_alone:
-        remark(summary)
-        return
-    table = Table(caption=summary)
+    table = Table(caption=_summary(metric, results))
     table.add_column("target", overflow="fold")
     table.add_column("reference", overflow="fold")
     table.add_column("score", justify="right", no_wrap=True)
     for result in results:
-        shown = "–" if result.score is None else f"{result.score:.4f}"
-        table.add_row(str(result.target), str(result.reference or "–"), shown)
+        shown = "–" if result.score is None else f"{result.score:z.4f}"
+        table.add_row(in_one_line(result.target), in_one_line(result.reference or "–"), shown)
     Console(markup=False, highlight=False, emoji=False).print(table)

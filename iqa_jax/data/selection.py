@@ -61,7 +61,7 @@ def listed(
             root, missing = path, "no image in this directory"
             entries = _walked(path, recursive, {_real(directory) for directory in leave_out})
         elif glob.has_magic(str(path)):
-            root, missing = _fixed_part(path), "matches no image"
+            root, missing = fixed_part(path), "matches no image"
             entries = _each_once(map(Path, glob.iglob(str(path), recursive=True)))
         else:
             raise DataError(f"{pattern}: no such file or directory")
@@ -170,7 +170,7 @@ def together(files: Sequence[Path]) -> list[Listed]:
     ]
 
 
-def _fixed_part(pattern: Path) -> Path:
+def fixed_part(pattern: Path) -> Path:
     """The folder above the first part of a pattern that has magic in it."""
     return Path(*itertools.takewhile(lambda part: not glob.has_magic(part), pattern.parts[:-1]))
 

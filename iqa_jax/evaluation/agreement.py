@@ -36,3 +36,9 @@ def srcc(predicted: np.ndarray, mos: np.ndarray) -> float:
     from scipy import stats
 
     return float(stats.spearmanr(predicted, mos).statistic)
+
+
+def scale_text(ends: tuple[float, float]) -> str:
+    """The ends of a metric's scale in words; a scale of negated DMOS ends at 0, not at -0."""
+    low, high = ends
+    return f"from {low:z.4g} (bad) to {high:z.4g} (excellent)"

@@ -3,7 +3,9 @@
 import base64
 import functools
 import io
+import os
 from pathlib import Path
+from urllib.parse import quote
 
 import numpy as np
 from PIL import Image
@@ -80,7 +82,7 @@ def write_report(evaluation: Evaluation, directory: Path, *, viewer: Path | None
         types=types,
         references=evaluation.by("reference"),
         worst={"Over-rated": over, "Under-rated": under},
-        viewer=viewer and viewer.relative_to(directory).as_posix(),
+        viewer=viewer and quote(os.fsencode(viewer.relative_to(directory).as_posix())),
         examples=examples,
     )
     page = directory / f"report-{evaluation.name}.html"

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from iqa_jax.evaluation.agreement import scale_text
 from iqa_jax.evaluation.evaluate import Evaluation
 from iqa_jax.evaluation.page import Entry, Page
 from iqa_jax.evaluation.report import label_of, residuals
@@ -44,9 +45,7 @@ def write_viewer(
             score = float(evaluation.predicted[position])
             entries.append(Entry(name, reference, reference or name, "", score, None, measured))
             progress(1)
-        low, high = metric.range
-        scale = f"from {low:.4g} (bad) to {high:.4g} (excellent)"
-        remark = f"{evaluation.weights}, {evaluation.crops} crops: {scale}; "
+        remark = f"{evaluation.weights}, {evaluation.crops} crops: {scale_text(metric.range)}; "
         remark += f"{len(entries)} of {len(source)} pairs"
         if len(entries) < len(source):
             remark += ", the most over-rated and the most under-rated"

@@ -7,22 +7,45 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 
 from iqa_jax.data.images import read_image
 from iqa_jax.errors import UserError
-from iqa_jax.scoring.results import Pair, Result
+from iqa_jax.scoring.results import Pair, Result, State, state_of
 
 _AHEAD = 2  # images decoded while another is scored
 Draw = Callable[[int, tuple[np.ndarray, ...], Any], object]
+_OF_THE_MACHINE = (OSError, MemoryError, RuntimeError)  # JAX's errors of a device are of the last kind
 RESIZED = ("target", "reference")  # which of two images of different sizes takes the other's
 
 
 class _Passing(UserError):
     """A failure of the machine, not of what it was given."""
+
+
+class _SizesDiffer(UserError):
+    """Target and reference are not of one size."""
+
+
+class _File(NamedTuple):
+    """What a file holds, or why it cannot be read, and the state that it was in before it was read."""
+
+    content: np.ndarray | UserError | None
+    state: State
+
+
+_NO_FILE = _File(None, None)
+
+
+class _Item(NamedTuple):
+    """The images at a position, reference first and mask last, with the states of target, reference, mask."""
+
+    position: int
+    images: tuple[np.ndarray, ...]
+    states: tuple[State, ...]
 
 
 def score_files(
@@ -50,55 +73,87 @@ def score_files(
     Yields:
       The position of a pair and its result, as they come.
     """
-    under_way: deque[tuple[int, tuple[np.ndarray, ...]]] = deque()
-    failed: deque[tuple[int, UserError]] = deque()
+    under_way: deque[_Item] = deque()
+    failed: deque[tuple[int, Result]] = deque()
+    left = set(range(len(pairs)))
 
-    def images():
-        for position, found in _loaded(metric, pairs, masks or {}, resize, say):
-            if isinstance(found, UserError):
-                failed.append((position, found))
+    def result(item: _Item, outcome: float | UserError) -> tuple[int, Result]:
+        made = Result(*pairs[item.position], states=item.states)
+        if not isinstance(outcome, UserError):
+            return item.position, dataclasses.replace(made, score=outcome)
+        return item.position, dataclasses.replace(
+            made,
+            error=str(outcome),
+            passing=isinstance(outcome, _Passing),
+            differ=isinstance(outcome, _SizesDiffer),
+        )
+
+    def feed() -> Iterator[tuple[np.ndarray, ...]]:
+        for item, failure in _loaded(metric, pairs, masks or {}, resize, say):
+            if failure:
+                failed.append(result(item, failure))
             else:
-                under_way.append((position, found))
-                yield found
+                under_way.append(item)
+                yield item.images
 
-    def result(position: int, outcome: float | UserError) -> tuple[int, Result]:
-        target, reference = pairs[position]
-        if isinstance(outcome, UserError):
-            passing = isinstance(outcome, _Passing)
-            return position, Result(target, reference, None, str(outcome), passing)
-        return position, Result(target, reference, outcome)
+    def results() -> Iterator[tuple[int, Result]]:
+        with _Drawing(metric, draw) as drawing:
+            for item, outcome in _scored(metric, feed(), under_way):
+                while failed:
+                    yield failed.popleft()
+                yield from drawing.drawn(result(item, outcome), item.images[: 1 + metric.full_reference])
+            yield from drawing.rest()
+        yield from failed
 
-    def failures():
-        while failed:
-            yield result(*failed.popleft())
+    for position, its in results():
+        left.remove(position)
+        yield position, its
+    assert not left, f"no result for the pairs at {sorted(left)}"
 
-    waiting, feed = True, images()
-    with _Drawing(metric, draw) as drawing:
-        while waiting:
-            try:
-                for score in metric.stream(feed):
-                    yield from failures()
-                    position, found = under_way.popleft()
-                    scored = result(position, _finite(float(score)))
-                    yield from drawing.drawn(scored, found[: 1 + metric.full_reference])
-                waiting = False
-            except (OSError, MemoryError, RuntimeError) as error:  # the device's, out of memory say
-                if not under_way:
-                    raise
-                for position, _ in under_way:
-                    yield result(position, _Passing(_first_line(error)))
-                under_way.clear()
-        yield from drawing.rest()
-        yield from failures()
+
+def _scored(
+    metric, feed: Iterator[tuple[np.ndarray, ...]], under_way: deque[_Item]
+) -> Iterator[tuple[_Item, float | UserError]]:
+    """The items that `feed` puts under way, in their order, with their scores or why they have none.
+
+    Windows of several images go through the metric together, so that a failure does not tell whose it is:
+    what was under way is scored again, each by itself.
+    """
+    scores: Iterator | None = None
+    while True:
+        failure = None
+        try:
+            scores = scores or iter(metric.stream(feed))
+            score = _finite(next(scores))
+        except StopIteration:
+            pass
+        except Exception as error:
+            failure = error
+        else:
+            yield under_way.popleft(), score
+            continue
+        if not under_way and next(feed, None) is None:
+            if failure:
+                raise failure
+            return
+        while under_way:
+            item = under_way.popleft()
+            yield item, _scored_alone(metric, item.images)
+        scores = None
+
+
+def _scored_alone(metric, images: tuple[np.ndarray, ...]) -> float | UserError:
+    try:
+        (score,) = metric.stream(iter([images]))
+        return _finite(score)
+    except Exception as error:
+        return _failure(error)
 
 
 def _loaded(
     metric, pairs: Sequence[Pair], masks: Mapping[Path, Path], resize: str | None, say
-) -> Iterator[tuple[int, tuple[np.ndarray, ...] | UserError]]:
-    """Each position with its images, reference first and mask last, or why it cannot be scored.
-
-    Those of one reference follow one another.
-    """
+) -> Iterator[tuple[_Item, UserError | None]]:
+    """Each item, and why it cannot be scored if that is so; those of one reference follow one another."""
     groups: dict[Path | None, list[int]] = {}
     for position, (_, reference) in enumerate(pairs):
         groups.setdefault(reference, []).append(position)
@@ -111,15 +166,20 @@ def _loaded(
                 if masks:
                     yield masks.get(pairs[position][0])
 
-    images = _read_ahead(paths(), say)
+    files = _read_ahead(paths(), say)
     for positions in groups.values():
-        first = next(images)
-        before = (first,) if metric.full_reference else ()
+        original = next(files)
+        before = (original,) if metric.full_reference else ()
         for position in positions:
-            target, mask = next(images), next(images) if masks else None
-            found = (*before, target, *(() if mask is None else (mask,)))
-            failure = next((image for image in found if isinstance(image, UserError)), None)
-            yield position, failure or _checked(metric, found, resize)
+            target, mask = next(files), next(files) if masks else _NO_FILE
+            contents = [file.content for file in (*before, target, mask) if file.content is not None]
+            failure = next((content for content in contents if isinstance(content, UserError)), None)
+            images = failure or _checked(metric, tuple(contents), resize)
+            states = (target.state, original.state, mask.state)
+            if isinstance(images, UserError):
+                yield _Item(position, (), states), images
+            else:
+                yield _Item(position, images, states), None
 
 
 def _checked(
@@ -128,14 +188,15 @@ def _checked(
     """The images as the metric takes them, a mask with one channel."""
     used = 1 + metric.full_reference
     try:
-        if resize and metric.full_reference and images[0].shape != images[1].shape:
+        if metric.full_reference and images[0].shape != images[1].shape:
+            if not resize:
+                sizes = ["{1} x {0}".format(*image.shape) for image in images[:2]]
+                raise _SizesDiffer(f"reference and target differ in shape: {sizes[0]} and {sizes[1]} pixels")
             images = _of_one_size(*images, resize=resize)
         images = (*images[:used], *(mask.mean(axis=-1).astype(np.uint8) for mask in images[used:]))
         metric.check(*images)
-    except UserError as error:
-        return error
-    except MemoryError as error:
-        return _Passing(_first_line(error))
+    except Exception as error:
+        return _failure(error)
     return images
 
 
@@ -157,21 +218,19 @@ def _of_one_size(
     return reference, scaled(target, reference), *fitting
 
 
-def _read_ahead(paths: Iterable[Path | None], say) -> Iterator[np.ndarray | UserError | None]:
-    """The image of each path or why it cannot be read, decoded in a thread; None for None."""
+def _read_ahead(paths: Iterable[Path | None], say) -> Iterator[_File]:
+    """The file of each path, decoded in a thread; an empty one for None."""
 
     def read(path):
-        if path is None:
-            return None
+        # Noted before the file is opened: where it is replaced in between, the next start sees another state.
+        state = state_of(path)
         try:
-            return read_image(path, say=say)
-        except UserError as error:
-            return error
-        except MemoryError as error:
-            return _Passing(f"{path}: {_first_line(error)}")
+            return _File(read_image(path, say=say), state) if path else _NO_FILE
+        except Exception as error:
+            return _File(_failure(error, f"{path}: "), state)
 
     with ThreadPoolExecutor(1) as reader:
-        waiting: deque[Future[np.ndarray | UserError | None]] = deque()
+        waiting: deque[Future[_File]] = deque()
         for path in paths:
             waiting.append(reader.submit(read, path))
             if len(waiting) > _AHEAD:
@@ -204,7 +263,7 @@ class _Drawing:
             return
         try:
             quality = self._metric.map(*images)
-        except (UserError, OSError, MemoryError, RuntimeError) as error:
+        except Exception as error:
             yield position, self._without(result, error)
             return
         self._waiting.append((position, result, self._thread.submit(self._draw, position, images, quality)))
@@ -223,14 +282,24 @@ class _Drawing:
 
     @staticmethod
     def _without(result: Result, error: BaseException) -> Result:
-        return dataclasses.replace(result, error=f"no map: {_first_line(error)}", passing=True)
+        return dataclasses.replace(result, error=f"no map: {_reason(error)}", passing=True)
 
 
 def _finite(score: float) -> float | UserError:
-    if math.isfinite(score):
-        return score
-    return UserError(f"the metric gives {score}; are the weights damaged?")
+    score = float(score)
+    return score if math.isfinite(score) else UserError(f"the metric gives {score}; are the weights damaged?")
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]
+def _failure(error: Exception, where: str = "") -> UserError:
+    """Why one file has no score, whatever was raised: what is wrong with it does not stop the others."""
+    if isinstance(error, UserError):
+        return error
+    kind = _Passing if isinstance(error, _OF_THE_MACHINE) else UserError
+    return kind(f"{where}{_reason(error)}")
+
+
+def _reason(error: BaseException) -> str:
+    """The first line of an error, with its type where nobody expects it."""
+    first, name = next(iter(str(error).splitlines()), ""), type(error).__name__
+    expected = isinstance(error, (UserError, *_OF_THE_MACHINE))
+    return first if expected and first else f"{name}: {first}" if first else name

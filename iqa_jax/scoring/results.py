@@ -3,17 +3,21 @@
 import contextlib
 import csv
 import dataclasses
+import functools
+import hashlib
 import io
 import json
+import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
 from iqa_jax.errors import UserError
-from iqa_jax.files import Busy, locked, write_whole
+from iqa_jax.files import Busy, fitting_name, locked, write_whole
 
 Pair = tuple[Path, Path | None]  # a target and its reference
+State = tuple[int, int, int] | None  # of a file: size, time of its content, time of its last change
 COLUMNS = ("target", "reference", "score", "error")
 
 
@@ -26,6 +30,8 @@ class Result:
       score: in the metric's units; None if it could not be computed.
       error: why not, or why the heat map could not be written; None if all went well.
       passing: whether another try may succeed: the device was out of memory, say, or the disk full.
+      differ: whether the error is that target and reference have different sizes.
+      states: of target, reference and mask, noted before they were read; see `state_of`.
     """
 
     target: Path
@@ -33,6 +39,8 @@ class Result:
     score: float | None = None
     error: str | None = None
     passing: bool = False
+    differ: bool = False
+    states: tuple[State, ...] = dataclasses.field(default=(), repr=False, compare=False)
 
 
 def csv_text(results: Iterable[Result], *, header: bool = True) -> str:
@@ -87,12 +95,20 @@ def to_json(results: Sequence[Result]) -> list[dict]:
 class Growing:
     """A CSV file of results that grows as they come, and a journal beside it until all are there.
 
-    The journal, `NAME.journal`, knows what the scores depend on: the metric, and of each file its size and
-    time.  A second start takes over what it holds.  Nothing is touched before the first result.
+    The journal, `NAME.journal`, knows what the scores depend on: the metric, and the state in which each file
+    was read.  A second start takes over what it holds.  Nothing is touched before the first result.
+
+    Each line of the journal begins with a digest of the rest and of what the scores depend on, so that a
+    damaged line, or one of another metric, is never taken for a score.
+
+    Attributes:
+      path: of the CSV file.
+      damaged: how many lines of the journal could not be used.
     """
 
-    def __init__(self, path: Path, identity: Mapping, scores: dict[str, float]):
-        self._path, self._identity, self._kept = path, identity, scores
+    def __init__(self, path: Path, identity: str, kept: dict[str, float], damaged: int):
+        self.path, self._kept, self.damaged = path, kept, damaged
+        self._identity, self._seal = identity, _digest(identity)
         self._open = contextlib.ExitStack()
         self._files: tuple[IO[str], IO[str]] | None = None
 
@@ -101,57 +117,63 @@ class Growing:
     def at(cls, path: Path, identity: Mapping, *, anew: bool = False) -> Iterator["Growing"]:
         """Takes the file; its journal, if there is one, is continued.
 
+        A hidden lock file, `.NAME.lock`, stays beside it: to remove it would let two processes in at a time.
+
         Args:
           identity: what all scores depend on, as JSON can hold it.
           anew: ignore the journal.
         Raises:
-          UserError: another process writes there, or the journal is another metric's.
+          UserError: another process writes there, or the journal is another metric's or damaged.
         """
-        try:
-            with locked(path.with_name(f".{path.name}.lock"), wait=False):
-                growing = cls(path, identity, {} if anew else _kept(journal_of(path), identity, path))
-                if _as_parquet(path):
-                    import pyarrow.parquet  # noqa: F401  before the work, not after it
-                with growing._open:
-                    yield growing
-        except Busy:
-            raise UserError(f"{path}: another process writes its results there") from None
-        with contextlib.suppress(OSError):
-            path.with_name(f".{path.name}.lock").unlink()
+        written = json.dumps(identity, sort_keys=True)
+        with contextlib.ExitStack() as held:
+            try:
+                held.enter_context(locked(path.with_name(fitting_name(f".{path.name}", ".lock")), wait=False))
+            except Busy:
+                raise UserError(f"{path}: another process writes its results there") from None
+            if _as_parquet(path):
+                import pyarrow.parquet  # noqa: F401  before the work, not after it
+            growing = cls(path, written, *({}, 0) if anew else _kept(path, written))
+            held.enter_context(growing._open)
+            yield growing
 
     def _opened(self) -> tuple[IO[str], IO[str]]:
         """The file and the journal, begun with the first result."""
         if self._files is None:
-            journal = self._open.enter_context(
-                journal_of(self._path).open("a" if self._kept else "w", encoding="utf-8")
-            )
-            if not self._kept:
-                _put(journal, json.dumps({"identity": self._identity}) + "\n")
-            file = self._open.enter_context(_growing_file(self._path))
+            lines = [_line(key, score, self._seal) for key, score in self._kept.items()]
+            # Written anew, so that no damaged or cut-off line stays before those to come.
+            write_whole(journal_of(self.path), "".join([_signed(self._identity), *lines]))
+            journal = self._open.enter_context(journal_of(self.path).open("a", encoding="utf-8"))
+            file = self._open.enter_context(_growing_file(self.path))
             _put(file, csv_text([]))
             self._files = file, journal
         return self._files
 
-    def done(self, pairs: Sequence[Sequence[Path | None]]) -> dict[int, float]:
-        """Scores that are there already, by the position of the files they are of."""
-        found = {}
-        for position, files in enumerate(pairs):
-            if self._kept and (score := self._kept.get(_key(files))) is not None:
-                found[position] = score
-        return found
+    def done(self, files: Sequence[Sequence[Path | None]]) -> dict[int, float]:
+        """Scores that are there already, by the position of the files they depend on, as these are now."""
+        if not self._kept:
+            return {}
+        state = functools.cache(state_of)
+        keys = (_key(group, [state(path) for path in group]) for group in files)
+        return {position: self._kept[key] for position, key in enumerate(keys) if key in self._kept}
 
-    def add(self, files: Sequence[Path | None], result: Result, *, known: bool = False) -> None:
-        """Writes a row; a score stands in the journal too, a failure is tried again by the next start."""
+    def add(self, result: Result, files: Sequence[Path | None], states: Sequence[State] | None) -> None:
+        """Writes a row; a score stands in the journal too, a failure is tried again by the next start.
+
+        Args:
+          files, states: what the score depends on, as it was when it was read; no states for a score that
+            the journal has already.
+        """
         file, journal = self._opened()
         _put(file, csv_text([result], header=False))
-        if result.error is None and result.score is not None and not known:
-            _put(journal, json.dumps([_key(files), result.score]) + "\n")
+        if result.error is None and result.score is not None and states is not None:
+            _put(journal, _line(_key(files, states), result.score, self._seal))
 
     def finish(self, results: Sequence[Result]) -> None:
         """Puts the rows in order; the journal goes, unless another start may bring more."""
-        (write_parquet if _as_parquet(self._path) else write_csv)(self._path, results)
+        (write_parquet if _as_parquet(self.path) else write_csv)(self.path, results)
         if not any(result.passing for result in results):
-            journal_of(self._path).unlink(missing_ok=True)
+            journal_of(self.path).unlink(missing_ok=True)
 
 
 def _growing_file(path: Path) -> IO[str]:
@@ -166,7 +188,7 @@ def _as_parquet(path: Path) -> bool:
 
 
 def journal_of(path: Path) -> Path:
-    return path.with_name(f"{path.name}.journal")
+    return path.with_name(fitting_name(path.name, ".journal"))
 
 
 def _put(file: IO[str], text: str) -> None:
@@ -174,42 +196,73 @@ def _put(file: IO[str], text: str) -> None:
     file.flush()
 
 
-def _key(files: Sequence[Path | None]) -> str:
-    """Names the files and their state, so that a file that has changed is another."""
-
-    def state(path: Path | None) -> list | None:
-        if path is None:
-            return None
-        try:
-            known = os.stat(path)
-        except OSError:
-            return [str(path)]
-        return [str(path), known.st_size, known.st_mtime_ns]
-
-    return json.dumps([state(path) for path in files])
-
-
-def _kept(journal: Path, identity: Mapping, path: Path) -> dict[str, float]:
-    """The scores in a journal; a line that was cut off is ignored."""
+def state_of(path: Path | None) -> State:
+    """Size and times of a file, by which one that has changed is another; None if it is not there."""
     try:
-        lines = journal.read_text(encoding="utf-8").splitlines()
+        known = os.stat(path) if path else None
+    except OSError:
+        return None
+    return known and (known.st_size, known.st_mtime_ns, known.st_ctime_ns)
+
+
+def _key(files: Sequence[Path | None], states: Sequence[State]) -> str:
+    """Names files and the states they were in."""
+    pairs = zip(files, states, strict=True)
+    return json.dumps([path and [str(path), *(state or ())] for path, state in pairs])
+
+
+def _signed(text: str, seal: str = "") -> str:
+    """A line of the journal: a digest of the text and the seal, then the text."""
+    return f"{_digest(f'{seal} {text}')[:16]} {text}\n"
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _line(key: str, score: float, seal: str) -> str:
+    return _signed(json.dumps([key, score], allow_nan=False), seal)
+
+
+def _text_of(line: bytes, seal: str = "") -> str | None:
+    """What a line says; None if it is damaged or was written with another seal."""
+    text = line.decode("ascii", errors="replace").partition(" ")[2].removesuffix("\n")
+    return text if _signed(text, seal).encode() == line else None
+
+
+def _kept(path: Path, identity: str) -> tuple[dict[str, float], int]:
+    """The scores in a journal, and how many of its lines cannot be used; one that was cut off is no such.
+
+    Raises:
+      UserError: it cannot be read, was begun with another identity, or does not tell any more with which.
+    """
+    journal = journal_of(path)
+    try:
+        content = journal.read_bytes()
     except FileNotFoundError:
-        return {}
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{journal}: cannot be read ({error}); --recompute begins anew") from None
-    found: dict[str, float] = {}
-    for number, line in enumerate(lines):
-        try:
-            entry = json.loads(line)
-        except ValueError:
-            continue
-        if number == 0:
-            begun_with = entry.get("identity") if isinstance(entry, dict) else None
-            if begun_with != json.loads(json.dumps(identity)):
-                raise UserError(
-                    f"{path}: was begun with another metric or other settings; give another --csv, or "
-                    "--recompute to begin anew"
-                )
-        elif isinstance(entry, list) and len(entry) == 2:
-            found[entry[0]] = entry[1]
-    return found
+        return {}, 0
+    except OSError as error:
+        raise UserError(f"{journal}: {error.strerror}; choose another file, or recompute") from None
+    header, *lines = content.splitlines(keepends=True) or [b""]
+    begun_with = _text_of(header)
+    if begun_with not in (None, identity):
+        raise UserError(
+            f"{path}: was begun with another metric or other settings; choose another file, or recompute to "
+            "begin anew"
+        )
+    texts = [_text_of(line, _digest(identity)) for line in lines]
+    entries = [entry for text in texts if text is not None and _is_score(entry := json.loads(text))]
+    if begun_with is None and not entries and header.endswith(b"\n"):
+        raise UserError(
+            f"{journal}: damaged, so that the metric of its scores is not known; choose another file, or "
+            "recompute to begin anew"
+        )
+    cut_off = bool(lines) and not lines[-1].endswith(b"\n")
+    return dict(entries), len(lines) - cut_off - len(entries)
+
+
+def _is_score(entry: object) -> bool:
+    """Whether a line of the journal holds the name of a pair's files and a finite number."""
+    return (
+        isinstance(entry, list) and [type(part) for part in entry] == [str, float] and math.isfinite(entry[1])
+    )

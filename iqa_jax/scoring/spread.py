@@ -1,5 +1,6 @@
 """Scoring and evaluation on a Ray cluster."""
 
+import dataclasses
 import functools
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -43,20 +44,18 @@ def scored_on_cluster(
     shown = {target.resolve(): mask.resolve() for target, mask in masks.items()}
     build = functools.partial(_file_worker, _from_anywhere(weights), dict(options), shown, resize)
     for number, results in spread(build, files, address=address, workers=workers):
-        for position, (score, error, passing) in zip(parts[number], results, strict=True):
-            target, reference = pairs[position]
-            yield int(position), Result(target, reference, score, error, passing)
+        for position, result in zip(parts[number], results, strict=True):
+            target, reference = pairs[position]  # as they were given, not as the workers find them
+            yield int(position), dataclasses.replace(result, target=target, reference=reference)
 
 
 def _file_worker(weights: str, options: dict, masks: Mapping, resize: str | None) -> Callable:
     keep_programs()
     metric = load(weights, **options)
 
-    def work(pairs: Sequence[Pair]) -> list[tuple]:
-        found: list[tuple] = [()] * len(pairs)
-        for position, result in score_files(metric, pairs, masks=masks, resize=resize, say=lambda text: None):
-            found[position] = (result.score, result.error, result.passing)
-        return found
+    def work(pairs: Sequence[Pair]) -> list[Result]:
+        results = dict(score_files(metric, pairs, masks=masks, resize=resize, say=lambda text: None))
+        return [results[position] for position in range(len(pairs))]
 
     return work
 

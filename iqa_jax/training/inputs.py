@@ -96,7 +96,7 @@ def model_config_for(config: ConfigDict, training: PairSource) -> ModelConfig:
     if config.dataset != "pipal":
         mean, deviation = round(float(training.mos.mean()), 4), round(float(training.mos.std()), 4)
     ends = (training.score.low, training.score.high)
-    low, high = ends if training.score.higher_is_better else (-ends[1], -ends[0])
+    low, high = ends if training.score.higher_is_better else (0.0 - ends[1], 0.0 - ends[0])  # not -0.0
     noise = config.get("noise", {})
     return ModelConfig(
         name=config.model,

@@ -287,7 +287,7 @@ def test_score_prints_a_number_and_reports_what_is_broken(call, prepared, tmp_pa
     assert code == 1 and "error" in results["A0001_00_09.bmp"]
     assert results["A0001_00_01.bmp"]["score"] == pytest.approx(single, abs=1e-2)
     assert results["A0005_01_02.bmp"]["reference"].endswith("A0005.bmp")
-    assert len(list((tmp_path / "maps").glob("*.png"))) == len(results) - 1
+    assert len(list((tmp_path / "maps").rglob("*.png"))) == len(results) - 1
 
 
 def test_export_writes_a_file_that_scores_the_same(call, prepared, tmp_path):

@@ -274,7 +274,9 @@ def test_maps_of_equal_names_stay_apart(tmp_path, call, small_weights):
         *("--map", tmp_path / "maps"),
     )
     assert code == 0, err
-    assert sorted(path.name for path in (tmp_path / "maps").iterdir()) == ["1-map-2.png", "1-map.png"]
+    assert sorted((tmp_path / "maps").rglob("*.png")) == [
+        tmp_path / f"maps/{scene}/1-map.png" for scene in "ab"
+    ]
 
 
 def test_a_device_out_of_memory_is_not_kept_as_a_result(tmp_path, call, small_weights, monkeypatch):

@@ -1,0 +1,97 @@
+"""The pictures of scored files: quality maps, and a page with all of them."""
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from iqa_jax.errors import UserError
+from iqa_jax.files import told_apart, writable_directory
+
+if TYPE_CHECKING:
+    from iqa_jax.evaluation.page import Page
+    from iqa_jax.scoring.results import Pair, Result
+
+
+class Drawing(NamedTuple):
+    """What is done with quality maps.
+
+    Attributes:
+      draw: see `score_files`.
+      maps: the file of each pair's map; none if only a page is made.
+      is_kept: whether maps that an earlier start has drawn stay as they are; a page needs all pictures anew.
+    """
+
+    draw: Callable
+    maps: list[Path]
+    is_kept: bool
+
+
+def drawing_of(
+    metric,
+    pairs: "Sequence[Pair]",
+    map_dir: Path | None,
+    page: "Page | None",
+    *,
+    full_scale: bool,
+    named: Sequence[str],
+) -> Drawing | None:
+    """What is done with each quality map; None if none is asked for.
+
+    Args:
+      named: what the targets were found by, see `iqa_jax.scoring.maps.below_roots`.
+    Raises:
+      UserError: the directory cannot be written, or a map would take the place of a file that is scored.
+    """
+    if not map_dir and not page:
+        return None
+    from iqa_jax.scoring.maps import map_files, save_map
+
+    maps: list[Path] = []
+    if map_dir:
+        maps = map_files(writable_directory(map_dir), *zip(*pairs, strict=True), named=named)
+        check_not_read([file for file in maps if file.exists()], [path for pair in pairs for path in pair])
+
+    def draw(position: int, images: tuple, quality) -> None:
+        target, reference = pairs[position]
+        if maps:
+            maps[position].parent.mkdir(parents=True, exist_ok=True)
+            save_map(maps[position], images[-1], quality, metric.range, full=full_scale)
+        if page:
+            page.add(position, [reference, target] if reference else [target], images, quality)
+
+    return Drawing(draw, maps, is_kept=page is None)
+
+
+def check_not_read(outputs: Sequence[Path], read: Iterable[Path | None]) -> None:
+    """Raises UserError if a file that is written is one of those that are read."""
+    places = {path.resolve() for path in read if path} if outputs else set()
+    if taken := next((file for file in outputs if file.resolve() in places), None):
+        raise UserError(f"{taken}: is read here; choose another place to write to")
+
+
+def page_in(directory: Path, scale: tuple[float, float] | None) -> "Page":
+    """A page to be made in a directory."""
+    from iqa_jax.evaluation.page import Page
+
+    return Page(directory, scale=scale)
+
+
+def write_page(page: "Page", metric, results: "Sequence[Result]", named: Sequence[str]) -> Path:
+    """Writes the page of the results; several directories of targets are methods, by their names."""
+    from iqa_jax.evaluation.agreement import scale_text
+    from iqa_jax.evaluation.page import Entry
+    from iqa_jax.scoring.maps import below_roots
+
+    placed, methods = below_roots([result.target for result in results], named)
+    targets = told_apart(result.target for result in results)
+    references = told_apart(result.reference for result in results if result.reference)
+
+    def entry(result, root, below):
+        name = str(below) if root else targets[result.target]
+        reference = references[result.reference] if result.reference else None
+        content = reference or Path(name).with_suffix("").as_posix()
+        return Entry(name, reference, content, methods.get(root, ""), result.score, result.error)
+
+    entries = [entry(result, *where) for result, where in zip(results, placed, strict=True)]
+    remark = f"{metric.config.name}, {metric.crops} crops: {scale_text(metric.range)}"
+    return page.write("Scores", remark, "MOS", entries, list(methods.values()))

@@ -169,10 +169,11 @@ def kept_from_children() -> Iterator[None]:
     """
     from multiprocessing import resource_tracker
 
-    resource_tracker.ensure_running()  # would let them through in the middle of the block
     kept = {signal.SIGINT, *STOP_SIGNALS} - {signal.SIGTERM}
     before = signal.pthread_sigmask(signal.SIG_BLOCK, kept)
     try:
+        resource_tracker.ensure_running()  # is the first child, and lets SIGINT through
+        signal.pthread_sigmask(signal.SIG_BLOCK, kept)
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)

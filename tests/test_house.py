@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "iqa_jax"
 # Floors from the lowest; rooms of one floor may use one another, but not in a circle.
 FLOORS = [
-    {"errors", "files", "signals"},
+    {"errors", "files", "journal", "signals"},
     {"ops", "parallel", "data"},
     {"models", "evaluation"},
     {"weights"},

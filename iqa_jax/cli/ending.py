@@ -1,11 +1,13 @@
 """How a command ends: one plain line instead of a traceback, and an exit code."""
 
+import atexit
 import contextlib
 import errno
 import importlib
 import os
 import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Iterator
@@ -40,6 +42,7 @@ _EXTRAS = {
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _FREE_SPACE = "; free some space, or write to another disk"
+_CLEANING = 5.0  # seconds for libraries to clean up after a signal
 # A worker that was sent the same signal as this process may be seen to end before the signal is.
 _SIGNAL_ON_ITS_WAY = 0.2  # seconds
 
@@ -47,8 +50,8 @@ _SIGNAL_ON_ITS_WAY = 0.2  # seconds
 def as_process(module: str) -> NoReturn:
     """Runs `main` of a module, which is the whole of this process, and ends it.
 
-    A signal ends it at any moment with one line and its exit code, while modules are imported too; when all is
-    done, without a word and with the command's own code.
+    A signal ends it at any moment with one line and its exit code, while modules are imported too; when all
+    is done, without a word and with the command's own code.
     """
     code: object = 0
     with stop_signals_interrupt(_end_at_once, for_good=True) as request:
@@ -62,10 +65,20 @@ def as_process(module: str) -> NoReturn:
         except KeyboardInterrupt as interruption:  # between the lines above
             code = _stopped(interruption, request)
     if request.number is not None:
-        # Not by `sys.exit`: what libraries do at the end of a process complains of having been interrupted.
-        _flush()
-        os._exit(128 + request.number)
+        _end_quietly(128 + request.number)
     sys.exit(code)  # type: ignore[arg-type]
+
+
+def _end_quietly(code: int) -> NoReturn:
+    """Ends an interrupted process; libraries clean up, but do not complain of having been interrupted."""
+    _flush()
+    with contextlib.suppress(OSError, AttributeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+    hurry = threading.Timer(_CLEANING, os._exit, [code])  # they may wait for what will not come any more
+    hurry.daemon = True
+    hurry.start()
+    atexit._run_exitfuncs()
+    os._exit(code)
 
 
 @contextlib.contextmanager
@@ -133,10 +146,10 @@ def plain_text(error: BaseException) -> str | None:
     if _is_worker_lost(error):
         return "a worker process has ended, killed for memory perhaps; run the same command again to resume"
     if os.environ.get("JAX_PLATFORMS") and _is_from_backends(error):
-        reason = str(error).partition(" (set JAX_PLATFORMS")[0]
+        found = str(error).partition(" (set JAX_PLATFORMS")[0]
         return (
             f"JAX_PLATFORMS={os.environ['JAX_PLATFORMS']}: JAX finds no such device here"
-            f"{f' ({reason})' if reason else ''}; unset it for the devices that JAX finds, or set it to cpu"
+            f"{f' ({found})' if found else ''}; unset it for the devices that JAX finds, or set it to cpu"
         )
     if is_device_error(error):
         return f"the device failed ({_first_line(error)})"

@@ -19,6 +19,7 @@ from iqa_jax.data.images import read_image
 from iqa_jax.data.opinions import mean_opinion
 from iqa_jax.errors import UserError
 from iqa_jax.files import write_whole
+from iqa_jax.signals import follow_parent, kept_from_children
 
 _SETTINGS = "distort.json"
 
@@ -93,9 +94,11 @@ def make_pairs(
     tasks = [(path, names[path], plan, number, output) for number, path in enumerate(photographs)]
     problems = {}
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, mp_context=context) as pool:
+    with kept_from_children():
+        pool = ProcessPoolExecutor(processes, mp_context=context, initializer=follow_parent)
+        running = {pool.submit(_make, *task): task for task in tasks}
+    with pool:
         try:
-            running = {pool.submit(_make, *task): task for task in tasks}
             for future in as_completed(running):
                 path, _, _, number, _ = running[future]
                 if problem := future.result():

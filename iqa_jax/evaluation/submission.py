@@ -2,7 +2,7 @@
 
 import csv
 import dataclasses
-import json
+import io
 import time
 import zipfile
 from collections.abc import Callable
@@ -12,8 +12,11 @@ import numpy as np
 
 from iqa_jax.data.source import PairSource
 from iqa_jax.errors import UserError
+from iqa_jax.files import Busy, locked, write_whole
+from iqa_jax.journal import Journal, OtherWork
 
-_PARTIAL = "predictions.partial"
+_JOURNAL = "predictions.partial"
+_LOCK = ".submission.lock"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,50 +44,54 @@ def predict_resumably(
     Args:
       predict: scores of some of the pairs of `source`.
       directory: keeps what is done in a file until `write` is called.
-      identity: what the scores depend on (weights, crops, split); a file of another identity is an
-        error.
+      identity: what the scores depend on beside the pairs (weights, crops, split); a file of another identity
+        is an error.
       progress: is told how many more pairs are done, those of an earlier start included.
     Raises:
-      UserError: the directory holds part of another submission.
+      UserError: two pictures have one name, the directory holds part of another submission, another process
+        writes there, or a score is not finite.
     """
-    path = directory / _PARTIAL
-    done, seconds = _read_partial(path, identity)
-    progress(len(done))
-    with open(path, "a", newline="") as file:
-        for reference in dict.fromkeys(source.reference):
-            positions = np.flatnonzero(source.reference == reference)
-            positions = np.array([p for p in positions if source.name[p] not in done], int)
-            if not len(positions):
-                continue
-            start = time.perf_counter()
-            scores = predict(source.select(positions))
-            taken = time.perf_counter() - start
-            for name, score in zip(source.name[positions], scores, strict=True):
-                done[name] = float(score)
-                file.write(f"{name},{float(score)!r},{taken / len(positions)!r}\n")
-            file.flush()
-            seconds += taken
-            progress(len(positions))
-    return Predictions(done, seconds)
-
-
-def _read_partial(path: Path, identity: dict) -> tuple[dict[str, float], float]:
-    """Scores and seconds of an earlier start; begins the file if there is none."""
-    first = json.dumps(identity, sort_keys=True)
-    if not path.exists():
-        path.write_text(first + "\n")
-        return {}, 0.0
-    text = path.read_text()
-    whole = text[: text.rfind("\n") + 1]  # a line cut short by the interruption does not count
-    if whole != text:
-        path.write_text(whole)
-    header, _, lines = whole.partition("\n")
-    if header != first:
+    if len(set(source.name)) < len(source):
+        raise UserError(f"{source.dataset}: has pictures of one name, which a submission cannot tell apart")
+    path = directory / _JOURNAL
+    try:
+        with (
+            locked(directory / _LOCK, wait=False),
+            Journal(path, {**identity, "pairs": source.fingerprint()}) as journal,
+        ):
+            predictions = _predicted(source, predict, journal, progress)
+            (directory / _LOCK).unlink(missing_ok=True)
+            return predictions
+    except Busy:
+        raise UserError(f"{directory}: another process writes a submission there") from None
+    except OtherWork as other:
         raise UserError(
-            f"{path}: part of another submission ({header}); choose another --output or delete the file"
-        )
-    rows = list(csv.reader(lines.splitlines()))
-    return {name: float(score) for name, score, _ in rows}, sum(float(seconds) for *_, seconds in rows)
+            f"{path}: part of another submission ({other}); choose another directory or delete the file"
+        ) from None
+
+
+def _predicted(source: PairSource, predict, journal: Journal, progress) -> Predictions:
+    """The scores in the journal, then those of all other pairs, which it gets."""
+    entries = {name: (score, seconds) for name, score, seconds in journal.entries}
+    progress(len(entries))
+    for reference in dict.fromkeys(source.reference):
+        positions = np.flatnonzero(source.reference == reference)
+        positions = np.array([p for p in positions if source.name[p] not in entries], int)
+        if not len(positions):
+            continue
+        start = time.perf_counter()
+        scores = predict(source.select(positions))
+        seconds = (time.perf_counter() - start) / len(positions)
+        names = [str(name) for name in source.name[positions]]
+        for name, score in zip(names, scores, strict=True):
+            if not np.isfinite(score):
+                raise UserError(f"{name}: its score is {score}; the weights may be damaged")
+        rows = [(name, float(score), seconds) for name, score in zip(names, scores, strict=True)]
+        journal.add(*rows)
+        entries |= {name: (score, seconds) for name, score, seconds in rows}
+        progress(len(positions))
+    scores = {str(name): entries[name][0] for name in source.name}
+    return Predictions(scores, sum(seconds for _, seconds in entries.values()))
 
 
 def write(
@@ -105,7 +112,10 @@ def write(
     Returns:
       The path of the zip.
     """
-    output = "\n".join(f"{name},{score:.6f}" for name, score in sorted(predictions.scores.items()))
+    table = io.StringIO()  # a name with a comma is quoted, as in every CSV file
+    rows = [(name, f"{score:.6f}") for name, score in sorted(predictions.scores.items())]
+    csv.writer(table, lineterminator="\n").writerows(rows)
+    output = table.getvalue().removesuffix("\n")
     readme = "\n".join(
         (
             f"runtime per image [s] : {predictions.seconds_per_image:.2f}",
@@ -115,10 +125,12 @@ def write(
             f"Full-Reference [1] / Non-Reference [0] : {int(full_reference)}",
         )
     )
-    (directory / "output.txt").write_text(output)
-    (directory / "readme.txt").write_text(readme)
-    with zipfile.ZipFile(directory / "submission.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as file:
         for name, text in (("output.txt", output), ("readme.txt", readme)):
-            archive.writestr(zipfile.ZipInfo(name), text, zipfile.ZIP_DEFLATED)  # dated 1980: same bytes
-    (directory / _PARTIAL).unlink(missing_ok=True)
+            write_whole(directory / name, text)
+            content = text.encode("utf-8", "surrogateescape")
+            file.writestr(zipfile.ZipInfo(name), content, zipfile.ZIP_DEFLATED)  # dated 1980: same bytes
+    write_whole(directory / "submission.zip", archive.getvalue())
+    (directory / _JOURNAL).unlink(missing_ok=True)
     return directory / "submission.zip"

@@ -10,6 +10,7 @@ import numpy as np
 
 from iqa_jax.errors import UserError
 from iqa_jax.files import Busy, locked, writable_directory, write_whole
+from iqa_jax.journal import sealed, unsealed
 
 _POLL = 0.2  # seconds between looks at what the others are doing
 
@@ -26,7 +27,8 @@ def do_together(
 
     A process takes the next part that nobody has; results are files in `directory`, locks say who is at
     work.  The lock of a process that has ended is free, and its part is done by another.  Started again,
-    the job goes on; when it is done, its results are read.
+    the job resumes; when it is done, its results are read.  Each has a checksum: one that is damaged or of
+    another job is worked out again.
 
     Args:
       directory: seen by all processes, of this job alone.
@@ -40,39 +42,53 @@ def do_together(
       UserError: the directory has another job.
     """
     directory = writable_directory(directory)
-    _check_identity(directory, {**identity, "parts": parts})
+    identity = {**identity, "parts": parts}
+    _check_identity(directory, identity)
     results: dict[int, object] = {}
     first = os.getpid() % parts  # not all at the same one
     while len(results) < parts:
         before = len(results)
         for number in [(first + k) % parts for k in range(parts)]:
-            if number not in results and _attempt(directory, number, work, results):
+            if number not in results and _attempt(directory, number, work, identity, results):
                 progress(number)
         if len(results) == before:
             time.sleep(_POLL)
     return [results[number] for number in range(parts)]
 
 
-def _attempt(directory: Path, number: int, work, results: dict) -> bool:
+def _attempt(directory: Path, number: int, work, identity: dict, results: dict) -> bool:
     """Reads or works out a part, unless another process is at it."""
-    path = directory / f"part-{number}.json"
-    if not path.exists():
+    path, of_part = directory / f"part-{number}.json", {**identity, "part": number}
+    result = _read(path, of_part)
+    if result is None:
         try:
             with locked(directory / f"part-{number}.lock", wait=False):
-                if not path.exists():  # it may have been finished meanwhile
-                    write_whole(path, json.dumps(work(number)))
+                result = _read(path, of_part)  # it may have been finished meanwhile
+                if result is None:
+                    result = (json.loads(json.dumps(work(number))),)
+                    write_whole(path, sealed(result[0], of_part))
         except Busy:
             return False
-    results[number] = json.loads(path.read_text())
+    results[number] = result[0]
     return True
+
+
+def _read(path: Path, identity: dict) -> tuple[object] | None:
+    """The result in a file, None if there is none that is whole."""
+    try:
+        return (unsealed(path.read_text(encoding="ascii", errors="replace"), identity),)
+    except (FileNotFoundError, ValueError):
+        return None
 
 
 def _check_identity(directory: Path, identity: dict) -> None:
     path = directory / "job.json"
+    identity = json.loads(json.dumps(identity))
     with locked(directory / "job.lock"):
-        if not path.exists():
-            write_whole(path, json.dumps(identity))
-        elif json.loads(path.read_text()) != json.loads(json.dumps(identity)):
+        begun = _read(path, {})
+        if begun is None:  # where it is damaged, the parts tell whether they are of this job
+            write_whole(path, sealed(identity, {}))
+        elif begun != (identity,):
             raise UserError(f"{directory}: has another job; choose another directory or delete it")
 
 

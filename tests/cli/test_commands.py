@@ -11,6 +11,7 @@ import pytest
 
 from iqa_jax.data import datasets
 from iqa_jax.data.source import PairSource
+from iqa_jax.journal import Journal
 from iqa_jax.scoring import dataset as scoring
 from iqa_jax.scoring.load import load_model
 from iqa_jax.training.config import parse
@@ -258,7 +259,8 @@ def test_submission_has_the_originals_form_and_goes_on(call, prepared, tmp_path,
 
 def test_part_of_another_submission_is_refused(call, prepared, tmp_path):
     data_dir, run = prepared
-    (tmp_path / "predictions.partial").write_text('{"weights": "others"}\n')
+    with Journal(tmp_path / "predictions.partial", {"weights": "others"}) as journal:
+        journal.add(["A0300_10_00.bmp", 3.0, 0.1])
     code, _, err = call("submit", "--weights", run, "--data-dir", data_dir, "--output", tmp_path)
     assert code == 1 and "part of another submission" in err
 

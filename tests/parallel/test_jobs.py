@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import random
 import signal
 import time
 from pathlib import Path
@@ -56,3 +57,33 @@ def test_equal_keys_stay_together():
     parts = grouped(["a", "b", "a", "c", "b", "d"], 3)
     assert [part.tolist() for part in parts] == [[0, 2], [1, 4, 3], [5]]
     assert grouped([], 3) == []
+
+
+def test_a_damaged_part_is_worked_out_again_and_one_of_another_job_is_not_taken(tmp_path):
+    def squares(asked=None, identity="squares"):
+        def work(number):
+            if asked is not None:
+                asked.append(number)
+            return [number**2 + 0.5, "caf\udce9, \n"]
+
+        return do_together(tmp_path, 4, work, identity={"job": identity})
+
+    first = squares()
+    whole = {number: (tmp_path / f"part-{number}.json").read_bytes() for number in range(4)}
+    chance = random.Random(0)
+    for _ in range(60):
+        number, content = chance.randrange(4), None
+        content = bytearray(whole[number])
+        at = chance.randrange(len(content))
+        if chance.random() < 0.5:
+            content[at] ^= 1 << chance.randrange(8)
+        else:
+            del content[at:]
+        (tmp_path / f"part-{number}.json").write_bytes(content)
+        assert squares(again := []) == first and set(again) <= {number}
+    (tmp_path / "part-1.json").write_bytes(whole[2])  # of this job, but another part
+    assert squares(again := []) == first and again == [1]
+    (tmp_path / "part-1.json").write_text("[1.5]")  # as a former version wrote it
+    assert squares(again := []) == first and again == [1]
+    (tmp_path / "job.json").write_text("damaged")
+    assert squares(again := [], "cubes") == first and sorted(again) == [0, 1, 2, 3]

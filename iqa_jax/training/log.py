@@ -25,18 +25,28 @@ def say(line: str) -> None:
     sys.stdout.flush()
 
 
-class Log:
-    """metrics.jsonl, a line for each evaluation, and TensorBoard events.
+METRICS = "metrics.jsonl"
 
-    When a run goes on at `first_step`, lines beyond `last_line`, the last regular evaluation up to there,
-    go: they are written anew, or were of a step that was the end only then.  Of several processes one
-    writes.
+
+class Log:
+    """metrics.jsonl, a line for each evaluation, and TensorBoard events; of several processes one writes.
+
+    Attributes:
+      lines: of metrics.jsonl.
     """
 
-    def __init__(self, workdir: Path, *, first_step: int, last_line: int, writes: bool = True):
+    def __init__(self, workdir: Path, lines: list[dict], *, first_step: int, writes: bool = True):
+        """Begins, or resumes at `first_step` with the lines up to there.
+
+        They are the checkpoint's, and the file is written anew from them: it may have lines of steps that
+        will be taken again, and may be damaged, which is said.
+        """
         self._writes = writes
-        self._path = workdir / "metrics.jsonl"
-        self.lines = [line for line in read_lines(self._path) if line["step"] <= last_line]
+        self._path = workdir / METRICS
+        self.lines = list(lines)
+        expected = [json.dumps(line) for line in lines]
+        if first_step and expected != _raw_lines(self._path)[: len(expected)]:
+            say(f"{self._path}: lines are missing or changed; written again from the checkpoint")
         self._rewrite()
         self._directory, self._first_step = workdir, first_step
 
@@ -76,12 +86,18 @@ class Log:
         write_whole(self._path, "".join(json.dumps(line) + "\n" for line in self.lines))
 
 
-def read_lines(path: Path) -> list[dict]:
-    """The lines of metrics.jsonl in order; what is damaged in it is named and left out."""
-    if not path.exists():
-        return []
+def _raw_lines(path: Path) -> list[str]:
+    return path.read_text("utf-8", errors="replace").splitlines() if path.exists() else []
+
+
+def read_lines(workdir: Path) -> list[dict]:
+    """The lines of metrics.jsonl, for a run whose checkpoints, of an earlier version, do not hold them.
+
+    What is damaged in it is named and left out.
+    """
+    path = workdir / METRICS
     lines, damaged = [], []
-    for number, line in enumerate(path.read_text(errors="replace").splitlines(), start=1):
+    for number, line in enumerate(_raw_lines(path), start=1):
         try:
             content = json.loads(line)
             lines.append({**content, "step": int(content["step"])})

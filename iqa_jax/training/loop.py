@@ -1,10 +1,8 @@
 """Training: the loop, which reads like the recipe, and how it is stopped."""
 
-import contextlib
 import dataclasses
+import math
 import os
-import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -23,12 +21,11 @@ from iqa_jax.ops import keys
 from iqa_jax.ops.augment import Cropping
 from iqa_jax.ops.noise import InputNoise
 from iqa_jax.parallel import processes
-from iqa_jax.signals import STOP_SIGNALS
 from iqa_jax.training.batches import Examples, Order
 from iqa_jax.training.feed import Feed
 from iqa_jax.training.initial import Start, start_of, with_architecture
 from iqa_jax.training.inputs import batch_sizes, data_record, model_config_for, open_data
-from iqa_jax.training.log import Log, closing_table, say
+from iqa_jax.training.log import Log, closing_table, read_lines, say
 from iqa_jax.training.placement import Placement
 from iqa_jax.training.run import alone_in, begun, of_this_version
 from iqa_jax.training.step import (
@@ -42,7 +39,8 @@ from iqa_jax.training.step import (
     make_train_step,
     to_arrays,
 )
-from iqa_jax.training.validation import Evaluator
+from iqa_jax.training.stopping import Interrupted, Stop, lost_process_named, stop_signals
+from iqa_jax.training.validation import Abandoned, Evaluator
 from iqa_jax.weights.checkpoints import Checkpoints
 from iqa_jax.weights.directory import FORMAT
 from iqa_jax.weights.flat import iqa_model_with
@@ -84,20 +82,24 @@ def train(
         config = with_architecture(config, start)
         plan = _planned(config, workdir, reason, start, pseudo, pseudo_origin)
         frozen, state, evaluation_graph, train_step = _built(config, plan)
-        evaluator = Evaluator(workdir, plan.validation, evaluation_graph, crops=config.crops)
+        evaluator = Evaluator(plan.validation, evaluation_graph, crops=config.crops)
         kept_epochs = plan.steps_per_epoch if config.keep_epochs else None
         with Checkpoints(workdir, keep=config.keep_checkpoints, every=kept_epochs, say=say) as checkpoints:
-            found = checkpoints.read_latest()
-            if found:
-                state = from_arrays(state, of_this_version(found[1], workdir))
-                say(f"going on from step {found[0]}")
+            lines: list[dict] = []
+            if saved := checkpoints.read_latest():
+                arrays, seal = saved
+                lines = read_lines(workdir) if seal.evaluations is None else seal.evaluations
+                state = from_arrays(state, of_this_version(arrays, lines))
+                say(f"resuming at step {state.step}")
             state, frozen = placement.put_everywhere((state, frozen))
-            step = int(state.step)
-            last_line = int(state.evaluated_step) if step < plan.last_step else step
-            with Log(workdir, first_step=step, last_line=last_line, writes=processes.is_first()) as log:
-                if step < plan.last_step:
-                    loop = _Loop(config, plan, placement, train_step, evaluator, checkpoints, log)
-                    loop.run(state, frozen)
+            if (
+                int(state.step) < plan.last_step
+            ):  # lines after the last regular evaluation are of an end, then
+                lines = [line for line in lines if line["step"] <= state.evaluated_step]
+            evaluator.know_baselines(lines)
+            with Log(workdir, lines, first_step=int(state.step), writes=processes.is_first()) as log:
+                loop = _Loop(config, plan, placement, train_step, evaluator, checkpoints, log)
+                loop.run(state, frozen)
             best = checkpoints.best_step()
         if processes.is_first():
             closing_table(log.lines, best, workdir)
@@ -233,14 +235,9 @@ class _Loop:
 
     def __init__(self, config, plan: _Plan, placement, train_step, evaluator, checkpoints, log: Log):
         self._plan, self._evaluator, self._checkpoints, self._log = plan, evaluator, checkpoints, log
+        self._data, self._placement, self._train_step = config.data, placement, train_step
         self._eval_every = config.eval_every or plan.steps_per_epoch
         self._checkpoint_every = config.checkpoint_every or plan.steps_per_epoch
-        kept = config.data.placement
-        self._feed = Feed(plan.examples, plan.order, plan.cropping, placement, kept=kept, say=say)
-        self._take_step = jit_step(train_step, placement, self._feed.batch)
-        self._take_steps = jit_steps(train_step, placement, self._feed.batch)
-        default = _AT_ONCE if self._feed.kept == "device" else 1
-        self._at_once = config.data.steps_at_once or default
         self._compiled: set[bool] = set()  # whether one step, whether several at once have run
         self._unseen: list[jax.Array] = []  # losses that nobody has looked at
 
@@ -252,6 +249,8 @@ class _Loop:
           Interrupted: after saving.
         """
         step, last = int(state.step), self._plan.last_step
+        if step >= last and not self._owes_evaluation(step):
+            return
         bar = tqdm(
             total=last,
             initial=step,
@@ -260,7 +259,11 @@ class _Loop:
             dynamic_ncols=True,
             disable=not processes.is_first(),
         )
-        with _stop_signals() as stop, bar, _lost_process_named(self._checkpoints):
+        with stop_signals() as stop, bar, lost_process_named(self._checkpoints):
+            if self._owes_evaluation(step):
+                state = self._concluded(state, frozen, step, stop, bar, replace=True)
+            if step < last:
+                self._open_feed()
             while step < last:
                 due = min(_next(step, self._eval_every), _next(step, self._checkpoint_every), last)
                 state, losses = self._advanced(state, frozen, step, due, bar)
@@ -274,18 +277,50 @@ class _Loop:
                 stopping = bool(stop) if alone else looking and processes.any_of(bool(stop))
                 if looking or stopping:
                     self._look(step, bar)
-                srcc = None
-                if step % self._eval_every == 0 or step == last:
-                    bar.refresh()
-                    state, srcc = self._evaluated(state, frozen, step)
-                    bar.unpause()  # the time left is that of steps
-                    bar.set_postfix_str(f"srcc {srcc:.3f}")
                 if step == due or stopping:
-                    self._checkpoints.save(step, to_arrays(state), srcc=srcc)
-                if stopping:
-                    self._checkpoints.wait()
-                    raise Interrupted(stop[0] if stop else signal.SIGTERM, step)
+                    state = self._concluded(state, frozen, step, stop, bar, stopping=stopping)
             self._checkpoints.wait()
+
+    def _owes_evaluation(self, step: int) -> bool:
+        """Whether an evaluation is due at a step of which there is no line: a signal has ended it."""
+        due = step % self._eval_every == 0 or step == self._plan.last_step
+        return step > 0 and due and step not in (line["step"] for line in self._log.lines)
+
+    def _concluded(
+        self, state: TrainState, frozen, step: int, stop: Stop, bar: tqdm, *, stopping=False, replace=False
+    ) -> TrainState:
+        """Evaluates, if that is due and the run goes on; saves; the state after that.
+
+        Raises:
+          Interrupted: the run was asked to stop.
+        """
+        srcc = None
+        if not stopping and self._owes_evaluation(step):
+            bar.refresh()
+            try:
+                state, srcc = self._evaluated(state, frozen, step, stop)
+            except Abandoned:
+                stopping = True
+            else:
+                bar.unpause()  # the time left is that of steps
+                bar.set_postfix_str(f"srcc {srcc:.3f}")
+        replace &= srcc is not None
+        self._checkpoints.save(
+            step, to_arrays(state), srcc=srcc, evaluations=self._log.lines, replace=replace
+        )
+        if stopping or processes.any_of(bool(stop)):
+            self._checkpoints.wait()
+            raise Interrupted(stop.signal, step)
+        return state
+
+    def _open_feed(self) -> None:
+        """Decodes the images, or begins to."""
+        plan, kept = self._plan, self._data.placement
+        self._feed = Feed(plan.examples, plan.order, plan.cropping, self._placement, kept=kept, say=say)
+        self._take_step = jit_step(self._train_step, self._placement, self._feed.batch)
+        self._take_steps = jit_steps(self._train_step, self._placement, self._feed.batch)
+        default = _AT_ONCE if self._feed.kept == "device" else 1
+        self._at_once = self._data.steps_at_once or default
 
     def _advanced(
         self, state: TrainState, frozen, step: int, due: int, bar: tqdm
@@ -308,10 +343,15 @@ class _Loop:
         bar.unpause()
         return result
 
-    def _evaluated(self, state: TrainState, frozen, step: int) -> tuple[TrainState, float]:
-        """Evaluates and logs; the state after that, and the SRCC."""
+    def _evaluated(self, state: TrainState, frozen, step: int, stop: Stop) -> tuple[TrainState, float]:
+        """Evaluates and logs; the state after that, and the SRCC.
+
+        Raises:
+          Abandoned: the run was asked to stop.
+        """
         since = step - int(state.evaluated_step)
-        metrics = {"loss": float(state.loss_sum) / since} | self._evaluator(state, frozen)
+        loss = float(state.loss_sum) / since if since else math.nan  # of a line that is lost
+        metrics = {"loss": loss} | self._evaluator(state, frozen, stopped=lambda: bool(stop))
         self._log.evaluation(step, step / self._plan.steps_per_epoch, metrics)
         regular = step % self._eval_every == 0  # else it is the end, for now
         return evaluated(state) if regular else state, metrics["srcc"]
@@ -336,54 +376,6 @@ class _Loop:
             self._log.scalar("training/steps_per_second", bar.format_dict["rate"], step)
 
 
-class Interrupted(Exception):
-    """The run was asked to stop; everything up to `step` is saved."""
-
-    def __init__(self, signal_number: int, step: int):
-        self.exit_code = 128 + signal_number
-        super().__init__(
-            f"stopped at step {step} ({signal.Signals(signal_number).name}), all is saved; "
-            "run the same command again to go on"
-        )
-
-
 def _next(step: int, every: int) -> int:
     """The first multiple of `every` after `step`."""
     return (step // every + 1) * every
-
-
-@contextlib.contextmanager
-def _lost_process_named(checkpoints: Checkpoints) -> Iterator[None]:
-    """What JAX raises when another process of the run has ended, as an error that says so."""
-    try:
-        yield
-    except jax.errors.JaxRuntimeError as error:
-        if jax.process_count() == 1:
-            raise
-        steps = checkpoints.steps
-        saved = f"saved is step {steps[-1]}" if steps else "no checkpoint yet"
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-        raise TrainingError(
-            f"another process of the run has ended or cannot be reached ({reason}); {saved}. Start the same "
-            "command again in all processes to go on"
-        ) from None
-
-
-@contextlib.contextmanager
-def _stop_signals() -> Iterator[list[int]]:
-    """A list that gets the number of the first signal that asks to stop; a second Ctrl-C ends at once."""
-    received: list[int] = []
-
-    def handle(number, frame):
-        if received and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        received.append(number)
-        say(f"{signal.Signals(number).name}: saving after this step; press Ctrl-C again to end without")
-
-    wanted = [n for n in (*STOP_SIGNALS, signal.SIGINT) if signal.getsignal(n) is not signal.SIG_IGN]
-    before = {number: signal.signal(number, handle) for number in wanted}
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

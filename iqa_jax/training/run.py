@@ -18,7 +18,7 @@ from iqa_jax.ops.keys import Purpose, key_for
 from iqa_jax.parallel import processes
 from iqa_jax.training.initial import Start, taken_over
 from iqa_jax.training.inputs import changed
-from iqa_jax.training.log import read_lines, say
+from iqa_jax.training.log import METRICS, say
 from iqa_jax.weights.checkpoints import Saved
 from iqa_jax.weights.directory import read_config, read_weights, save_weights
 from iqa_jax.weights.flat import STORED, Weights, flat_weights
@@ -72,8 +72,7 @@ def begun(
     if not processes.is_first():
         return _initial_weights(workdir, config, model_config, start)
     weights = _initial_weights(workdir, config, model_config, start, anew=True)
-    for left_over in ("metrics.jsonl", "baselines.json"):
-        (workdir / left_over).unlink(missing_ok=True)
+    (workdir / METRICS).unlink(missing_ok=True)
     _note_what_was_seen(workdir, record, start)
     write_whole(workdir / "config.json", json.dumps(record, indent=2) + "\n")
     return weights
@@ -153,12 +152,11 @@ def _labelled_by(record: dict) -> dict | None:
     return origin and {name: value for name, value in origin.items() if name != "trained_on"}
 
 
-def of_this_version(arrays: dict[str, np.ndarray], workdir: Path) -> dict[str, np.ndarray]:
-    """A checkpoint's arrays; one that does not know its last evaluation is told by metrics.jsonl."""
+def of_this_version(arrays: dict[str, np.ndarray], lines: list[dict]) -> dict[str, np.ndarray]:
+    """A checkpoint's arrays; one that does not know its last evaluation is told by the lines."""
     if "evaluated_step" in arrays:
         return arrays
-    steps = [line["step"] for line in read_lines(workdir / "metrics.jsonl")]
-    steps = [step for step in steps if step <= arrays["step"]]
+    steps = [line["step"] for line in lines if line["step"] <= arrays["step"]]
     return {**arrays, "evaluated_step": np.array(max(steps, default=0), np.int32)}
 
 

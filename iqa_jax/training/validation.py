@@ -1,7 +1,8 @@
 """Raw and averaged weights on the whole validation split, during training."""
 
-import json
-from pathlib import Path
+import contextlib
+import math
+from collections.abc import Callable, Iterator
 
 import jax
 import numpy as np
@@ -11,30 +12,46 @@ from tqdm import tqdm
 from iqa_jax.data.source import PairSource
 from iqa_jax.evaluation.agreement import correlations, srcc
 from iqa_jax.evaluation.baselines import baselines
-from iqa_jax.files import write_whole
 from iqa_jax.parallel import processes
 from iqa_jax.scoring.dataset import predict
 from iqa_jax.scoring.engine import Network
 from iqa_jax.training.step import TrainState
 
+_BASELINES = ("psnr_srcc", "ssim_srcc")
+
+
+class Abandoned(Exception):
+    """The evaluation was asked to stop before it was done."""
+
 
 class Evaluator:
     """Raw and averaged weights on the whole validation split, beside PSNR and SSIM."""
 
-    def __init__(self, workdir: Path, source: PairSource, graphdef: nnx.GraphDef, *, crops: str):
+    def __init__(self, source: PairSource, graphdef: nnx.GraphDef, *, crops: str):
         """Takes the structure of the model in evaluation mode and the crop protocol."""
         self.source = source
         self._graphdef, self._crops = graphdef, crops
-        self._baselines_file = workdir / "baselines.json"
         self._baselines: dict | None = None
         self.predicted: np.ndarray | None = None  # (N,) by the latest evaluation; averaged weights if kept
 
-    def predict(self, state: TrainState, frozen: nnx.State) -> np.ndarray:
-        """Predicted MOS (1 or 2, N): with the raw weights and, where they are kept, the average."""
+    def know_baselines(self, lines: list[dict]) -> None:
+        """Takes the SRCC of PSNR and SSIM from earlier lines of the run; they are measured once."""
+        if lines and all(name in lines[-1] for name in _BASELINES):
+            values = ((name, lines[-1][name]) for name in _BASELINES)
+            self._baselines = {name: math.nan if value is None else value for name, value in values}
+
+    def predict(
+        self, state: TrainState, frozen: nnx.State, *, stopped: Callable[[], bool] = lambda: False
+    ) -> np.ndarray:
+        """Predicted MOS (1 or 2, N): with the raw weights and, where they are kept, the average.
+
+        Raises:
+          Abandoned: `stopped` became true, in one of the processes.
+        """
         sets = [state.trained] if state.ema is None else [state.trained, state.ema]
         references = list(dict.fromkeys(self.source.reference))[jax.process_index() :: jax.process_count()]
         mine = np.flatnonzero(np.isin(self.source.reference, references))
-        found = np.zeros((len(sets), len(self.source)), np.float32)
+        predicted = np.zeros((len(sets), len(self.source)), np.float32)
         with tqdm(
             total=len(mine),
             desc="evaluating",
@@ -43,42 +60,57 @@ class Evaluator:
             dynamic_ncols=True,
             disable=not processes.is_first(),
         ) as bar:
-            if len(mine):
-                sets, frozen = processes.local((sets, frozen))
-                network = Network(self._graphdef, frozen, sets)
-                part = self.source.select(mine)
-                found[:, mine] = predict(network, part, crops=self._crops, progress=bar.update)
-        return processes.merged(found, mine)
+            sets, frozen = processes.local((sets, frozen))
+            network = Network(self._graphdef, frozen, sets)
+            part = self.source.select(mine)
+            with _agreed(stopped):
+                if len(mine):
+                    progress = _until(stopped, bar.update)
+                    predicted[:, mine] = predict(network, part, crops=self._crops, progress=progress)
+        return processes.merged(predicted, mine)
 
-    def __call__(self, state: TrainState, frozen: nnx.State) -> dict[str, float]:
+    def __call__(
+        self, state: TrainState, frozen: nnx.State, *, stopped: Callable[[], bool] = lambda: False
+    ) -> dict[str, float]:
+        """The figures of the state; see `predict`."""
         metrics: dict[str, float] = {}
-        predictions = self.predict(state, frozen)
+        predictions = self.predict(state, frozen, stopped=stopped)
         self.predicted = predictions[-1]
         for prefix, predicted in zip(("", "ema_"), predictions, strict=False):
             found = correlations(predicted, self.source.mos)
             metrics |= {f"{prefix}{name}": value for name, value in found.items()}
-        return metrics | self._baseline_srcc()
+        return metrics | self._baseline_srcc(stopped)
 
-    def _baseline_srcc(self) -> dict[str, float]:
+    def _baseline_srcc(self, stopped: Callable[[], bool]) -> dict[str, float]:
         if not self.source.paired:
             return {}
         if self._baselines is None:
-            self._baselines = _read_baselines(self._baselines_file)
-        if self._baselines is None:
-            with tqdm(total=len(self.source), desc="PSNR and SSIM", unit="pair", leave=False) as bar:
-                scores = baselines(self.source, progress=bar.update)
+            with (
+                tqdm(total=len(self.source), desc="PSNR and SSIM", unit="pair", leave=False) as bar,
+                _agreed(stopped),
+            ):
+                scores = baselines(self.source, progress=_until(stopped, bar.update))
             self._baselines = {
                 f"{name}_srcc": srcc(values, self.source.mos) for name, values in scores.items()
             }
-            if processes.is_first():
-                write_whole(self._baselines_file, json.dumps(self._baselines) + "\n")
         return self._baselines
 
 
-def _read_baselines(path: Path) -> dict[str, float] | None:
-    """What was measured before; None if it was not, or the file is damaged."""
-    try:
-        found = json.loads(path.read_text())
-        return {name: float(found[name]) for name in ("psnr_srcc", "ssim_srcc")}
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+def _until(stopped: Callable[[], bool], progress: Callable[[int], object]) -> Callable[[int], None]:
+    """`progress`, which raises `Abandoned` once `stopped` is true."""
+
+    def tell(count: int) -> None:
+        progress(count)
+        if stopped():
+            raise Abandoned
+
+    return tell
+
+
+@contextlib.contextmanager
+def _agreed(stopped: Callable[[], bool]) -> Iterator[None]:
+    """Raises `Abandoned` in all processes where it was raised in one, so that none waits for another."""
+    with contextlib.suppress(Abandoned):
+        yield
+    if processes.any_of(stopped()):
+        raise Abandoned

@@ -1,25 +1,71 @@
 """A run's checkpoints: written in the background, checked when read, damaged ones passed over.
 
 What is saved is a flat {name: array} mapping.  Names begin with "weights.", "ema." or "optimizer.";
-anything else belongs to the training state.  The processes of one run save together; the first one writes.
+anything else belongs to the training state.  Beside the arrays a seal keeps the evaluations up to there, the
+validation SRCC and checksums, its own too.  The processes of one run save together; the first one writes.
 """
 
 import contextlib
+import dataclasses
+import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from iqa_jax.errors import TrainingError, WeightsError
-from iqa_jax.files import failure_reason
+from iqa_jax.files import failure_reason, write_whole
 from iqa_jax.ops import Array
 from iqa_jax.parallel.processes import first_before_others, is_first
 from iqa_jax.weights.directory import by_itself, damage, file_sums
 
 FOLDER = "checkpoints"
-_SUMS = "sha256.json"  # in each checkpoint: the checksum of every file that holds arrays
+_SEAL = "sha256.json"
 _WORST = -2.0  # in place of an SRCC that is undefined or was not measured
+
+
+@dataclasses.dataclass(frozen=True)
+class Seal:
+    """What stands beside the arrays of a checkpoint.
+
+    Attributes:
+      files: the checksum of every file that holds arrays.
+      srcc: of the validation; a bad one where it is undefined or was not measured.
+      evaluations: lines of `metrics.jsonl` up to this step; None in checkpoints of earlier versions.
+    """
+
+    files: dict[str, str]
+    srcc: float = _WORST
+    evaluations: list[dict] | None = None
+
+    def as_json(self) -> str:
+        content = dataclasses.asdict(self)
+        return json.dumps({**content, "sha256": _digest(content)})
+
+    @classmethod
+    def read(cls, checkpoint: Path) -> "Seal":
+        """Raises WeightsError, with what is wrong, if it is not what was written."""
+        try:
+            content = json.loads((checkpoint / _SEAL).read_bytes())
+            if not isinstance(content, dict):
+                raise TypeError("not an object")
+            if "sha256" not in content:  # of an earlier version: the checksums alone
+                return cls(content, float(_read_metrics(checkpoint)["srcc"]))
+            if content.pop("sha256") != _digest(content):
+                raise WeightsError(f"{_SEAL} is not what was written")
+            return cls(**content)
+        except OSError as error:
+            raise WeightsError(f"{Path(error.filename or _SEAL).name}: {error.strerror}") from None
+        except WeightsError:
+            raise
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise WeightsError(f"{_SEAL} or metrics: {error}") from None
+
+
+def _digest(content: dict) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 class Saved:
@@ -33,16 +79,22 @@ class Saved:
         return sorted(int(path.name) for path in self.folder.glob("[0-9]*") if path.name.isdigit())
 
     def best_step(self) -> int | None:
-        """The step with the highest validation SRCC; the latest where none was evaluated."""
-        steps = self.steps
-        return max(steps, key=lambda step: (self.srcc(step), step)) if steps else None
+        """The step with the highest validation SRCC; the latest where none was evaluated.
 
-    def srcc(self, step: int) -> float:
-        """Of the validation; a bad one where it is not known."""
-        try:
-            return float(_read_metrics(self.folder / str(step))["srcc"])
-        except (OSError, ValueError, KeyError, TypeError):
-            return _WORST
+        Raises:
+          WeightsError: the SRCC of a step cannot be trusted, so that nothing tells which is the best.
+        """
+        srcc = {}
+        for step in self.steps:
+            try:
+                srcc[step] = Seal.read(self.folder / str(step)).srcc
+            except WeightsError as error:
+                raise WeightsError(
+                    f"{self.folder / str(step)}: damaged ({error}), so that nothing tells which step is the "
+                    f"best; name a step (there are {', '.join(map(str, self.steps))}), or resume the run, "
+                    "which puts the damaged one aside"
+                ) from None
+        return max(srcc, key=lambda step: (srcc[step], step)) if srcc else None
 
     def read(self, step: int) -> dict[str, np.ndarray]:
         """Everything that was saved at `step`.
@@ -68,10 +120,9 @@ class Saved:
         """What is wrong with the files of a step, None if they are what was written."""
         checkpoint = self.folder / str(step)
         try:
-            expected = json.loads((checkpoint / _SUMS).read_text())
-        except (OSError, ValueError) as error:
-            return f"{_SUMS}: {error}"
-        return damage(checkpoint / "arrays", expected)
+            return damage(checkpoint / "arrays", Seal.read(checkpoint).files)
+        except WeightsError as error:
+            return str(error)
 
 
 class Checkpoints:
@@ -97,8 +148,10 @@ class Checkpoints:
         if every:
             policy.append(policies.EveryNSteps(every))
         self._saved, self._say = Saved(workdir), say
+        self._beside = Seal({})  # the arrays that are being written; without their checksums
         self.folder = self._saved.folder
         with first_before_others("checkpoints"):
+            self._put_back()
             self._check_metrics()
         self._manager = ocp.CheckpointManager(
             self.folder,
@@ -112,12 +165,31 @@ class Checkpoints:
         )
 
     def _check_metrics(self) -> None:
-        """The manager reads every checkpoint's metrics as it starts, and would stop at a broken one."""
+        """The manager reads every checkpoint's metrics as it starts: they become those of the seal."""
         for step in self._saved.steps:
+            checkpoint = self.folder / str(step)
             try:
-                _srcc(_read_metrics(self.folder / str(step)))
-            except (OSError, ValueError, KeyError, TypeError) as error:
-                self._put_aside(step, f"metrics: {error}")
+                srcc = Seal.read(checkpoint).srcc
+            except WeightsError as error:
+                self._put_aside(step, str(error))
+                continue
+            try:
+                if _srcc(_read_metrics(checkpoint)) == srcc:
+                    continue
+            except (OSError, ValueError, KeyError, TypeError):
+                pass
+            (checkpoint / "metrics").mkdir(exist_ok=True)
+            write_whole(checkpoint / "metrics" / "metrics", json.dumps({"srcc": srcc}))
+            self._say(f"{checkpoint / 'metrics'}: was damaged; written again from {_SEAL}")
+
+    def _put_back(self) -> None:
+        """A checkpoint that was to be replaced when the run was killed stays, if the new one is not there."""
+        for before in self.folder.parent.glob(_replaced("*")):
+            step = self.folder / before.name.removeprefix(_replaced(""))
+            if step.exists():
+                shutil.rmtree(before)
+            else:
+                before.rename(step)
 
     def _put_aside(self, step: int, problem: str) -> None:
         aside = self.folder.parent / "damaged"
@@ -143,28 +215,59 @@ class Checkpoints:
         """The step with the highest validation SRCC, the latest where none was evaluated."""
         return self._manager.best_step()
 
-    def save(self, step: int, arrays: Mapping[str, Array], *, srcc: float | None = None) -> None:
-        """Begins to write a checkpoint; a step that is there already is left as it is."""
+    def save(
+        self,
+        step: int,
+        arrays: Mapping[str, Array],
+        *,
+        srcc: float | None = None,
+        evaluations: Sequence[dict] = (),
+        replace: bool = False,
+    ) -> None:
+        """Begins to write a checkpoint.
+
+        Args:
+          srcc: of the validation; None if it was not measured.
+          evaluations: the lines of `metrics.jsonl` up to this step.
+          replace: a checkpoint of this step; it stays until the new one is whole.  Else it is kept.
+        """
+        self.wait()  # one at a time: `_seal` belongs to the latest
+        before = None
         if step in self._manager.all_steps():
-            return
+            if not replace:
+                return
+            before = self._moved_away(step)
         import orbax.checkpoint as ocp
 
         arrays = {name: np.asarray(array) for name, array in arrays.items()}
         srcc = _WORST if srcc is None or np.isnan(srcc) else float(srcc)
-        self.wait()  # one at a time: `_seal` belongs to the latest
+        self._beside = Seal({}, srcc, list(evaluations))
         with self._failures_named():
             self._manager.save(
                 step,
                 args=ocp.args.Composite(arrays=ocp.args.StandardSave(arrays)),
                 metrics={"srcc": srcc},
             )
+        if before:
+            self.wait()
+            if is_first():
+                shutil.rmtree(before)
+
+    def _moved_away(self, step: int) -> Path:
+        before = self.folder.parent / _replaced(str(step))
+        with first_before_others("replacing"):
+            if is_first():
+                (self.folder / str(step)).rename(before)
+        self._manager.reload()
+        return before
 
     def _seal(self) -> None:
-        """Adds the checksums to the checkpoint that is written, just before it gets its final name."""
+        """Adds the seal to the checkpoint that is written, just before it gets its final name."""
         if not is_first():
             return
         for unfinished in self.folder.glob("*.orbax-checkpoint-tmp*"):
-            (unfinished / _SUMS).write_text(json.dumps(file_sums(unfinished / "arrays")))
+            seal = dataclasses.replace(self._beside, files=file_sums(unfinished / "arrays"))
+            (unfinished / _SEAL).write_text(seal.as_json())
 
     def wait(self) -> None:
         """Returns when everything is on disk.
@@ -185,8 +288,8 @@ class Checkpoints:
                 "ones are whole. Free some space or mend the disk, then run the same command again"
             ) from None
 
-    def read_latest(self) -> tuple[int, dict[str, np.ndarray]] | None:
-        """Step and content of the newest checkpoint that is whole; None if there is none."""
+    def read_latest(self) -> tuple[dict[str, np.ndarray], Seal] | None:
+        """The newest checkpoint that is whole; None if there is none."""
         with first_before_others("damaged checkpoints"):
             for step in reversed(self.steps):
                 problem = self._saved.problem(step)
@@ -195,7 +298,15 @@ class Checkpoints:
                 self._put_aside(step, problem)
                 self._manager.reload()
         self._manager.reload()  # what the first process has put aside is gone for the others too
-        return (self.steps[-1], self._saved.read(self.steps[-1])) if self.steps else None
+        if not self.steps:
+            return None
+        latest = self.steps[-1]
+        return self._saved.read(latest), Seal.read(self.folder / str(latest))
+
+
+def _replaced(step: str) -> str:
+    """What a checkpoint is called while another takes its place."""
+    return f".checkpoint-{step}"
 
 
 def _read_metrics(checkpoint: Path) -> dict:

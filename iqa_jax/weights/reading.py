@@ -94,8 +94,8 @@ def read_run_weights(workdir: Path, *, step: int | str = "best", ema: bool = Fal
     saved = Saved(workdir)
     if not saved.steps:
         raise WeightsError(f"{saved.folder}: no checkpoint yet")
-    named: dict[int | str, int | None] = {"best": saved.best_step(), "latest": saved.steps[-1]}
-    chosen = named.get(step, step)
+    named = {"best": saved.best_step, "latest": lambda: saved.steps[-1]}
+    chosen = named[step]() if step in named else step
     if not isinstance(chosen, int):
         raise WeightsError(f"step {step!r}: expected 'best', 'latest' or a number")
     arrays = saved.read(chosen)

@@ -1,3 +1,4 @@
+import json
 import shutil
 
 import numpy as np
@@ -77,30 +78,127 @@ def remove_the_arrays(folder):
     shutil.rmtree(folder / "arrays")
 
 
-def remove_the_metrics(folder):
-    shutil.rmtree(folder / "metrics")
+def truncate_the_seal(folder):
+    seal = folder / "sha256.json"
+    seal.write_bytes(seal.read_bytes()[:100])
 
 
-def truncate_the_metrics(folder):
-    (folder / "metrics" / "metrics").write_bytes(b'{"sr')
+def change_the_seal(folder):
+    seal = folder / "sha256.json"
+    seal.write_text(seal.read_text().replace('"srcc": 0.2', '"srcc": 0.9'))
+
+
+def nothing_in_the_seal(folder):
+    (folder / "sha256.json").write_text("[]")
 
 
 @pytest.mark.parametrize(
     "damage",
-    [flip_a_bit, truncate, remove_a_file, remove_the_arrays, remove_the_metrics, truncate_the_metrics],
+    [
+        flip_a_bit,
+        truncate,
+        remove_a_file,
+        remove_the_arrays,
+        truncate_the_seal,
+        change_the_seal,
+        nothing_in_the_seal,
+    ],
 )
 def test_a_damaged_newest_is_named_and_passed_over(tmp_path, damage, capfd):
     written(tmp_path, {3: 0.3, 7: 0.2})
     damage(tmp_path / "checkpoints" / "7")
     said = []
     with Checkpoints(tmp_path, say=said.append) as checkpoints:
-        step, found = checkpoints.read_latest()
+        found, _ = checkpoints.read_latest()
         check(found, 3)
-        assert step == 3 and len(said) == 1 and "checkpoints/7: damaged" in said[0]
+        assert len(said) == 1 and "checkpoints/7: damaged" in said[0]
         checkpoints.save(7, arrays(7), srcc=0.4)
         checkpoints.wait()
         assert checkpoints.steps == [3, 7]
     assert "Traceback" not in capfd.readouterr().err
+
+
+def better(folder):
+    (folder / "metrics" / "metrics").write_text('{"srcc": 0.9}')
+
+
+def cut(folder):
+    (folder / "metrics" / "metrics").write_bytes(b'{"sr')
+
+
+def empty(folder):
+    (folder / "metrics" / "metrics").write_bytes(b"")
+
+
+def gone(folder):
+    shutil.rmtree(folder / "metrics")
+
+
+@pytest.mark.parametrize("damage", [better, cut, empty, gone])
+def test_damaged_metrics_make_no_other_step_the_best(tmp_path, damage):
+    written(tmp_path, {3: 0.3, 5: 0.1, 7: 0.2}, keep=3)
+    for step in (5, 7):
+        damage(tmp_path / "checkpoints" / str(step))
+    assert Saved(tmp_path).best_step() == 3
+    check(Saved(tmp_path).read(7), 7)
+    said = []
+    with Checkpoints(tmp_path, say=said.append) as checkpoints:
+        assert checkpoints.steps == [3, 5, 7] and checkpoints.best_step() == 3
+    assert [line.endswith("written again from sha256.json") for line in said] == [True, True]
+
+
+@pytest.mark.parametrize("damage", [truncate_the_seal, change_the_seal, nothing_in_the_seal])
+def test_no_step_is_taken_for_the_best_where_one_cannot_be_trusted(tmp_path, damage):
+    written(tmp_path, {3: 0.3, 7: 0.2})
+    damage(tmp_path / "checkpoints" / "7")
+    with pytest.raises(WeightsError, match=r"checkpoints/7: damaged .*name a step \(there are 3, 7\)"):
+        Saved(tmp_path).best_step()
+    check(Saved(tmp_path).read(3), 3)
+    with pytest.raises(WeightsError, match="checkpoints/7: damaged"):
+        Saved(tmp_path).read(7)
+
+
+def test_checkpoints_of_the_version_before_are_read(tmp_path):
+    written(tmp_path, {3: 0.3, 7: 0.2})
+    for step in (3, 7):
+        seal = tmp_path / "checkpoints" / str(step) / "sha256.json"
+        seal.write_text(json.dumps(json.loads(seal.read_text())["files"]))
+    assert Saved(tmp_path).best_step() == 3
+    with Checkpoints(tmp_path) as checkpoints:
+        found, seal = checkpoints.read_latest()
+    check(found, 7)
+    assert seal.evaluations is None and seal.srcc == 0.2
+
+
+LINES = [{"step": 3, "srcc": 0.1}, {"step": 7, "srcc": 1 / 3, "krcc": None}]
+
+
+def test_a_checkpoint_keeps_the_evaluations_up_to_there(tmp_path):
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(7, arrays(7), srcc=1 / 3, evaluations=LINES)
+        checkpoints.wait()
+        assert checkpoints.read_latest()[1].evaluations == LINES
+
+
+@pytest.mark.parametrize("killed", ["before the new one is whole", "before the old one is gone", "not"])
+def test_a_checkpoint_is_replaced_whole(tmp_path, killed):
+    written(tmp_path, {7: None})
+    before = tmp_path / "before"
+    shutil.copytree(tmp_path / "checkpoints" / "7", before)
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(7, arrays(8), srcc=0.5)
+        check(checkpoints.read_latest()[0], 7)
+        checkpoints.save(7, arrays(8), srcc=0.5, evaluations=LINES, replace=True)
+    expected = 8
+    if killed != "not":
+        before.rename(tmp_path / ".checkpoint-7")
+    if killed == "before the new one is whole":
+        shutil.rmtree(tmp_path / "checkpoints" / "7")
+        expected = 7
+    with Checkpoints(tmp_path) as checkpoints:
+        check(checkpoints.read_latest()[0], expected)
+        assert checkpoints.steps == [7]
+    assert not list(tmp_path.glob(".checkpoint-*"))
 
 
 def test_a_full_disk_is_named(tmp_path, monkeypatch):
@@ -121,4 +219,4 @@ def test_an_unfinished_checkpoint_does_not_count(tmp_path):
     written(tmp_path, {3: 0.3, 7: 0.2})
     (tmp_path / "checkpoints" / "7").rename(tmp_path / "checkpoints" / "7.orbax-checkpoint-tmp")
     with Checkpoints(tmp_path) as checkpoints:
-        assert checkpoints.read_latest()[0] == 3
+        check(checkpoints.read_latest()[0], 3)

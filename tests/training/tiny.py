@@ -1,0 +1,91 @@
+"""A run of the real loop with a network of one number, so that stopping and resuming cost no compilation."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+
+from iqa_jax.training import loop
+from iqa_jax.training.config import parse
+from iqa_jax.training.step import TrainState, initial_state
+
+OPTIMIZER = optax.sgd(1.0)
+
+
+class Validation:
+    """Stands for the pairs to validate on."""
+
+    mos = np.arange(4.0)
+
+
+class Feed:
+    """A step takes its own number."""
+
+    kept, store = "host", None
+
+    def __init__(self, *_, **__):
+        pass
+
+    def take(self, number):
+        return jnp.float32(number)
+
+    def batch(self, store, inputs):
+        return inputs
+
+
+class Evaluator:
+    """Figures that depend on the weights; `during` is called in the middle of every evaluation."""
+
+    during = staticmethod(lambda step: None)
+    calls: list[int] = []
+
+    def __init__(self, *_, **__):
+        self.predicted = None
+
+    def know_baselines(self, lines):
+        pass
+
+    def __call__(self, state, frozen, *, stopped):
+        self.calls.append(int(state.step))
+        type(self).during(int(state.step))
+        if stopped():
+            raise loop.Abandoned
+        (weight,) = (float(leaf[0, 0]) for leaf in jax.tree.leaves(state.trained))
+        return {"srcc": float(np.sin(weight)), "plcc": weight / 3}
+
+
+def train_step(state, frozen, batch):
+    trained = jax.tree.map(lambda w: w * 0.9 + 0.01 * batch, state.trained)
+    loss = 1 / (1 + batch)
+    step = state.step + 1
+    return TrainState(step, trained, None, state.optimizer, state.loss_sum + loss, state.evaluated_step), loss
+
+
+def patched(monkeypatch):
+    """`run(workdir, **fields)` trains 8 steps in epochs of 4; see the defaults."""
+    model = nnx.Linear(1, 1, use_bias=False, rngs=nnx.Rngs(0))
+    monkeypatch.setattr(Evaluator, "calls", [])
+    monkeypatch.setattr(Evaluator, "during", staticmethod(lambda step: None))
+
+    def planned(config, workdir, *_):
+        return loop._Plan(Validation, None, None, None, {}, None, 4, 8, config.num_steps)
+
+    def built(config, plan):
+        return {}, initial_state(nnx.state(model), OPTIMIZER, ema=False), None, train_step
+
+    for name, stub in (
+        ("_planned", planned),
+        ("_built", built),
+        ("Feed", Feed),
+        ("Evaluator", Evaluator),
+        ("save_scatter", lambda *_: None),
+    ):
+        monkeypatch.setattr(loop, name, stub)
+
+    def run(workdir, **fields):
+        fields = {"num_steps": 8, "eval_every": 4, "checkpoint_every": 2, "keep_checkpoints": 9, **fields}
+        given = [f"--config.{name}={value}" for name, value in fields.items()]
+        return loop.train(parse(["--config=conformer:pipal", *given]).config, workdir)
+
+    return run

@@ -191,7 +191,7 @@ def submit(
     predictor = _predictor(weights, step=step, ema=ema, crops=crops)
     directory = writable_directory(output)
     identity = {
-        "weights": predictor.sha256,
+        "weights": predictor.identity,
         "crops": crops,
         "dataset": dataset,
         "split": source.split,

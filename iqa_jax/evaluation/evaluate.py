@@ -126,9 +126,12 @@ def evaluate(
       resamples: of the bootstrap.
       progress: is told how many more resamples are done.
     Raises:
-      DataError: pairs without a label.
+      DataError: pairs without a label, or a prediction that is not finite.
     """
     check_labels(source)
+    if not np.isfinite(predicted).all():
+        name = source.name[np.flatnonzero(~np.isfinite(predicted))[0]]
+        raise DataError(f"{name}: its prediction is not finite, so that no measure means anything")
     fits = {f"logistic{n}": fit_logistic(predicted, source.mos, parameters=n) for n in (4, 5)}
 
     def metrics_of(positions):

@@ -5,6 +5,7 @@ from typing import Any, cast
 import jax.numpy as jnp
 from flax import nnx
 
+from iqa_jax.models import checks
 from iqa_jax.models.backbones import BACKBONES, build_backbone
 from iqa_jax.models.base import FullReferenceModel, IQAModel, split_model
 from iqa_jax.models.config import ModelConfig
@@ -28,8 +29,24 @@ __all__ = [
     "IQATransformer",
     "ModelConfig",
     "build",
+    "config_from",
+    "config_problem",
     "split_model",
 ]
+
+
+def config_from(values: object) -> ModelConfig:
+    """The configuration that stands in a file: `values` is what JSON gave.
+
+    Raises:
+      ValueError: names the field, what it is and what was expected.
+    """
+    return checks.config_from(values, IQA_MODELS)
+
+
+def config_problem(config: ModelConfig) -> str | None:
+    """What keeps a model from being built or its scores from meaning something; None if nothing does."""
+    return checks.config_problem(config, IQA_MODELS)
 
 
 def build(config: ModelConfig, *, rngs: nnx.Rngs) -> nnx.Module:

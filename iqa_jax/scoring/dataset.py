@@ -9,12 +9,13 @@ from pathlib import Path
 import numpy as np
 
 from iqa_jax.data.source import PairSource
-from iqa_jax.errors import DataError, UserError
+from iqa_jax.errors import DataError, UserError, WeightsError
 from iqa_jax.ops.windows import CROPS, SMALLEST, places
 from iqa_jax.parallel.jobs import do_together, grouped
 from iqa_jax.scoring.engine import BATCH_SIZE, KEPT_WINDOWS, Engine, Reference, WindowModel
 from iqa_jax.scoring.load import load_model, metric_of
 from iqa_jax.scoring.metric import Metric
+from iqa_jax.weights.record import identity_of, title_of
 
 _AHEAD = 4  # images decoded while others are scored
 _PART = 64  # pairs that a process takes at a time, when several do the work
@@ -105,7 +106,8 @@ class Predictor:
       full_reference: whether the model compares with references.
       crops: the protocol.
       sha256: of the weights.
-      name: what to call them.
+      identity: what predictions depend on beside the pairs and the crops: weights, scale, configuration.
+      name: what to call them: that of the run or the folder, and the beginning of their hash.
     """
 
     def __init__(
@@ -127,7 +129,8 @@ class Predictor:
         self._model, self.record = load_model(weights, step=step, ema=ema)
         self.config, self.full_reference = self._model.config, self._model.full_reference
         self.crops, self.sha256 = crops, self.record["sha256"]
-        self.name = f"{self.config.name} {self.sha256[:12]}"
+        self.identity = identity_of(self.config, self.sha256)
+        self.name = title_of(self.record)
 
     def on_scale_of(self, source: PairSource) -> bool:
         """Whether predictions are in the units of the labels, so that their differences mean something."""
@@ -143,8 +146,20 @@ class Predictor:
     def __call__(
         self, source: PairSource, progress: Callable[[int], object] = lambda pairs: None
     ) -> np.ndarray:
-        """Predicted MOS (N,) of the pairs; `progress` is told how many more are done."""
-        return predict(self._model, source, crops=self.crops, progress=progress)[0]
+        """Predicted MOS (N,) of the pairs; `progress` is told how many more are done.
+
+        Raises:
+          DataError: see `predict`.
+          WeightsError: a score is not finite.
+        """
+        (predicted,) = predict(self._model, source, crops=self.crops, progress=progress)
+        bad = np.flatnonzero(~np.isfinite(predicted))
+        if bad.size:
+            raise WeightsError(
+                f"{source.name[bad[0]]}: the score is {predicted[bad[0]]}; the weights {self.name} overflow, "
+                "choose others"
+            )
+        return predicted
 
     def together(
         self,
@@ -161,7 +176,7 @@ class Predictor:
             directory,
             len(parts),
             lambda number: self(source.select(parts[number])).tolist(),
-            identity={"weights": self.sha256, "crops": self.crops, "pairs": source.fingerprint()},
+            identity={"weights": self.identity, "crops": self.crops, "pairs": source.fingerprint()},
             progress=lambda number: progress(len(parts[number])),
         )
         predicted = np.empty(len(source), np.float32)

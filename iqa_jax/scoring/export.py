@@ -1,8 +1,8 @@
 """A metric as one file that runs with JAX alone; written and read."""
 
 import dataclasses
+import hashlib
 import importlib.util
-import json
 import os
 from pathlib import Path
 
@@ -10,15 +10,18 @@ import jax
 import jax.numpy as jnp
 
 from iqa_jax.errors import UserError, WeightsError
-from iqa_jax.files import local_path, output_file, write_whole
-from iqa_jax.models import IQA_MODELS
+from iqa_jax.files import failure_reason, local_path, output_file, write_whole
+from iqa_jax.models import IQA_MODELS, config_from
 from iqa_jax.models.base import as_unit_float
 from iqa_jax.models.config import ModelConfig
 from iqa_jax.ops.programs import jit
 from iqa_jax.scoring.engine import cut_to_program
 from iqa_jax.scoring.metric import Metric
+from iqa_jax.weights.record import parsed, sealed, text_of, without_paths
 
 PLATFORMS = ("cpu", "cuda", "tpu")
+_KEPT = {"name", "revision", "sha256", "source"}  # of the record of the weights
+_EXPORTED = "a metric that `python -m iqa_jax export` wrote, with its .json beside it"
 
 
 def _check_flatbuffers() -> None:
@@ -44,18 +47,28 @@ def export(metric: Metric, path: str | os.PathLike) -> tuple[Path, Path]:
     (batch,) = jax.export.symbolic_shape("batch")
     crops = jax.ShapeDtypeStruct((batch, size, size, 3), jnp.float32)
     images = ["reference", "distorted"] if metric.full_reference else ["distorted"]
-    program = jax.export.export(jax.jit(metric.model.predict), platforms=PLATFORMS)(*[crops] * len(images))
+    # In float32 throughout, as the engine computes: a GPU would take TF32, and other scores come out.
+    predict = jax.default_matmul_precision("highest")(metric.model.predict)
+    program = jax.export.export(jax.jit(predict), platforms=PLATFORMS)(*[crops] * len(images))
     path = output_file(path, ".jaxexport")
-    beside = path.with_name(path.name + ".json")
-    metadata = metric.describe() | {
+    beside = _beside(path)
+    content = bytes(program.serialize())
+    metadata = without_paths(metric.describe()) | {
         "model": dataclasses.asdict(metric.config),
+        "record": {name: without_paths(metric.record[name]) for name in _KEPT & metric.record.keys()},
         "platforms": PLATFORMS,
         "inputs": f"{', '.join(images)}: (B, {size}, {size}, 3) float32 in [0, 1]",
         "output": "(B,) float32, MOS",
+        "program_sha256": hashlib.sha256(content).hexdigest(),
     }
-    write_whole(path, bytes(program.serialize()))
-    write_whole(beside, json.dumps(metadata, indent=2) + "\n")
+    write_whole(path, content)
+    write_whole(beside, text_of(sealed(metadata)))
     return path, beside
+
+
+def _beside(program: Path) -> Path:
+    """The metadata of a program."""
+    return program.with_name(program.name + ".json")
 
 
 class ExportedProgram:
@@ -109,12 +122,26 @@ def read_exported(path: str | os.PathLike) -> tuple[ExportedProgram, dict]:
     """
     path = local_path(path)
     _check_flatbuffers()
+    beside = _beside(path)
     try:
-        metadata = json.loads(path.with_name(path.name + ".json").read_text())
-        model = ExportedProgram(ModelConfig(**metadata["model"]), path.read_bytes())
-        return model, {"sha256": metadata["sha256"], "source": metadata["weights"]}
-    except Exception as error:  # flatbuffers raises many kinds for a foreign file
+        text, program = beside.read_text(encoding="utf-8"), path.read_bytes()
+    except (OSError, UnicodeDecodeError) as error:
+        raise WeightsError(f"{path}: not {_EXPORTED} ({error})") from None
+    if "program_sha256" not in text:
+        raise WeightsError(f"{path}: not {_EXPORTED}, or of a version without checksums; export it again")
+    try:
+        metadata = parsed(text, always_sealed=True)
+        if text_of(metadata) != text:
+            raise ValueError("not what was written")
+        config, record = config_from(metadata["model"]), dict(metadata["record"])
+    except (ValueError, KeyError) as error:
+        raise WeightsError(f"{beside}: damaged ({error}); export the metric again") from None
+    if hashlib.sha256(program).hexdigest() != metadata["program_sha256"]:
         raise WeightsError(
-            f"{path}: not a metric that `python -m iqa_jax export` wrote, with its .json beside it "
-            f"({error or type(error).__name__})"
-        ) from None
+            f"{path}: damaged, or not the program that {beside.name} was written for; export the metric again"
+        )
+    try:
+        model = ExportedProgram(config, program)
+    except Exception as error:  # jax's and flatbuffers' many kinds, for a program of a version too new or old
+        raise WeightsError(f"{path}: this version of jax cannot read it ({failure_reason(error)})") from None
+    return model, record

@@ -18,6 +18,7 @@ from iqa_jax.ops.windows import CROPS, Place, places, places_of_part, weighted_m
 from iqa_jax.ops.windows import windows as cut_windows
 from iqa_jax.scoring.checks import check_images, check_one, check_pair, image_of, mask_of
 from iqa_jax.scoring.engine import BATCH_SIZE, KEPT_WINDOWS, Engine, Reference, WindowModel
+from iqa_jax.weights.record import identity_of, title_of
 
 LOSS_WINDOWS = 8  # that a loss, and its gradient, look at together
 Given = Array | str | os.PathLike | Image.Image  # what is taken as an image
@@ -71,6 +72,7 @@ class Metric:
       range: (worst, best) of the MOS scale.
       higher_is_better: True.
       full_reference: whether it compares with a reference.
+      record: the weights' `config.json`, with their "sha256" and "name".
     """
 
     higher_is_better = True
@@ -93,21 +95,24 @@ class Metric:
         if crops not in CROPS:
             raise UserError(f"crops {crops!r}: expected one of {', '.join(CROPS)}")
         self.model, self.config, self.crops = model, model.config, crops
-        self._record, self._size, self._batch_size = record, self.config.crop_size, batch_size
+        self.record, self._size, self._batch_size = record, self.config.crop_size, batch_size
         self.range = (self.config.mos_low, self.config.mos_high)
         self._engine = Engine(model, batch_size=batch_size)
 
     def __reduce__(self):
         options = {"crops": self.crops, "batch_size": self._batch_size}
-        return _unpickled, (type(self), self.model, self._record, options)
+        return _unpickled, (type(self), self.model, self.record, options)
 
     def __repr__(self) -> str:
-        source = self._record.get("source", {}).get("file", "")
-        weights = " ".join(filter(None, (str(source), self._record["sha256"][:12])))
         return (
-            f"<{type(self).__name__} {self.config.name} on {self.config.backbone}, weights {weights}, "
-            f"{self.crops} crops>"
+            f"<{type(self).__name__} {self.config.name} on {self.config.backbone}, weights "
+            f"{title_of(self.record)}, {self.crops} crops>"
         )
+
+    @property
+    def identity(self) -> str:
+        """What scores depend on beside images and crops: SHA-256 of weights, scale and configuration."""
+        return identity_of(self.config, self.record["sha256"])
 
     def describe(self) -> dict:
         """What a paper must quote: model, weights' origin and hash, crop protocol, version, scale."""
@@ -115,9 +120,10 @@ class Metric:
         return {
             "metric": config.name,
             "backbone": config.backbone,
-            "weights": self._record.get("source", {}),
-            "sha256": self._record["sha256"],
-            **({"card": self._record["card"]} if "card" in self._record else {}),
+            **({"name": self.record["name"]} if "name" in self.record else {}),
+            "weights": self.record.get("source", {}),
+            "sha256": self.record["sha256"],
+            **({"card": self.record["card"]} if "card" in self.record else {}),
             "crops": self.crops,
             "crop_size": config.crop_size,
             "dtype": config.dtype,

@@ -20,8 +20,9 @@ from iqa_jax.training.inputs import open_data
 from iqa_jax.training.placement import Placement
 from iqa_jax.training.step import make_statistics_step
 from iqa_jax.weights.checkpoints import Saved
-from iqa_jax.weights.directory import read_config, read_weights, save_weights
+from iqa_jax.weights.directory import read_weights, save_weights
 from iqa_jax.weights.flat import Weights, flat_weights, iqa_model_with
+from iqa_jax.weights.record import config_in, read_config
 
 
 def average(
@@ -83,7 +84,7 @@ def average_run(
     config = ConfigDict(record["training"])
     if data_dir:
         config.data_dir = data_dir
-    model_config = ModelConfig(**record["model"])
+    model_config = config_in(record)
     _, backbone, backbone_record = read_weights(workdir / "backbone")
     backbone = {f"backbone.{name}": array for name, array in backbone.items()}
     steps = record["steps_per_epoch"] if steps is None else steps

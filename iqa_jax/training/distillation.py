@@ -18,8 +18,8 @@ from iqa_jax.scoring.dataset import Predictor
 from iqa_jax.training.inputs import model_config_for, open_data
 from iqa_jax.training.log import say
 from iqa_jax.training.loop import train
-from iqa_jax.weights.directory import read_config
 from iqa_jax.weights.reading import place_of
+from iqa_jax.weights.record import read_config
 
 
 def train_student(config: ConfigDict, workdir: str | Path, *, reason: str = "") -> dict:
@@ -120,7 +120,7 @@ def pseudo_labels(labeller: Predictor, source: PairSource) -> np.ndarray:
     A second start continues an interrupted one; the processes of a run share the work.  The file is named by
     the labeller's hash, the crops and the pairs.
     """
-    depends_on = f"{labeller.sha256} {labeller.crops} {source.fingerprint()}"
+    depends_on = f"{labeller.identity} {labeller.crops} {source.fingerprint()}"
     key = hashlib.sha256(depends_on.encode()).hexdigest()[:32]
     directory = writable_cache("pseudo_labels", key)
     quiet = not processes.is_first()

@@ -10,9 +10,9 @@ from iqa_jax.errors import ConfigError
 from iqa_jax.models import IQA_MODELS, ModelConfig
 from iqa_jax.ops import Array
 from iqa_jax.weights.checkpoints import Saved
-from iqa_jax.weights.directory import read_config
 from iqa_jax.weights.flat import Weights
 from iqa_jax.weights.reading import read_any
+from iqa_jax.weights.record import config_in, read_config
 
 _ARCHITECTURE = ("backbone", "dim", "heads", "stride", "crop_size")
 
@@ -43,7 +43,7 @@ def start_of(config: ConfigDict, workdir: Path) -> Start | None:
         return None
     if Saved(workdir).steps:
         record = read_config(workdir)
-        return Start(ModelConfig(**record["model"]), None, record["source"].get("init_from", {}))
+        return Start(config_in(record), None, record["source"].get("init_from", {}))
     found, weights, record = read_any(config.init_from)
     if found.name not in IQA_MODELS:
         raise ConfigError(

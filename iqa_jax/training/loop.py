@@ -42,8 +42,8 @@ from iqa_jax.training.step import (
 from iqa_jax.training.stopping import Interrupted, Stop, lost_process_named, stop_signals
 from iqa_jax.training.validation import Abandoned, Evaluator
 from iqa_jax.weights.checkpoints import Checkpoints
-from iqa_jax.weights.directory import FORMAT
 from iqa_jax.weights.flat import iqa_model_with
+from iqa_jax.weights.record import made_record
 
 _AT_ONCE = 10  # steps in one dispatch, where the images are on the devices
 _LOOK_EVERY = 10  # steps between looks at the loss, each of which waits for the device
@@ -170,14 +170,13 @@ def _planned(
     }
     if start:
         origin["init_from"] = start.origin
-    record = {
-        "format": FORMAT,
-        "model": dataclasses.asdict(model_config),
-        "source": origin | ({"pseudo_labels": pseudo_origin} if pseudo_origin else {}),
-        "training": config.to_dict(),
-        "steps_per_epoch": steps_per_epoch,
-        "data": data_record(training, validation, by_reference=bool(config.splits)),
-    }
+    record = made_record(
+        model_config,
+        origin | ({"pseudo_labels": pseudo_origin} if pseudo_origin else {}),
+        training=config.to_dict(),
+        steps_per_epoch=steps_per_epoch,
+        data=data_record(training, validation, by_reference=bool(config.splits)),
+    )
     with processes.first_before_others("begin"):
         weights = begun(workdir, config, model_config, record, start)
     full_reference = IQA_MODELS[config.model].full_reference

@@ -1,7 +1,6 @@
 """A run's directory: begun, or checked to be that of the same run."""
 
 import contextlib
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,10 +19,11 @@ from iqa_jax.training.initial import Start, taken_over
 from iqa_jax.training.inputs import changed
 from iqa_jax.training.log import METRICS, say
 from iqa_jax.weights.checkpoints import Saved
-from iqa_jax.weights.directory import read_config, read_weights, save_weights
+from iqa_jax.weights.directory import read_weights, save_weights
 from iqa_jax.weights.flat import STORED, Weights, flat_weights
 from iqa_jax.weights.pytorch.convert import pretrained_backbone
 from iqa_jax.weights.reading import backbone_weights
+from iqa_jax.weights.record import config_in, read_config, text_of
 
 # Fields that may differ when a run goes on: they do not change what a step does.
 _FREE_FIELDS = (
@@ -74,7 +74,7 @@ def begun(
     weights = _initial_weights(workdir, config, model_config, start, anew=True)
     (workdir / METRICS).unlink(missing_ok=True)
     _note_what_was_seen(workdir, record, start)
-    write_whole(workdir / "config.json", json.dumps(record, indent=2) + "\n")
+    write_whole(workdir / "config.json", text_of(record))
     return weights
 
 
@@ -129,7 +129,7 @@ def _check_same_run(workdir: Path, config: ConfigDict, model_config: ModelConfig
         )
     before.setdefault("data", record["data"])
     change = changed(before["data"], record["data"])
-    scale = ModelConfig(**before["model"])
+    scale = config_in(before)
     if change is None and (scale.mos_mean, scale.mos_std) != (model_config.mos_mean, model_config.mos_std):
         change = f"labels of mean {model_config.mos_mean:g} and deviation {model_config.mos_std:g}, before "
         change += f"{scale.mos_mean:g} and {scale.mos_std:g}"

@@ -5,9 +5,7 @@ content) and `weights/`, an orbax checkpoint.
 """
 
 import contextlib
-import dataclasses
 import hashlib
-import json
 import os
 import shutil
 import tempfile
@@ -19,12 +17,19 @@ import jax
 import numpy as np
 
 from iqa_jax.errors import WeightsError
-from iqa_jax.files import local_path, new_directory, writable_directory, write_whole
+from iqa_jax.files import failure_reason, local_path, new_directory, writable_directory, write_whole
 from iqa_jax.models import ModelConfig
 from iqa_jax.ops import Array
-from iqa_jax.weights.flat import Weights, content_hash, weight_shapes
-
-FORMAT = 1
+from iqa_jax.weights.flat import (
+    Weights,
+    check_content,
+    check_finite,
+    check_weights,
+    content_hash,
+    in_file,
+    weight_shapes,
+)
+from iqa_jax.weights.record import FILE, config_in, made_record, read_config, text_of
 
 
 def file_sums(folder: Path) -> dict[str, str]:
@@ -65,13 +70,14 @@ def save_weights(directory: str | os.PathLike, config: ModelConfig, weights: Wei
         replaced.
       source: where the weights come from, kept in `config.json`.
     Raises:
-      WeightsError: `directory` holds something else.
+      WeightsError: `directory` holds something else, or a weight is not finite.
       UserError: it cannot be written.
     """
     import orbax.checkpoint as ocp
 
     directory = local_path(directory).absolute()
     _check_replaceable(directory)
+    check_finite(weights)
     with whole_directory(directory) as partial:
         with ocp.StandardCheckpointer(multiprocessing_options=by_itself()) as checkpointer:
             checkpointer.save(partial / "weights", dict(weights))
@@ -102,14 +108,7 @@ def write_record(
       sha256: of the weights' content.
       files: checksums of the files that hold them.
     """
-    record = {
-        "format": FORMAT,
-        "model": dataclasses.asdict(config),
-        "source": source,
-        "sha256": sha256,
-        "files": files,
-    }
-    write_whole(directory / "config.json", json.dumps(record, indent=2) + "\n")
+    write_whole(directory / FILE, text_of(made_record(config, source, sha256=sha256, files=files)))
 
 
 def _check_replaceable(directory: Path) -> None:
@@ -126,7 +125,7 @@ def _check_replaceable(directory: Path) -> None:
 
 def _foreign(directory: Path) -> str | None:
     """What a directory holds beside weights that were written here, as a phrase; None if nothing."""
-    surplus = sorted({path.name for path in directory.iterdir()} - {"config.json", "weights"})
+    surplus = sorted({path.name for path in directory.iterdir()} - {FILE, "weights"})
     if surplus:
         return f"it holds {surplus[0]}"
     try:
@@ -153,49 +152,35 @@ def _put_in_place(new: Path, directory: Path) -> None:
         shutil.rmtree(aside, ignore_errors=True)
 
 
-def read_config(directory: str | os.PathLike) -> dict:
-    """`config.json` of a weights directory or of a run.
-
-    Raises:
-      WeightsError: there is none, or it is not one of ours.
-    """
-    directory = local_path(directory)
-    path = directory / "config.json"
-    if not directory.is_dir():
-        what = "a file" if directory.exists() else "no such directory"
-        raise WeightsError(
-            f"{directory}: {what}; expected a training run or a converted directory "
-            "(python -m iqa_jax convert)"
-        )
-    try:
-        record = json.loads(path.read_text())
-        if record["format"] != FORMAT:
-            raise WeightsError(f"{path}: format {record['format']!r}, this version reads {FORMAT}")
-        ModelConfig(**record["model"])
-        return record
-    except OSError as error:
-        raise WeightsError(f"{path}: {error.strerror}; expected a run or converted weights") from None
-    except (ValueError, KeyError, TypeError) as error:
-        if isinstance(error, WeightsError):
-            raise
-        raise WeightsError(f"{path}: not a configuration written by iqa_jax ({error})") from None
-
-
 def read_weights(directory: str | os.PathLike) -> tuple[ModelConfig, dict[str, Array], dict]:
     """(configuration, weights, whole `config.json`) of a weights directory.
 
     Raises:
       WeightsError: something is missing, truncated or differs from what was written.
     """
-    import orbax.checkpoint as ocp
-
     directory = local_path(directory).absolute()
     record = read_config(directory)
-    config = ModelConfig(**record["model"])
-    target = {name: jax.ShapeDtypeStruct(shape, np.float32) for name, shape in weight_shapes(config).items()}
-    problem = damage(directory / "weights", record.get("files", {}))
+    config, folder = config_in(record), directory / "weights"
+    problem = damage(folder, record.get("files", {}))
     if problem:
-        raise WeightsError(f"{directory / 'weights'}: damaged ({problem}); convert the weights again")
-    with ocp.StandardCheckpointer(multiprocessing_options=by_itself()) as checkpointer:
-        weights = checkpointer.restore(directory / "weights", target)
+        raise WeightsError(f"{folder}: damaged ({problem}); convert the weights again")
+    with in_file(folder):
+        weights = _restored(folder, weight_shapes(config))
+        check_content(weights, record.get("sha256"))
     return config, weights, record
+
+
+def _restored(folder: Path, expected: Mapping[str, tuple[int, ...]]) -> dict[str, Array]:
+    """The arrays of an orbax checkpoint, which must have these shapes."""
+    import orbax.checkpoint as ocp
+
+    with ocp.StandardCheckpointer(multiprocessing_options=by_itself()) as checkpointer:
+        try:
+            kept = checkpointer.metadata(folder).item_metadata
+            check_weights({name: leaf.shape for name, leaf in kept.items()}, expected)
+            target = {name: jax.ShapeDtypeStruct(shape, np.float32) for name, shape in expected.items()}
+            return checkpointer.restore(folder, target)
+        except WeightsError:
+            raise
+        except Exception as error:  # orbax and its storage raise many kinds
+            raise WeightsError(f"cannot be read ({failure_reason(error)})") from None

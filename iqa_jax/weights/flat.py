@@ -1,8 +1,10 @@
 """An NNX state as a flat {path: array} mapping and back, checked."""
 
+import contextlib
 import functools
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import cast
 
 import jax
@@ -86,3 +88,32 @@ def content_hash(weights: Weights) -> str:
         digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
         digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def in_file(path: Path) -> Iterator[None]:
+    """Errors of what was read name the file or folder that it stands in."""
+    try:
+        yield
+    except ValueError as error:
+        raise WeightsError(f"{path}: {error}") from None
+
+
+def check_content(weights: Weights, sha256: str | None) -> None:
+    """Raises WeightsError unless the weights have this hash and can give scores.
+
+    A file's own checksum may have been written anew with the file; names of results are made of this hash.
+    """
+    if content_hash(weights) != sha256:
+        raise WeightsError("not the weights that config.json was written for; fetch or make both again")
+    check_finite(weights)
+
+
+def check_finite(weights: Weights) -> None:
+    """Raises WeightsError for weights that give no scores; names the first."""
+    for name, array in weights.items():
+        values = np.asarray(array)
+        if not np.isfinite(values).all():
+            raise WeightsError(f"weight {name}: has values that are not finite")
+        if name.endswith(".var") and (values < 0).any():
+            raise WeightsError(f"weight {name}: a variance below 0")

@@ -25,13 +25,13 @@ def fetched_folder(address: str) -> Path:
     Raises:
       WeightsError: no such address, or it cannot be fetched.
     """
-    from huggingface_hub import snapshot_download
-
     name, _, revision = address.removeprefix(SCHEME).partition("@")
     if name.count("/") != 1 or not all(name.split("/")):
         raise WeightsError(f"{address}: expected hf://OWNER/NAME or hf://OWNER/NAME@REVISION")
 
     def fetch():
+        from huggingface_hub import snapshot_download
+
         return Path(
             snapshot_download(
                 name, revision=revision or None, allow_patterns=list(_FILES), etag_timeout=PATIENCE
@@ -39,6 +39,11 @@ def fetched_folder(address: str) -> Path:
         )
 
     return from_hub(address, fetch)
+
+
+def taken_from(address: str, folder: Path) -> tuple[str, str]:
+    """OWNER/NAME and the revision, a commit, of what `fetched_folder` gave for an address."""
+    return address.removeprefix(SCHEME).partition("@")[0], folder.name
 
 
 def from_hub(what: str, fetch: Callable[[], Fetched], instead: str = "") -> Fetched:
@@ -51,6 +56,13 @@ def from_hub(what: str, fetch: Callable[[], Fetched], instead: str = "") -> Fetc
     """
     try:
         return fetch()
+    except ModuleNotFoundError as error:
+        if error.name != "huggingface_hub":
+            raise
+        raise WeightsError(
+            f"{what} is on the model hub, which needs huggingface_hub; it comes with: "
+            "pip install 'iqa_jax[convert]'"
+        ) from None
     except Exception as error:  # the hub's, and those of what it uses to connect
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         hint = f".  {instead}" if instead else ""

@@ -14,8 +14,10 @@ from iqa_jax.errors import WeightsError
 from iqa_jax.files import local_path
 from iqa_jax.models import IQA_MODELS, ModelConfig
 from iqa_jax.ops import Array
-from iqa_jax.weights.directory import read_config, whole_directory, write_record
-from iqa_jax.weights.flat import Weights, check_weights, content_hash, weight_shapes
+from iqa_jax.weights.directory import whole_directory, write_record
+from iqa_jax.weights.flat import Weights, check_content, check_weights, content_hash, in_file, weight_shapes
+from iqa_jax.weights.record import config_in, read_config
+from iqa_jax.weights.tensors import tensors_of
 
 FILE, CARD = "model.safetensors", "README.md"
 # The weights that come with the package, by name.
@@ -68,25 +70,24 @@ def read_portable(directory: str | os.PathLike) -> tuple[ModelConfig, dict[str, 
     Raises:
       WeightsError: something is missing, truncated or differs from what was written.
     """
-    from safetensors import SafetensorError
-    from safetensors.numpy import load
-
     directory = local_path(directory)
     record = read_config(directory)
-    config = ModelConfig(**record["model"])
+    config = config_in(record)
     path = directory / FILE
     try:
         content = path.read_bytes()
-        if hashlib.sha256(content).hexdigest() != record["files"][FILE]:
-            raise WeightsError(f"{path}: damaged, its checksum is not the one in config.json; fetch it again")
-        weights: dict[str, Array] = {n: array.astype(np.float32) for n, array in load(content).items()}
     except OSError as error:
         raise WeightsError(f"{path}: {error.strerror}") from None
-    except (KeyError, ValueError, SafetensorError) as error:
-        raise WeightsError(f"{path}: cannot be read ({error})") from None
-    check_weights({name: array.shape for name, array in weights.items()}, weight_shapes(config))
+    with in_file(path):
+        if hashlib.sha256(content).hexdigest() != record.get("files", {}).get(FILE):
+            raise WeightsError("damaged, its checksum is not the one in config.json; fetch it again")
+        weights: dict[str, Array] = {
+            name: array.astype(np.float32) for name, array in tensors_of(content).items()
+        }
+        check_weights({name: array.shape for name, array in weights.items()}, weight_shapes(config))
+        check_content(weights, record.get("sha256"))
     card = directory / CARD
-    return config, dict(weights), record | ({"card": str(card)} if card.is_file() else {})
+    return config, weights, record | ({"card": str(card)} if card.is_file() else {})
 
 
 def short_card(config: ModelConfig, record: dict, name: str) -> str:

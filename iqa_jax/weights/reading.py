@@ -1,7 +1,9 @@
 """Reading whatever holds weights: a training run, a converted directory, an averaged checkpoint."""
 
 import dataclasses
+import difflib
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from flax import nnx
@@ -11,10 +13,11 @@ from iqa_jax.files import local_path
 from iqa_jax.models import IQA_MODELS, ModelConfig
 from iqa_jax.ops import Array
 from iqa_jax.weights.checkpoints import Saved
-from iqa_jax.weights.directory import read_config, read_weights
-from iqa_jax.weights.flat import Weights, content_hash, model_with, weight_shapes
-from iqa_jax.weights.hub import fetched_folder, on_hub
+from iqa_jax.weights.directory import read_weights
+from iqa_jax.weights.flat import Weights, check_finite, content_hash, in_file, model_with, weight_shapes
+from iqa_jax.weights.hub import fetched_folder, on_hub, taken_from
 from iqa_jax.weights.portable import FILE, SHIPPED, read_portable
+from iqa_jax.weights.record import config_in, name_of, read_config
 
 
 def read_any(
@@ -34,26 +37,65 @@ def read_any(
     directory = place_of(path)
     record = read_config(directory)
     if (directory / FILE).is_file():
-        return read_portable(directory)
-    if (directory / "weights").is_dir():
-        return read_weights(directory)
-    if (directory / "checkpoints").is_dir():
-        weights = read_run_weights(directory, step=step, ema=ema)
-        return ModelConfig(**record["model"]), weights, record | {"sha256": content_hash(weights)}
-    raise WeightsError(
-        f"{directory}: neither {FILE} nor weights/ nor checkpoints/ is there; is the run just begun?"
-    )
+        check_choice(path, step=step, ema=ema)
+        config, weights, record = read_portable(directory)
+    elif (directory / "weights").is_dir():
+        check_choice(path, step=step, ema=ema)
+        config, weights, record = read_weights(directory)
+    elif (directory / "checkpoints").is_dir():
+        step = _chosen_step(directory, step)
+        config, weights = config_in(record), read_run_weights(directory, step=step, ema=ema)
+        record |= {"sha256": content_hash(weights), "step": step, "ema": ema}
+    else:
+        raise WeightsError(
+            f"{directory}: neither {FILE} nor weights/ nor checkpoints/ is there; is the run just begun?"
+        )
+    return config, weights, record | _named(path, directory, record)
+
+
+def check_choice(path: str | os.PathLike, *, step: int | str, ema: bool) -> None:
+    """Raises WeightsError where one of a run's checkpoints is chosen, of what is no run."""
+    for name, is_given in (("step", step != "best"), ("ema", ema)):
+        if is_given:
+            raise WeightsError(
+                f"{path}: one set of weights, no training run; {name} chooses between those of a run, "
+                "leave it out"
+            )
+
+
+def _named(path: str | os.PathLike, directory: Path, record: Mapping) -> dict:
+    """What to call the weights, for a record; of the model hub with the revision that was taken."""
+    given = os.fspath(path)
+    if given in SHIPPED:
+        return {"name": given}
+    if on_hub(given):
+        repository, revision = taken_from(given, directory)
+        return {"name": f"{repository}@{revision[:12]}", "revision": revision}
+    if "step" in record:
+        words = ("", f"step {record['step']}", "EMA" if record["ema"] else "")
+        return {"name": directory.resolve().name + ", ".join(words).removesuffix(", ")}
+    return {"name": name_of(directory, record)}
 
 
 def place_of(path: str | os.PathLike) -> Path:
     """Where the weights of a name, an address or a path lie.
 
     Raises:
-      WeightsError: an address of which nothing can be fetched.
+      WeightsError: an address of which nothing can be fetched, or a name that nothing has.
     """
     if (name := os.fspath(path)) in SHIPPED:
         return SHIPPED[name]
-    return fetched_folder(name) if on_hub(name) else local_path(path)
+    if on_hub(name):
+        return fetched_folder(name)
+    place = local_path(path)
+    if not place.exists() and len(place.parts) == 1:
+        near = difflib.get_close_matches(name.lower(), SHIPPED, n=1)
+        raise WeightsError(
+            f"{name}: no such directory or file, and no metric of the package; these are "
+            f"{' and '.join(SHIPPED)}{f', did you mean {near[0]}?' if near else ''}.  Expected one of them, "
+            "a run, a folder or file of weights, or hf://OWNER/NAME"
+        )
+    return place
 
 
 def load_backbone(path: str | os.PathLike) -> nnx.Module:
@@ -91,17 +133,26 @@ def read_run_weights(workdir: Path, *, step: int | str = "best", ema: bool = Fal
     Raises:
       WeightsError: no such checkpoint, or it is damaged.
     """
+    step = _chosen_step(workdir, step)
     saved = Saved(workdir)
-    if not saved.steps:
-        raise WeightsError(f"{saved.folder}: no checkpoint yet")
-    named = {"best": saved.best_step, "latest": lambda: saved.steps[-1]}
-    chosen = named[step]() if step in named else step
-    if not isinstance(chosen, int):
-        raise WeightsError(f"step {step!r}: expected 'best', 'latest' or a number")
-    arrays = saved.read(chosen)
+    arrays = saved.read(step)
     wanted = "ema." if ema else "weights."
     trained = {name.removeprefix(wanted): a for name, a in arrays.items() if name.startswith(wanted)}
     if not trained:
         raise WeightsError(f"{workdir}: the run kept no EMA weights (config.ema_decay was 0)")
     _, backbone, _ = read_weights(Path(workdir) / "backbone")
-    return {**{f"backbone.{name}": array for name, array in backbone.items()}, **trained}
+    weights = {**{f"backbone.{name}": array for name, array in backbone.items()}, **trained}
+    with in_file(saved.folder / str(step)):
+        check_finite(weights)
+    return weights
+
+
+def _chosen_step(workdir: Path, step: int | str) -> int:
+    saved = Saved(workdir)
+    if not saved.steps:
+        raise WeightsError(f"{saved.folder}: no checkpoint yet")
+    named = {"best": saved.best_step, "latest": lambda: saved.steps[-1]}
+    chosen = named[step]() if step in named else step
+    if not isinstance(chosen, int) or isinstance(chosen, bool):
+        raise WeightsError(f"step {step!r}: expected 'best', 'latest' or a number")
+    return chosen

@@ -63,14 +63,47 @@ def test_it_runs_with_jax_alone_and_names_its_platforms(exported, tmp_path):
     np.testing.assert_allclose([float(x) for x in done.stdout.split()], expected, rtol=1e-5)
 
 
+def test_the_program_asks_for_float32_throughout(exported):
+    """On a GPU it gives the scores of a CPU, as the engine does."""
+    module = jax.export.deserialize(bytearray(exported[1].read_bytes())).mlir_module()
+    for operation in ("stablehlo.convolution", "stablehlo.dot_general"):
+        lines = [line for line in module.splitlines() if f" = {operation}" in line]
+        assert lines and all(line.count("HIGHEST") == 2 for line in lines), operation
+
+
 def test_a_file_that_is_none_is_refused(exported, tmp_path):
     _, path = exported
-    whole = path.read_bytes()
+    whole, beside = path.read_bytes(), path.with_name(path.name + ".json").read_text()
     for content in (b"", b"no program", whole[: len(whole) // 3]):
         (tmp_path / "broken.jaxexport").write_bytes(content)
-        (tmp_path / "broken.jaxexport.json").write_text((path.parent / (path.name + ".json")).read_text())
-        with pytest.raises(WeightsError, match="broken.jaxexport: not a metric that"):
+        (tmp_path / "broken.jaxexport.json").write_text(beside)
+        with pytest.raises(WeightsError, match="broken.jaxexport: damaged"):
             iqa_jax.load(tmp_path / "broken.jaxexport")
     (tmp_path / "alone.jaxexport").write_bytes(whole)
     with pytest.raises(WeightsError, match="alone.jaxexport: not a metric that .* with its .json beside it"):
         iqa_jax.load(tmp_path / "alone.jaxexport")
+
+
+def test_every_changed_byte_of_the_two_files_is_noticed(exported, tmp_path):
+    whole = {
+        ending: (exported[1].parent / f"metric.jaxexport{ending}").read_bytes() for ending in ("", ".json")
+    }
+    rng = np.random.default_rng(0)
+    for ending, content in whole.items():
+        for place in rng.integers(len(content), size=60):
+            for other in whole:
+                (tmp_path / f"metric.jaxexport{other}").write_bytes(whole[other])
+            changed = bytearray(content)
+            changed[place] ^= 1 << int(rng.integers(8))
+            (tmp_path / f"metric.jaxexport{ending}").write_bytes(changed)
+            with pytest.raises(WeightsError):
+                iqa_jax.load(tmp_path / "metric.jaxexport")
+
+
+def test_a_program_is_kept_apart_from_anothers_metadata(exported, tmp_path):
+    """A process that was killed between the two files leaves such a pair."""
+    (tmp_path / "metric.jaxexport").write_bytes(exported[1].read_bytes() + b"x")
+    beside = (exported[1].parent / "metric.jaxexport.json").read_bytes()
+    (tmp_path / "metric.jaxexport.json").write_bytes(beside)
+    with pytest.raises(WeightsError, match="not the program that metric.jaxexport.json was written for"):
+        iqa_jax.load(tmp_path / "metric.jaxexport")

@@ -17,6 +17,7 @@ from safetensors.numpy import save_file
 import iqa_jax
 from iqa_jax.cli.app import app
 from iqa_jax.errors import WeightsError
+from iqa_jax.models import ModelConfig
 from iqa_jax.weights.directory import read_weights
 from iqa_jax.weights.flat import STORED, flat_weights
 from iqa_jax.weights.pytorch.convert import (
@@ -27,6 +28,7 @@ from iqa_jax.weights.pytorch.convert import (
     sources,
 )
 from iqa_jax.weights.reading import load_backbone
+from iqa_jax.weights.record import made_record, text_of
 from tests.hub import environment, served
 
 ROOT = Path(__file__).parents[2]
@@ -343,10 +345,11 @@ def test_load_names_what_is_wrong(tmp_path):
         iqa_jax.load(tmp_path)
     for content, message in (
         ("{", "not a configuration written by iqa_jax"),
+        ("[1]", "not a configuration written by iqa_jax"),
         ('{"format": 99}', "format 99, this version reads 1"),
         ('{"format": 1, "model": {"nam": 1}}', "not a configuration written by iqa_jax"),
         (
-            '{"format": 1, "model": {"name": "iqa_conformer"}}',
+            text_of(made_record(ModelConfig("iqa_conformer"), {})),
             "neither model.safetensors nor weights/ nor checkpoints/",
         ),
     ):

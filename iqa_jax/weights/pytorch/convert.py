@@ -38,6 +38,8 @@ def convert_state_dict(state_dict: Mapping[str, np.ndarray], *, features_only: b
       WeightsError: an unknown kind of checkpoint; a key that is missing, surplus or misshapen.
     """
     kind = recognise(state_dict.keys())
+    if features_only and not kind.classifier:
+        raise WeightsError(f"{kind.description}: has no layers after the last tap to leave out")
     classes = 0
     if kind.classifier and not features_only:
         heads = [state_dict[name] for name in kind.classifier if name in state_dict]
@@ -110,8 +112,9 @@ def convert_model(name: str, *, features_only: bool = False) -> tuple[Converted,
     if name not in sources.HUB_MODELS:
         known = ", ".join((sources.PACKAGED_MODEL, *sources.HUB_MODELS))
         raise WeightsError(f"unknown model {name!r}: expected one of {known}")
-    converted, origin = convert_file(sources.hub_file(name), features_only=features_only)
-    return converted, {**origin, "hub": f"timm/{name}"}
+    file = sources.hub_file(name)
+    converted, origin = convert_file(file, features_only=features_only)
+    return converted, {**origin, "hub": f"timm/{name}", "revision": file.parent.name}
 
 
 def pretrained_backbone(backbone: str, where: str) -> tuple[dict[str, Array], dict]:

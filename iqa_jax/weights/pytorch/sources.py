@@ -11,8 +11,10 @@ import numpy as np
 
 from iqa_jax.errors import WeightsError
 from iqa_jax.files import local_path
+from iqa_jax.weights.flat import in_file
 from iqa_jax.weights.hub import PATIENCE, from_hub
 from iqa_jax.weights.pytorch import file as pytorch_file
+from iqa_jax.weights.tensors import tensors_of
 
 # Models on the hub whose weights `convert` understands, as timm names them.
 HUB_MODELS = ("inception_resnet_v2.tf_in1k", "tf_efficientnet_lite0.in1k")
@@ -51,12 +53,16 @@ def hub_file(model: str) -> Path:
     Raises:
       WeightsError: it is neither cached nor within reach.
     """
-    from huggingface_hub import hf_hub_download
-
     repository = f"timm/{model}"
+
+    def fetch():
+        from huggingface_hub import hf_hub_download
+
+        return Path(hf_hub_download(repository, "model.safetensors", etag_timeout=PATIENCE))
+
     return from_hub(
         repository,
-        lambda: Path(hf_hub_download(repository, "model.safetensors", etag_timeout=PATIENCE)),
+        fetch,
         "Fetch model.safetensors where there is a connection, then run "
         "python -m iqa_jax convert --checkpoint model.safetensors --output DIR",
     )
@@ -101,13 +107,8 @@ def read_checkpoint(path: str | os.PathLike, *, ema: bool = False) -> dict[str, 
 
 
 def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
-
-    try:
-        return load_file(path)
-    except (SafetensorError, ValueError, KeyError, TypeError) as error:
-        raise WeightsError(f"{path}: not a whole .safetensors file ({error})") from None
+    with in_file(path):
+        return tensors_of(path.read_bytes())
 
 
 def _read_saved(path: Path) -> object:

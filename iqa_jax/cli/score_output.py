@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import itertools
 import json
 import math
 import os
@@ -83,7 +84,7 @@ def score_pairs(
       UserError: the metric and the pairs do not fit, or a file cannot be written.
     """
     from iqa_jax.data.pairing import is_table
-    from iqa_jax.scoring.results import Growing
+    from iqa_jax.scoring.results import Growing, to_json
 
     if not pairs:
         raise UserError("nothing to score: no target was given")
@@ -92,7 +93,7 @@ def score_pairs(
     growing: contextlib.AbstractContextManager = contextlib.nullcontext()
     if csv:
         csv = output_file(csv, ".csv", ".parquet")
-        check_not_read([csv], [*(path for pair in used for path in pair), *map(Path, read)])
+        check_not_read([csv], [*itertools.chain(*used), *map(Path, read)])
         identity = {"metric": metric.describe(), "resize": resize}
         growing = Growing.at(csv, identity | ({"full_scale": full_scale} if map_dir else {}), anew=recompute)
     pictures = page_in(page, metric.range if full_scale else None) if page else contextlib.nullcontext()
@@ -110,8 +111,6 @@ def score_pairs(
         if file:
             file.finish(results)
     if as_json:
-        from iqa_jax.scoring.results import to_json
-
         print(json.dumps(to_json(results), indent=2))
     elif as_lines:
         for result in () if at_once else results:
@@ -119,12 +118,7 @@ def score_pairs(
         remark(_summary(metric, results))
     else:
         _print_scores(metric, results)
-    failed = [result for result in results if result.error]
-    for result in failed:
-        remark(in_one_line(f"error: {_failure(result)}"))
-    if any(result.differ for result in failed):
-        remark(_TO_ONE_SIZE)
-    return 1 if failed else 0
+    return _say_failures(results)
 
 
 def _check_options(metric, resize, csv, recompute, map_dir, page, full_scale, cluster) -> None:
@@ -266,6 +260,16 @@ def _on_cluster(
     )
     for number, result in found:
         yield left[number], result
+
+
+def _say_failures(results: "Sequence[Result]") -> int:
+    """A line for each failure on standard error; the exit code."""
+    failed = [result for result in results if result.error]
+    for result in failed:
+        remark(in_one_line(f"error: {_failure(result)}"))
+    if any(result.differ for result in failed):
+        remark(_TO_ONE_SIZE)
+    return 1 if failed else 0
 
 
 def _failure(result) -> str:

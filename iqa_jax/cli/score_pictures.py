@@ -1,5 +1,6 @@
 """The pictures of scored files: quality maps, and a page with all of them."""
 
+import itertools
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -49,7 +50,7 @@ def drawing_of(
     maps: list[Path] = []
     if map_dir:
         maps = map_files(writable_directory(map_dir), *zip(*pairs, strict=True), named=named)
-        check_not_read([file for file in maps if file.exists()], [path for pair in pairs for path in pair])
+        check_not_read([file for file in maps if file.exists()], [*itertools.chain(*pairs)])
 
     def draw(position: int, images: tuple, quality) -> None:
         target, reference = pairs[position]

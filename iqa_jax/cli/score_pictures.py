@@ -1,12 +1,13 @@
 """The pictures of scored files: quality maps, and a page with all of them."""
 
+import functools
 import itertools
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from iqa_jax.errors import UserError
-from iqa_jax.files import told_apart, writable_directory
+from iqa_jax.files import remove_leftovers, told_apart, writable_directory
 
 if TYPE_CHECKING:
     from iqa_jax.evaluation.page import Page
@@ -52,10 +53,15 @@ def drawing_of(
         maps = map_files(writable_directory(map_dir), *zip(*pairs, strict=True), named=named)
         check_not_read([file for file in maps if file.exists()], [*itertools.chain(*pairs)])
 
+    @functools.cache
+    def make(folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(folder)
+
     def draw(position: int, images: tuple, quality) -> None:
         target, reference = pairs[position]
         if maps:
-            maps[position].parent.mkdir(parents=True, exist_ok=True)
+            make(maps[position].parent)
             save_map(maps[position], images[-1], quality, metric.range, full=full_scale)
         if page:
             page.add(position, [reference, target] if reference else [target], images, quality)

@@ -35,7 +35,7 @@ def listed(
     leave_out: Sequence[Path] = (),
     say: Callable[[str], object] = lambda text: None,
 ) -> list[Listed]:
-    """The image files that are meant, sorted, each once.
+    """The image files that are meant, each once, in the order given; those of a directory or pattern sorted.
 
     Args:
       patterns: files, taken whatever they are called; directories, for the images in them; or patterns
@@ -49,10 +49,12 @@ def listed(
     """
     found: dict[Path, Listed] = {}
     single: list[Path] = []
+    within: set[Path] = set()  # found in a directory or by a pattern, which tells their folders
     for pattern in patterns:
         path = local_path(pattern)
         if path.is_file():
             single.append(path)
+            found.setdefault(path, Listed(path))
             continue
         if path.is_symlink() and not path.exists():
             say_passed_over(pattern, {path.name: _BROKEN}, say)
@@ -69,13 +71,15 @@ def listed(
         say_passed_over(pattern, passed, say)
         if not images:
             raise DataError(f"{pattern}: {missing}; expected {', '.join(EXTENSIONS)}")
-        found.update((image.path, image) for image in images)
-    return sorted([*(found.values()), *(image for image in together(single) if image.path not in found)])
+        found.update((image.path, image) for image in sorted(images))
+        within.update(image.path for image in images)
+    found.update((image.path, image) for image in together(single) if image.path not in within)
+    return list(found.values())
 
 
 def expand(patterns: Iterable[str], **options) -> list[Path]:
-    """The paths of `listed`."""
-    return [image.path for image in listed(patterns, **options)]
+    """The paths of `listed`, sorted."""
+    return sorted(image.path for image in listed(patterns, **options))
 
 
 def say_passed_over(where: object, reasons: dict[str, str], say: Callable[[str], object]) -> None:

@@ -3,19 +3,20 @@
 import base64
 import contextlib
 import dataclasses
+import hashlib
 import json
+import os
 import shutil
 import threading
-import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image
 
 from iqa_jax.errors import UserError
 from iqa_jax.evaluation.report import environment
-from iqa_jax.files import writable_directory, write_whole
+from iqa_jax.files import partial_folder, writable_directory, write_whole
 
 PAGE = "index.html"
 PICTURES = "index-files"  # beside the page
@@ -23,9 +24,18 @@ _MARK = ".made-with-the-page"  # in that folder, which is then replaced by the n
 _THUMBNAIL = (128, 96)
 _WORST = 5  # windows that are marked
 _INLINE = 5 * 2**20  # bytes of pictures that stand in the page itself
-# Files that browsers show as they are; the others are written as PNG.
-_SHOWN = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".avif", ".bmp")
-_MEDIA = {".jpg": "jpeg", ".jpeg": "jpeg"}
+# Formats that browsers show, and their endings; other files are written as PNG.
+_SHOWN = {
+    "PNG": ".png",
+    "JPEG": ".jpg",
+    "MPO": ".jpg",
+    "WEBP": ".webp",
+    "GIF": ".gif",
+    "AVIF": ".avif",
+    "BMP": ".bmp",
+}
+_ORIENTATION = ExifTags.Base.Orientation
+_MEDIA = {".jpg": "jpeg"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,15 +78,15 @@ class Page(contextlib.AbstractContextManager):
         pictures = self.directory / PICTURES
         if pictures.exists() and not (pictures / _MARK).exists():
             raise UserError(f"{pictures}: is in the way of the page's pictures; choose another directory")
-        self._images = self.directory / f".{PICTURES}-{uuid.uuid4().hex[:8]}"
-        self._images.mkdir()
+        self._open = contextlib.ExitStack()
+        self._images = self._open.enter_context(partial_folder(self.directory))
         self._as_files, self._scale = as_files, scale
         self._pictures: dict[int, dict] = {}
         self._names: dict[Path, str] = {}
         self._lock = threading.Lock()
 
     def __exit__(self, *_):
-        shutil.rmtree(self._images, ignore_errors=True)
+        self._open.close()
 
     def add(self, position: int, files: Sequence[Path], images: Sequence[np.ndarray], quality) -> None:
         """Keeps the pictures of the image at a position of the list.
@@ -89,13 +99,14 @@ class Page(contextlib.AbstractContextManager):
         height, width = images[-1].shape[:2]
         low, high = self._scale or (float(quality.values.min()), float(quality.values.max()))
         worst = np.argsort(quality.scores)[:_WORST]
+        name = _name_of(*files)
         picture = {
             "width": width,
             "height": height,
             "target": self._shown(files[-1], images[-1]),
             "referenceImage": self._shown(files[0], images[0]) if len(files) > 1 else None,
-            "thumbnail": self._thumbnail(position, images[-1]),
-            "map": self._map(position, quality.values, low, high),
+            "thumbnail": self._thumbnail(name, images[-1]),
+            "map": self._map(name, quality.values, low, high),
             "mapLow": round(low, 4),
             "mapHigh": round(high, 4),
             "windows": [[*map(int, quality.windows[k]), round(float(quality.scores[k]), 4)] for k in worst],
@@ -137,10 +148,12 @@ class Page(contextlib.AbstractContextManager):
         template = environment().get_template("page.html.jinja")
         path = self.directory / PAGE
         pictures = self.directory / PICTURES
-        shutil.rmtree(pictures, ignore_errors=True)
-        if not inline:
-            (self._images / _MARK).touch()
-            self._images.rename(pictures)
+        (self._images / _MARK).touch()
+        with partial_folder(self.directory) as old:  # not taken away piece by piece: the mark may go first
+            if pictures.exists():
+                pictures.rename(old / PICTURES)
+            if not inline:
+                self._images.rename(pictures)
         write_whole(path, template.render(title=title, remark=remark, unit=unit, data=data))
         return path
 
@@ -149,32 +162,29 @@ class Page(contextlib.AbstractContextManager):
         with self._lock:
             if file in self._names:
                 return self._names[file]
-            as_it_is = self._as_files and file.suffix.lower() in _SHOWN and not _moves(file)
-            suffix = file.suffix.lower() if as_it_is else ".png"
-            name = self._names[file] = f"{len(self._names):05d}{suffix}"
-        if as_it_is:
+            ending = _shown_alike(file) if self._as_files else None
+            name = self._names[file] = f"{_name_of(file)}{ending or '.png'}"
+        if ending:
             shutil.copyfile(file, self._images / name)
         else:
             Image.fromarray(image).save(self._images / name, compress_level=1)
         return name
 
-    def _thumbnail(self, position: int, image: np.ndarray) -> str:
+    def _thumbnail(self, name: str, image: np.ndarray) -> str:
         small = Image.fromarray(image)
         small.thumbnail(_THUMBNAIL)
-        name = f"thumbnail-{position:05d}.jpg"
-        small.save(self._images / name, quality=80)
-        return name
+        small.save(self._images / f"{name}-thumbnail.jpg", quality=80)
+        return f"{name}-thumbnail.jpg"
 
-    def _map(self, position: int, values: np.ndarray, low: float, high: float) -> str:
+    def _map(self, name: str, values: np.ndarray, low: float, high: float) -> str:
         """The colours of a map at a quarter of its size: it has nothing finer."""
         from matplotlib import colormaps
 
         level = np.clip((values[::4, ::4] - low) / max(high - low, 1e-9), 0, 1) * 255
         image = Image.fromarray(level.astype(np.uint8), "P")
         image.putpalette(colormaps["viridis"](np.arange(256), bytes=True)[:, :3].tobytes())
-        name = f"map-{position:05d}.png"
-        image.save(self._images / name)
-        return name
+        image.save(self._images / f"{name}-map.png")
+        return f"{name}-map.png"
 
     @staticmethod
     def _source(path: Path, inline: bool) -> str:
@@ -185,10 +195,29 @@ class Page(contextlib.AbstractContextManager):
         return f"data:image/{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
 
 
-def _moves(file: Path) -> bool:
-    """Whether a browser would show more than the first frame."""
-    with Image.open(file) as image:
-        return getattr(image, "is_animated", False)
+def _name_of(*files: Path) -> str:
+    """What to call the picture of files: it depends on nothing else, and stands in any address as it is."""
+    return hashlib.sha256(os.fsencode("\0".join(map(str, files)))).hexdigest()[:16]
+
+
+def _shown_alike(file: Path) -> str | None:
+    """The usual ending of a file that browsers show as it was scored, whatever it is called; None of others.
+
+    Of several frames they would show all.  They all follow the orientation that EXIF gives for a JPEG, but
+    not that of other files or of XMP.
+    """
+    try:
+        with Image.open(file) as image:
+            ending = _SHOWN.get(image.format or "")
+            if image.format != "MPO" and getattr(image, "is_animated", False):
+                return None
+            if image.getexif().get(_ORIENTATION, 1) == 1:
+                return ending
+            stated = Image.Exif()
+            stated.load(image.info.get("exif", b""))
+            return ending if ending == ".jpg" and _ORIENTATION in stated else None
+    except Exception:  # Pillow raises almost anything for metadata that are damaged; the pixels are there
+        return None
 
 
 _EMPTY: dict = {

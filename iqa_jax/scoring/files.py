@@ -18,7 +18,6 @@ from iqa_jax.scoring.results import Pair, Result, State, state_of
 
 _AHEAD = 2  # images decoded while another is scored
 Draw = Callable[[int, tuple[np.ndarray, ...], Any], object]
-_OF_THE_MACHINE = (OSError, MemoryError, RuntimeError)  # JAX's errors of a device are of the last kind
 RESIZED = ("target", "reference")  # which of two images of different sizes takes the other's
 
 
@@ -121,25 +120,18 @@ def _scored(
     """
     scores: Iterator | None = None
     while True:
-        failure = None
         try:
             scores = scores or iter(metric.stream(feed))
             score = _finite(next(scores))
-        except StopIteration:
-            pass
-        except Exception as error:
-            failure = error
+        except Exception:  # also where it ends before the images do
+            if not under_way and next(feed, None) is None:
+                return
+            while under_way:
+                item = under_way.popleft()
+                yield item, _scored_alone(metric, item.images)
+            scores = None
         else:
             yield under_way.popleft(), score
-            continue
-        if not under_way and next(feed, None) is None:
-            if failure:
-                raise failure
-            return
-        while under_way:
-            item = under_way.popleft()
-            yield item, _scored_alone(metric, item.images)
-        scores = None
 
 
 def _scored_alone(metric, images: tuple[np.ndarray, ...]) -> float | UserError:
@@ -294,12 +286,20 @@ def _failure(error: Exception, where: str = "") -> UserError:
     """Why one file has no score, whatever was raised: what is wrong with it does not stop the others."""
     if isinstance(error, UserError):
         return error
-    kind = _Passing if isinstance(error, _OF_THE_MACHINE) else UserError
+    kind = _Passing if _is_of_the_machine(error) else UserError
     return kind(f"{where}{_reason(error)}")
 
 
 def _reason(error: BaseException) -> str:
     """The first line of an error, with its type where nobody expects it."""
     first, name = next(iter(str(error).splitlines()), ""), type(error).__name__
-    expected = isinstance(error, (UserError, *_OF_THE_MACHINE))
-    return first if expected and first else f"{name}: {first}" if first else name
+    if isinstance(error, UserError) or _is_of_the_machine(error):
+        return first or name
+    return f"{name}: {first}" if first else name
+
+
+def _is_of_the_machine(error: BaseException) -> bool:
+    """Whether a file, the memory or the device failed; JAX's errors of a device are RuntimeErrors."""
+    if isinstance(error, NotImplementedError | RecursionError):
+        return False
+    return isinstance(error, OSError | MemoryError | RuntimeError)

@@ -163,7 +163,17 @@ def test_rows_of_other_types_are_no_scores(tmp_path, monkeypatch):
     scores = interrupted(table, files)
     seal = results._digest(json.dumps(MINE, sort_keys=True))
     key = json.loads(results._text_of(journal_of(table).read_bytes().splitlines(keepends=True)[1], seal))[0]
-    odd = [[key, "1.0"], [key, None], [key, True], [key, [1.0]], [key], {"a": 1}, 3.0, [1.0, 2.0], [key, math.inf]]
+    odd = [
+        [key, "1.0"],
+        [key, None],
+        [key, True],
+        [key, [1.0]],
+        [key],
+        {"a": 1},
+        3.0,
+        [1.0, 2.0],
+        [key, math.inf],
+    ]
     with journal_of(table).open("a") as file:
         file.writelines(results._signed(json.dumps(entry), seal) for entry in odd)
     assert kept(table, files) == scores

@@ -3,8 +3,10 @@
 import base64
 import io
 import json
+import os
 import re
 import shutil
+import urllib.parse
 
 import numpy as np
 import pytest
@@ -115,6 +117,140 @@ def test_a_picture_that_moves_is_shown_as_it_was_scored(tmp_path):
         shown = base64.b64decode(data["sources"][data["pairs"][0]["target"]].partition(",")[2])
         with Image.open(io.BytesIO(shown)) as image:
             assert image.format == "PNG" and not getattr(image, "is_animated", False)
+
+
+def shown(folder, file, pixels) -> tuple[str, bytes]:
+    """What a page shows of a file: its media type and content."""
+    entry = page_module.Entry("a", None, "a", "", 1.0, None)
+    with page_module.Page(folder) as page:
+        page.add(0, [file], [pixels], Mapped().map(pixels))
+        data = data_of(page.write("Scores", "", "MOS", [entry]))
+    address = data["sources"][data["pairs"][0]["target"]]
+    return address.partition(";")[0].removeprefix("data:image/"), base64.b64decode(address.partition(",")[2])
+
+
+def saved(file, image, **options):
+    with open(file, "wb") as opened:
+        image.save(opened, **options)
+    return file.read_bytes()
+
+
+XMP_TURNED = (
+    b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
+    b'<rdf:Description xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="6"/>'
+    b"</rdf:RDF></x:xmpmeta>"
+)
+
+
+@pytest.mark.quick
+def test_a_page_shows_what_was_scored_whatever_a_file_is_called(tmp_path):
+    pixels = miniature.picture(3, (40, 48))
+    image = Image.fromarray(pixels)
+    turned = Image.Exif()
+    turned[274] = 6
+    as_it_is = {
+        "jpeg.png": {"format": "JPEG"},
+        "plain.heic": {"format": "PNG"},
+        "webp.tif": {"format": "WEBP", "lossless": True},
+        "turned.jpg": {"format": "JPEG", "exif": turned},
+    }
+    written_anew = {
+        "tiff.png": {"format": "TIFF"},
+        "tiff.jpg": {"format": "TIFF"},
+        "turned.png": {"format": "PNG", "exif": turned},
+        "turned.webp": {"format": "WEBP", "exif": turned},
+        "xmp.jpg": {"format": "JPEG", "xmp": XMP_TURNED},
+    }
+    for name, options in (as_it_is | written_anew).items():
+        content = saved(tmp_path / name, image, **options)
+        kind, found = shown(tmp_path / "page", tmp_path / name, pixels)
+        if name in as_it_is:
+            assert kind == options["format"].lower() and found == content, name
+            continue
+        with Image.open(io.BytesIO(found)) as opened:
+            assert kind == "png" and np.array_equal(np.asarray(opened), pixels), name
+            assert opened.getexif().get(274, 1) == 1
+
+
+@pytest.mark.quick
+def test_heic_under_another_ending_is_written_as_png(tmp_path):
+    heif = pytest.importorskip("pillow_heif")
+    pixels = miniature.picture(3, (64, 80))
+    heif.from_pillow(Image.fromarray(pixels)).save(tmp_path / "photo.heic")
+    (tmp_path / "photo.heic").rename(tmp_path / "photo.jpg")
+    heif.register_heif_opener()
+    kind, found = shown(tmp_path / "page", tmp_path / "photo.jpg", pixels)
+    with Image.open(io.BytesIO(found)) as opened:
+        assert kind == "png" and np.array_equal(np.asarray(opened), pixels)
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("name", ["a#b.png", "50%41.png", "q?x=1&y.png", 'a"b<c>.png', "é" * 120 + ".png"])
+def test_names_of_any_kind_are_found_by_their_addresses(tmp_path, monkeypatch, name):
+    monkeypatch.setattr(page_module, "_INLINE", 0)
+    miniature.save(tmp_path / "ref" / name, miniature.picture(0, (40, 48)))
+    miniature.save(tmp_path / "dis#1" / name, miniature.picture(1, (40, 48)))
+    pairs, _ = chosen_files([str(tmp_path / "dis#1")], [str(tmp_path / "ref")])
+    assert score_pairs(Mapped(), pairs, page=tmp_path / "page", sets=[str(tmp_path / "dis#1")]) == 0
+    data = data_of(tmp_path / "page" / "index.html")
+    assert data["pairs"][0]["name"] == name and len(data["sources"]) == 4
+    for address in data["sources"].values():
+        assert urllib.parse.unquote(urllib.parse.urlsplit(address).path) == address
+        assert (tmp_path / "page" / address).is_file()
+
+
+@pytest.mark.quick
+def test_pictures_are_called_after_their_files_alone(methods, monkeypatch):
+    monkeypatch.setattr(page_module, "_INLINE", 0)
+    before = {pair["name"]: pair["target"] for pair in data_of(made(methods))["pairs"] if pair["score"]}
+    miniature.save(methods / "good" / "A.png", miniature.picture(7, (40, 48)))
+    miniature.save(methods / "ref" / "A.png", miniature.picture(8, (40, 48)))
+    after = {pair["name"]: pair["target"] for pair in data_of(made(methods))["pairs"] if pair["score"]}
+    assert before.items() <= after.items() and len(after) == len(before) + 1
+
+
+@pytest.mark.quick
+def test_what_a_killed_start_left_is_swept_by_the_next(methods, monkeypatch):
+    monkeypatch.setattr(page_module, "_INLINE", 0)
+    page = methods / "page"
+    killed = page_module.Page(page)
+    (leftover,) = page.iterdir()
+    (leftover / "picture.png").write_bytes(b"x")
+    other = page_module.Page(page)  # a second start beside the first, which is still alive, sweeps nothing
+    assert leftover.exists()
+    other.__exit__()
+    os.mkdir(page / "mine")
+    kept = leftover.with_name(leftover.name.replace(leftover.name[10:14], "0000"))
+    shutil.copytree(leftover, kept)  # nobody holds it, as after a kill
+    made(methods)
+    assert not kept.exists() and (page / "mine").is_dir() and leftover.exists()
+    killed.__exit__()
+    assert sorted(path.name for path in page.iterdir()) == ["index-files", "index.html", "mine"]
+
+
+@pytest.mark.quick
+def test_a_page_that_fails_leaves_the_one_before(methods, monkeypatch):
+    monkeypatch.setattr(page_module, "_INLINE", 0)
+    made(methods)
+    before = {path: path.is_file() and path.read_bytes() for path in (methods / "page").rglob("*")}
+    with pytest.raises(KeyboardInterrupt), page_module.Page(methods / "page") as page:
+        page.add(
+            0, [methods / "ref/R0.png"], [miniature.picture(0, (40, 48))], Mapped().map(np.zeros((40, 48, 3)))
+        )
+        raise KeyboardInterrupt
+    assert {path: path.is_file() and path.read_bytes() for path in (methods / "page").rglob("*")} == before
+
+
+@pytest.mark.quick
+def test_a_scale_of_negated_dmos_ends_at_0(methods, capsys):
+    metric = Mapped(range=(-1.0, -0.0))
+    sets = [str(methods / "good")]
+    pairs, _ = chosen_files(sets, [str(methods / "ref")])
+    capsys.readouterr()
+    assert score_pairs(metric, pairs, page=methods / "page", sets=sets) == 0
+    assert score_pairs(metric, pairs[:1]) == 0
+    text = capsys.readouterr().err + (methods / "page" / "index.html").read_text()
+    assert text.count("from -1 (bad) to 0 (excellent)") == 3 and "-0 (" not in text
 
 
 @pytest.fixture

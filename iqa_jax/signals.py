@@ -151,14 +151,21 @@ def stop_signals_interrupt(
 
 @contextlib.contextmanager
 def others_handlers_undone() -> Iterator[None]:
-    """Puts signal handlers back that a library sets in the block.  `SystemExit` is what such a one raises."""
+    """Takes back signals for which a library sets handlers of its own in the block.
+
+    Raises:
+      Stopped: such a handler has ended the block, as if by `sys.exit`.
+    """
     before = {number: signal.getsignal(number) for number in (*STOP_SIGNALS, signal.SIGINT)}
     try:
         yield
+    except SystemExit:
+        raise Stopped(signal.SIGTERM) from None
     finally:
-        for number, handler in before.items():
-            if signal.getsignal(number) is not handler and handler is not None:
-                signal.signal(number, handler)
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in before.items():
+                if handler is not None and signal.getsignal(number) is not handler:
+                    signal.signal(number, handler)
 
 
 @contextlib.contextmanager

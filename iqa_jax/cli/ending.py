@@ -15,7 +15,7 @@ from typing import NoReturn
 
 from iqa_jax.errors import UserError
 from iqa_jax.files import full_disk
-from iqa_jax.signals import StopRequest, stop_signals_interrupt
+from iqa_jax.signals import Stopped, StopRequest, stop_signals_interrupt
 
 # What is not installed with the core, and the extra that it comes with.
 _EXTRAS = {
@@ -189,8 +189,9 @@ class _Ended(SystemExit):
 def _stopped(error: BaseException | None, request: StopRequest) -> int:
     """Says which signal has ended the command; the exit code."""
     request.settle()
-    number = request.number or signal.SIGINT
-    reason = ""
+    number, reason = request.number or signal.SIGINT, ""
+    if request.number is None and isinstance(error, Stopped):
+        number = error.number
     if isinstance(error, KeyboardInterrupt):
         traceback.clear_frames(error.__traceback__)  # what generators have to clean up
         reason = str(error)

@@ -1,17 +1,37 @@
-"""Work on a Ray cluster, one worker a device or machine; what a lost worker had is done again by another."""
+"""Work on a Ray cluster, one worker a device or machine; what a lost worker had is tried again by another."""
 
 import logging
 import os
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import iqa_jax
 from iqa_jax.errors import UserError
+from iqa_jax.signals import others_handlers_undone
 
 LOCAL = "local"
+TRIES = 3  # with a part, each of which ended its worker
 
 Work = Callable[[Any], Any]
+
+
+class WorkersLost(UserError):
+    """Parts that ended their worker each time; the others are done.
+
+    Attributes:
+      reasons: why, by the number of the part.
+    """
+
+    def __init__(self, reasons: dict[int, str]):
+        self.reasons = reasons
+        number, reason = next(iter(reasons.items()))
+        more = f", and so did {len(reasons) - 1} more" if len(reasons) > 1 else ""
+        super().__init__(
+            f"part {number} ended its worker {TRIES} times ({reason}){more}; the other parts are done. It "
+            "may have needed more memory: give each worker more, or use fewer workers"
+        )
 
 
 class _Worker:
@@ -39,23 +59,24 @@ def spread(
       workers: how many; as many as the cluster has GPUs, else machines, if 0.
     Raises:
       UserError: the cluster cannot be reached, or has no room for the workers.
+      WorkersLost: at the end, where parts ended their workers `TRIES` times.
     """
     import ray
-    from ray.util import ActorPool
 
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # what Ray will do by itself one day
     # Workers import this package from where it lies here, installed or not.
     here = str(Path(iqa_jax.__file__).resolve().parents[1])
     paths = os.pathsep.join([here, *filter(None, [os.environ.get("PYTHONPATH")])])
     try:
-        ray.init(
-            address=address,
-            num_cpus=max(workers, os.cpu_count() or 1) if address == LOCAL else None,
-            runtime_env={"env_vars": {"PYTHONPATH": paths}},
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            include_dashboard=False if address == LOCAL else None,
-        )
+        with others_handlers_undone():
+            ray.init(
+                address=address,
+                num_cpus=max(workers, os.cpu_count() or 1) if address == LOCAL else None,
+                runtime_env={"env_vars": {"PYTHONPATH": paths}},
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                include_dashboard=False if address == LOCAL else None,
+            )
     except (ConnectionError, ValueError, RuntimeError) as error:
         hint = "" if address == LOCAL else "; if the cluster wants a token, set RAY_AUTH_MODE=token"
         raise UserError(f"ray {address}: {str(error).splitlines()[0]}{hint}") from None
@@ -67,15 +88,46 @@ def spread(
             raise UserError(f"ray {address}: --workers {workers}, but there is room for {room}")
         nodes = sum(node["Alive"] for node in ray.nodes())
         count = min(workers or gpus or nodes, len(parts))
-        # A worker that was lost is started again, and its part with it, however often.
-        actor = ray.remote(max_restarts=-1, max_task_retries=-1, num_cpus=1, num_gpus=1 if gpus else 0)(
-            _Worker
-        )
-        pool = ActorPool([actor.remote(build) for _ in range(count)])
-        yield from pool.map_unordered(lambda one, part: one.work.remote(*part), list(enumerate(parts)))
+        actor = ray.remote(num_cpus=1, num_gpus=1 if gpus else 0)(_Worker)
+        yield from _results(ray, lambda: actor.remote(build), parts, count)
     except ray.exceptions.RayTaskError as error:
         raise error.cause if isinstance(error.cause, UserError) else error from None
-    except ray.exceptions.RayActorError as error:
-        raise UserError(f"ray {address}: a worker does not start: {str(error).splitlines()[0]}") from None
     finally:
         ray.shutdown()
+
+
+def _results(ray, start: Callable[[], Any], parts: Sequence[Any], count: int) -> Iterator[tuple[int, Any]]:
+    """Gives each of `count` workers one part after the other; a worker that is lost is replaced.
+
+    Its part is tried again after all others, so that a part that ends its workers does not hold them up.
+    """
+    idle = [start() for _ in range(count)]
+    left = deque(range(len(parts)))
+    running: dict[Any, tuple[Any, int]] = {}
+    lost: Counter[int] = Counter()
+    reasons: dict[int, str] = {}
+    done = 0
+    while left or running:
+        while left and idle:
+            worker, number = idle.pop(), left.popleft()
+            running[worker.work.remote(number, parts[number])] = worker, number
+        (finished,), _ = ray.wait(list(running), num_returns=1)
+        worker, number = running.pop(finished)
+        try:
+            result = ray.get(finished)
+        except ray.exceptions.RayActorError as error:
+            reason = str(error).strip().splitlines()[0]
+            worker = start()
+            lost[number] += 1
+            if not done and lost.total() >= TRIES * count:
+                raise UserError(f"workers end before they have done anything: {reason}") from None
+            if lost[number] < TRIES:
+                left.append(number)
+            else:
+                reasons[number] = reason
+        else:
+            done += 1
+            yield result
+        idle.append(worker)
+    if reasons:
+        raise WorkersLost(reasons)

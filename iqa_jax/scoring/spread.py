@@ -10,9 +10,10 @@ import numpy as np
 
 from iqa_jax.data.datasets import prepare
 from iqa_jax.data.source import PairSource
+from iqa_jax.errors import UserError
 from iqa_jax.files import local_path
 from iqa_jax.ops.programs import keep_programs
-from iqa_jax.parallel.cluster import spread
+from iqa_jax.parallel.cluster import TRIES, WorkersLost, spread
 from iqa_jax.parallel.jobs import grouped
 from iqa_jax.scoring.dataset import Predictor
 from iqa_jax.scoring.files import score_files
@@ -43,10 +44,16 @@ def scored_on_cluster(
     files = [[tuple(path and path.resolve() for path in pairs[k]) for k in part] for part in parts]
     shown = {target.resolve(): mask.resolve() for target, mask in masks.items()}
     build = functools.partial(_file_worker, _from_anywhere(weights), dict(options), shown, resize)
-    for number, results in spread(build, files, address=address, workers=workers):
-        for position, result in zip(parts[number], results, strict=True):
-            target, reference = pairs[position]  # as they were given, not as the workers find them
-            yield int(position), dataclasses.replace(result, target=target, reference=reference)
+    try:
+        for number, results in spread(build, files, address=address, workers=workers):
+            for position, result in zip(parts[number], results, strict=True):
+                target, reference = pairs[position]  # as they were given, not as the workers find them
+                yield int(position), dataclasses.replace(result, target=target, reference=reference)
+    except WorkersLost as failure:
+        for number, reason in failure.reasons.items():
+            error = f"one of {len(parts[number])} images that ended their worker {TRIES} times: {reason}"
+            for position in parts[number]:
+                yield int(position), Result(*pairs[position], error=error, passing=True)
 
 
 def _file_worker(weights: str, options: dict, masks: Mapping, resize: str | None) -> Callable:
@@ -83,9 +90,13 @@ def predicted_on_cluster(
     )
     predicted = np.empty(len(source), np.float32)
     positions = [source.index[part] for part in parts]
-    for number, scores in spread(build, positions, address=address, workers=workers):
-        predicted[parts[number]] = scores
-        progress(len(parts[number]))
+    try:
+        for number, scores in spread(build, positions, address=address, workers=workers):
+            predicted[parts[number]] = scores
+            progress(len(parts[number]))
+    except WorkersLost as failure:
+        first = parts[next(iter(failure.reasons))]
+        raise UserError(f"{source.dataset}: {source.name[first[0]]} and what follows: {failure}") from None
     return predicted
 
 

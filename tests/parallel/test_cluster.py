@@ -4,13 +4,15 @@ import json
 import os
 import signal
 import time
+import types
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from iqa_jax.errors import UserError
-from iqa_jax.parallel.cluster import spread
+from iqa_jax.parallel.cluster import WorkersLost, _results, spread
 from tests import miniature
 
 pytest.importorskip("ray")
@@ -51,10 +53,55 @@ def never_built():
 
 
 def test_what_a_killed_worker_had_is_done_again(tmp_path):
+    handler = signal.getsignal(signal.SIGTERM)
     found = dict(spread(squaring(tmp_path), [1, 2, 3, 4, 5, 6], workers=2))
     assert (tmp_path / "killed").exists()
     assert {number: square for number, (square, _) in found.items()} == {k: (k + 1) ** 2 for k in range(6)}
     assert len({process for _, process in found.values()}) >= 2
+    assert signal.getsignal(signal.SIGTERM) is handler  # Ray sets its own
+
+
+class Ended(Exception):
+    """As Ray tells of a worker that has ended."""
+
+
+class Workers:
+    """As much of Ray as handing out parts needs, in this process; part 13 ends its worker."""
+
+    exceptions = types.SimpleNamespace(RayActorError=Ended)
+
+    def __init__(self):
+        self.started, self.tried = 0, Counter()
+
+    def start(self):
+        self.started += 1
+        return types.SimpleNamespace(work=types.SimpleNamespace(remote=lambda number, part: (number, part)))
+
+    def wait(self, running, num_returns):
+        return running[:1], running[1:]
+
+    def get(self, task):
+        number, part = task
+        self.tried[part] += 1
+        if part >= 13:
+            raise Ended("the worker died\nsomewhere")
+        return number, part
+
+
+def test_a_part_that_ends_its_workers_is_given_up_and_named():
+    workers, found = Workers(), []
+    with pytest.raises(WorkersLost, match=r"part 1 ended .* 3 times \(the worker died\), and so did 1"):
+        for result in _results(workers, workers.start, [7, 13, 8, 14, 9], 2):
+            found.append(result)
+    assert sorted(found) == [(0, 7), (2, 8), (4, 9)]
+    assert workers.tried[13] == workers.tried[14] == 3 and workers.started == 2 + 6
+
+
+def test_workers_that_never_do_anything_are_not_started_for_ever():
+    workers = Workers()
+    with pytest.raises(UserError, match="end before they have done anything: the worker died"):
+        list(_results(workers, workers.start, [13] * 100, 2))
+    assert workers.started <= 2 + 6
 
 
 def test_an_error_of_the_work_and_a_cluster_that_is_not_there_are_plain():

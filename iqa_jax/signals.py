@@ -31,8 +31,9 @@ class Stopped(KeyboardInterrupt):
 class StopRequest:
     """What becomes of signals that ask to end.
 
-    The first one raises `Stopped` in the main thread.  A callback of a library, a finaliser or an import may
-    swallow that; then it is raised again until it is on its way out, and `number` tells in any case.
+    The first one raises `Stopped` in the main thread.  A callback of a library or a finaliser may swallow
+    that; then it is raised again until it is on its way out, and `number` tells in any case.  A module that is
+    being imported comes to its end first: where their beginning is interrupted, extension modules abort.
 
     Attributes:
       number: of the first signal; None before it.
@@ -43,6 +44,7 @@ class StopRequest:
         self._end_at_once = end_at_once
         self._since = 0.0
         self._settled = False
+        self._imports = _imports(sys._getframe())
         self._exit_code: int | None = None
         self._restore: list[Callable[[], object]] = []
 
@@ -88,14 +90,15 @@ class StopRequest:
         if hasattr(signal, "setitimer"):
             self._set(signal.SIGALRM, signal.getsignal(signal.SIGALRM), self._again)
             signal.setitimer(signal.ITIMER_REAL, _AGAIN, _AGAIN)
-        raise Stopped(number)
+        if _imports(frame) <= self._imports:
+            raise Stopped(number)
 
     def _again(self, number: int, frame: FrameType | None) -> None:
         if self._settled or self._exit_code is not None:
             return
         if time.monotonic() - self._since > _LONGEST:
             self._give_up()
-        if not _stopping():
+        if _imports(frame) <= self._imports and not _stopping():
             assert self.number is not None
             raise Stopped(self.number)
 
@@ -105,7 +108,13 @@ class StopRequest:
 
     def _silence(self) -> None:
         """What libraries say of being interrupted helps nobody: one line follows."""
-        for place, name in ((sys, "unraisablehook"), (threading, "excepthook"), (warnings, "showwarning")):
+        hooks = (
+            (sys, "excepthook"),
+            (sys, "unraisablehook"),
+            (threading, "excepthook"),
+            (warnings, "showwarning"),
+        )
+        for place, name in hooks:
             self._restore.append(functools.partial(setattr, place, name, getattr(place, name)))
             setattr(place, name, lambda *_, **__: None)
         if logging := sys.modules.get("logging"):
@@ -119,6 +128,16 @@ def _stopping() -> bool:
     while handled is not None and not isinstance(handled, Stopped):
         handled = handled.__context__
     return handled is not None
+
+
+def _imports(frame: FrameType | None) -> int:
+    """How many modules are being imported, one by the other."""
+    count = 0
+    while frame is not None:
+        code = frame.f_code
+        count += code.co_name == "_find_and_load" and code.co_filename == "<frozen importlib._bootstrap>"
+        frame = frame.f_back
+    return count
 
 
 _current: StopRequest | None = None  # signals belong to the process, and so does this

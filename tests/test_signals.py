@@ -107,6 +107,21 @@ def test_an_error_that_took_the_place_of_the_signal_is_not_shown(failure, capsys
     assert ended(work, capsys) == (143, ["stopped by SIGTERM"])
 
 
+def test_a_module_that_is_being_imported_comes_to_its_end_first(tmp_path, monkeypatch, capsys):
+    (tmp_path / "interrupted_module.py").write_text(
+        "import os, signal, time\nos.kill(os.getpid(), signal.SIGTERM)\ntime.sleep(0.15)\nwhole = True\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def work():
+        import interrupted_module  # noqa: F401
+
+        time.sleep(10)
+
+    assert ended(work, capsys) == (143, ["stopped by SIGTERM"])
+    assert sys.modules.pop("interrupted_module").whole
+
+
 def test_cleaning_up_is_not_disturbed_by_more_signals(capsys):
     done = []
 
@@ -148,7 +163,7 @@ def test_where_cleaning_up_takes_long_another_signal_ends_it(monkeypatch):
 
 def test_libraries_do_not_complain_and_all_is_as_before_afterwards(capsys):
     before = [signal.getsignal(number) for number in (*signals.STOP_SIGNALS, signal.SIGALRM, signal.SIGINT)]
-    hooks = sys.unraisablehook, threading.excepthook, warnings.showwarning
+    hooks = sys.excepthook, sys.unraisablehook, threading.excepthook, warnings.showwarning
 
     class Complains:
         def __del__(self):
@@ -168,7 +183,7 @@ def test_libraries_do_not_complain_and_all_is_as_before_afterwards(capsys):
     assert ended(work, capsys) == (143, ["stopped by SIGTERM"])
     now = [signal.getsignal(number) for number in (*signals.STOP_SIGNALS, signal.SIGALRM, signal.SIGINT)]
     assert now == before
-    assert (sys.unraisablehook, threading.excepthook, warnings.showwarning) == hooks
+    assert (sys.excepthook, sys.unraisablehook, threading.excepthook, warnings.showwarning) == hooks
     assert logging.root.manager.disable == 0 and signal.getitimer(signal.ITIMER_REAL) == (0, 0)
 
 
@@ -197,7 +212,7 @@ def test_outside_the_main_thread_nothing_is_taken():
 _MODULE = """
 import atexit, sys, time
 print("importing", flush=True)
-if "import" in sys.argv: time.sleep(60)
+if "import" in sys.argv: time.sleep(0.3)
 def at_exit():
     print("ending", flush=True)
     if "exit" in sys.argv: time.sleep(60)

@@ -3,8 +3,6 @@
 A command is a function in one of the modules here, and a line below.
 """
 
-import logging
-import warnings
 from typing import Annotated
 
 import typer
@@ -69,6 +67,5 @@ app.command(
 
 def main() -> None:
     """Runs a command."""
-    warnings.filterwarnings("ignore", module="PIL", message=".*decompression bomb.*")  # is refused plainly
-    logging.getLogger("absl").setLevel(logging.ERROR)  # orbax's and tensorflow-datasets' remarks
-    app()
+    with shown_plainly():
+        app()

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 import traceback
+import warnings
 from collections.abc import Iterator
 from typing import NoReturn
 
@@ -94,6 +95,7 @@ def shown_plainly() -> Iterator[None]:
             stream.reconfigure(errors="backslashreplace")
     with stop_signals_interrupt(_end_at_once) as request:
         try:
+            _quiet_libraries()
             try:
                 yield
             except SystemExit:
@@ -107,6 +109,16 @@ def shown_plainly() -> Iterator[None]:
             raise _Ended(code) from None
         if request.number is not None:  # it was swallowed, and the work came to its end
             raise _Ended(_stopped(None, request))
+
+
+def _quiet_libraries() -> None:
+    """What libraries say of things that are meant to be, or looked after here."""
+    import logging
+
+    warnings.filterwarnings("ignore", module="PIL", message=".*decompression bomb.*")  # is refused plainly
+    logging.getLogger("absl").setLevel(logging.ERROR)  # orbax's and tensorflow-datasets' remarks
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # of a home directory that is not known
+    os.environ["MPLBACKEND"] = "agg"  # figures become files; a notebook's backend may not be installed
 
 
 def _told(error: BaseException, request: StopRequest) -> int | None:

@@ -158,7 +158,10 @@ def keep_programs() -> None:
         store = writable_cache("programs")
         _tidy(store)
     except UserError:
-        store, least_seconds = cache_dir() / "programs", math.inf
+        try:
+            store, least_seconds = cache_dir() / "programs", math.inf
+        except UserError:  # no home directory is known
+            return
         if not store.is_dir():
             return
     jax.config.update("jax_compilation_cache_dir", str(store))

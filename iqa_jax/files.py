@@ -32,6 +32,7 @@ _WRITE_FAILURES = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ERO
 # Names of files and folders that are being written; nobody can foresee one and plant a link there.
 _PARTIAL = re.compile(r"\.iqa_jax-[0-9a-f]{16}\.partial")
 _ABANDONED = 24 * 3600.0  # seconds without a change, where locks do not tell
+_REMOVALS = 20  # tries
 _NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL}
 
 
@@ -179,7 +180,11 @@ def partial_folder(parent: Path) -> Iterator[Path]:
         descriptor = _opened_and_held(folder)
         yield folder
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        for _ in range(_REMOVALS):  # a thread of a library may still write there
+            shutil.rmtree(folder, ignore_errors=True)
+            if not folder.exists():
+                break
+            time.sleep(0.05)
         if descriptor is not None:
             os.close(descriptor)
 

@@ -32,8 +32,8 @@ class StopRequest:
     """What becomes of signals that ask to end.
 
     The first one raises `Stopped` in the main thread.  A callback of a library or a finaliser may swallow
-    that; then it is raised again until it is on its way out, and `number` tells in any case.  A module that is
-    being imported comes to its end first: where their beginning is interrupted, extension modules abort.
+    that; then it is raised again until it is on its way out, and `number` tells in any case.  A module that
+    is being imported comes to its end first: extension modules abort where their beginning is interrupted.
 
     Attributes:
       number: of the first signal; None before it.

@@ -1,5 +1,6 @@
 """Files and folders that are written whole."""
 
+import contextlib
 import errno
 import os
 import resource
@@ -7,6 +8,7 @@ import signal
 import stat
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -105,6 +107,23 @@ def test_a_failed_block_leaves_neither_file_nor_folder(tmp_path):
         with pytest.raises(failure), partial_folder(tmp_path) as folder:
             (folder / "part").touch()
             raise failure
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_folder_goes_though_a_thread_still_writes_there(tmp_path):
+    def write(folder):
+        for number in range(40):
+            with contextlib.suppress(FileNotFoundError):
+                folder.joinpath("deep").mkdir(parents=True, exist_ok=True)
+                (folder / "deep" / str(number)).touch()
+            time.sleep(0.002)
+
+    with pytest.raises(KeyboardInterrupt), partial_folder(tmp_path) as folder:
+        thread = threading.Thread(target=write, args=[folder])
+        thread.start()
+        raise KeyboardInterrupt
+    thread.join()
+    remove_leftovers(tmp_path)
     assert not any(tmp_path.iterdir())
 
 

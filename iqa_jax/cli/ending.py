@@ -130,6 +130,11 @@ def _told(error: BaseException, request: StopRequest) -> int | None:
             time.sleep(_SIGNAL_ON_ITS_WAY)
     if request.number is not None or isinstance(error, KeyboardInterrupt):
         return _stopped(error, request)
+    if isinstance(error, OSError) and error.filename is None:
+        try:
+            _check_output_written()
+        except OSError as of_output:  # so it was that
+            error = of_output
     if isinstance(error, BrokenPipeError):  # whoever read the output has gone
         _discard_output()
         return 1

@@ -1,13 +1,16 @@
 """Figures, as PNG.  Equal input gives equal bytes."""
 
 import dataclasses
+import io
 import textwrap
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from iqa_jax.evaluation.agreement import correlations
+from iqa_jax.files import write_whole
 
 _DPI = 120
 _GAP = 6  # pixels between the images of a panel
@@ -49,7 +52,7 @@ def save_bars(path: Path, values: dict[str, float], *, label: str) -> None:
     bars = axes.barh(range(len(values)), list(values.values()), height=0.7)
     texts = ["undefined" if np.isnan(value) else f"{value:.3f}" for value in values.values()]
     axes.bar_label(bars, texts, padding=3)
-    axes.set_yticks(range(len(values)), list(values), parse_math=False)
+    axes.set_yticks(range(len(values)), list(map(_drawable, values)), parse_math=False)
     axes.invert_yaxis()
     low = -1 if min(values.values()) < 0 else 0
     axes.set_xlim(1.2 * low, 1.2)
@@ -76,7 +79,7 @@ def save_panels(path: Path, panels: Sequence[Panel], *, columns: int) -> None:
     """Panels in a grid, row by row, every image pixel for pixel; long captions are broken."""
     width = max(240, *(_width(panel) for panel in panels))
     captions = [
-        [part for line in panel.caption for part in textwrap.wrap(line, width // _CHARACTER)]
+        [part for line in panel.caption for part in textwrap.wrap(_drawable(line), width // _CHARACTER)]
         for panel in panels
     ]
     height = max(image.shape[0] for panel in panels for _, image in panel.images)
@@ -96,6 +99,11 @@ def save_panels(path: Path, panels: Sequence[Panel], *, columns: int) -> None:
             y = top - height - (line + 1) * _LINE
             figure.text(left / total_x, y / total_y, text, va="baseline", fontsize=7.5, parse_math=False)
     _save(figure, path)
+
+
+def _drawable(name: str) -> str:
+    """A file name as fonts take it: bytes that are not UTF-8 are escaped."""
+    return name.encode("utf-8", "backslashreplace").decode()
 
 
 def _width(panel):
@@ -118,4 +126,8 @@ def _figure(width, height):
 
 def _save(figure, path):
     # Matplotlib would write its version into the file.
-    figure.savefig(path, format="png", metadata={"Software": None})
+    content = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing")  # a box stands for it
+        figure.savefig(content, format="png", metadata={"Software": None})
+    write_whole(path, content.getvalue())

@@ -1,4 +1,7 @@
 import dataclasses
+import os
+import subprocess
+import sys
 from html.parser import HTMLParser
 
 import numpy as np
@@ -166,6 +169,24 @@ def test_points_and_fits_are_in_sight(tmp_path):
 def test_bars_take_negative_and_undefined_values(tmp_path):
     save_bars(tmp_path / "bars.png", {"a": 0.9, "b": -0.4, "$c$": float("nan")}, label="SRCC")
     assert Image.open(tmp_path / "bars.png").size[0] == 720
+
+
+@pytest.mark.parametrize("name", ["caf\udce9.png", "日本.png", "two\nlines.png", "$a$ <b>.png"])
+def test_any_file_name_can_be_drawn(tmp_path, name, recwarn):
+    save_panels(tmp_path / "a.png", [Panel([("", np.zeros((8, 8, 3), np.uint8))], [name])], columns=1)
+    save_bars(tmp_path / "a.png", {name: 0.5}, label="SRCC")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"] and not recwarn.list
+
+
+def test_a_notebooks_backend_does_not_matter_in_a_command(tmp_path):
+    code = (
+        "import numpy as np, sys; from pathlib import Path; from iqa_jax.cli.ending import shown_plainly\n"
+        "from iqa_jax.evaluation.plots import save_bars\n"
+        "with shown_plainly(): save_bars(Path(sys.argv[1]), {'a': 0.5}, label='SRCC')"
+    )
+    environment = {**os.environ, "MPLBACKEND": "module://a_notebooks.backend"}
+    subprocess.run([sys.executable, "-c", code, tmp_path / "bars.png"], env=environment, check=True)
+    assert (tmp_path / "bars.png").exists()
 
 
 def test_panels_show_every_pixel_as_it_is(tmp_path):

@@ -69,6 +69,7 @@ def test_names_with_commas_line_breaks_and_odd_bytes_resume(source, tmp_path):
     options = {"full_reference": True, "cpu": True, "extra_data": True, "description": "naïve \udce9"}
     archive = write(tmp_path, predictions, **options)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["output.txt", "readme.txt", "submission.zip"]
+    assert "naïve ".encode() + b"\xe9" in (tmp_path / "readme.txt").read_bytes()  # whatever the locale
     with open(tmp_path / "output.txt", encoding="utf-8", errors="surrogateescape", newline="") as file:
         assert dict(csv.reader(file)) == {name: f"{score_of(name):.6f}" for name in NAMES}
     with zipfile.ZipFile(archive) as file:

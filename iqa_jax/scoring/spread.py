@@ -53,7 +53,8 @@ def scored_on_cluster(
         for number, reason in failure.reasons.items():
             error = f"one of {len(parts[number])} images that ended their worker {TRIES} times: {reason}"
             for position in parts[number]:
-                yield int(position), Result(*pairs[position], error=error, passing=True)
+                target, reference = pairs[position]
+                yield int(position), Result(target, reference, error=error, passing=True)
 
 
 def _file_worker(weights: str, options: dict, masks: Mapping, resize: str | None) -> Callable:

@@ -18,6 +18,7 @@ from iqa_jax.scoring.dataset import Predictor
 from iqa_jax.training.inputs import model_config_for, open_data
 from iqa_jax.training.log import say
 from iqa_jax.training.loop import train
+from iqa_jax.training.run import check_directory
 from iqa_jax.weights.reading import place_of
 from iqa_jax.weights.record import read_config
 
@@ -35,6 +36,7 @@ def train_student(config: ConfigDict, workdir: str | Path, *, reason: str = "") 
     """
     if not config.pseudo_ratio:
         return train(config, workdir, reason=reason)
+    check_directory(workdir)
     training, validation = open_data(config)
     teacher = _teacher(config, model_config_for(config, training))
     unlabelled = unlabelled_pairs(config, validation)

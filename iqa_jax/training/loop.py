@@ -15,7 +15,6 @@ from iqa_jax import __version__
 from iqa_jax.data.source import PairSource
 from iqa_jax.errors import ConfigError, TrainingError
 from iqa_jax.evaluation.plots import save_scatter
-from iqa_jax.files import writable_directory
 from iqa_jax.models import IQA_MODELS, ModelConfig, split_model
 from iqa_jax.ops import keys
 from iqa_jax.ops.augment import Cropping
@@ -27,7 +26,7 @@ from iqa_jax.training.initial import Start, start_of, with_architecture
 from iqa_jax.training.inputs import batch_sizes, data_record, model_config_for, open_data
 from iqa_jax.training.log import Log, closing_table, read_lines, say
 from iqa_jax.training.placement import Placement
-from iqa_jax.training.run import alone_in, begun, of_this_version
+from iqa_jax.training.run import begun, of_this_version, run_directory
 from iqa_jax.training.step import (
     TrainState,
     evaluated,
@@ -75,8 +74,7 @@ def train(
       TrainingError: the loss is not finite.
       Interrupted: by Ctrl-C or a signal that asks to stop, after saving.
     """
-    workdir = writable_directory(workdir).absolute()
-    with alone_in(workdir):
+    with run_directory(workdir) as workdir:
         placement = _checked_placement(config)
         start = start_of(config, workdir)
         config = with_architecture(config, start)

@@ -1,6 +1,8 @@
 """A run's directory: begun, or checked to be that of the same run."""
 
 import contextlib
+import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +12,7 @@ from ml_collections import ConfigDict
 
 from iqa_jax.data.splits import digests_trained_on
 from iqa_jax.errors import ConfigError, DataError, WeightsError
-from iqa_jax.files import Busy, locked, write_whole
+from iqa_jax.files import Busy, locked, new_directory, writable_directory, write_whole
 from iqa_jax.models import ModelConfig, build
 from iqa_jax.ops import Array
 from iqa_jax.ops.keys import Purpose, key_for
@@ -21,6 +23,7 @@ from iqa_jax.training.log import METRICS, say
 from iqa_jax.weights.checkpoints import Saved
 from iqa_jax.weights.directory import read_weights, save_weights
 from iqa_jax.weights.flat import STORED, Weights, flat_weights
+from iqa_jax.weights.portable import FILE
 from iqa_jax.weights.pytorch.convert import pretrained_backbone
 from iqa_jax.weights.reading import backbone_weights
 from iqa_jax.weights.record import config_in, read_config, text_of
@@ -37,19 +40,67 @@ _FREE_FIELDS = (
 )
 
 
+# What a run's directory may hold before its config.json is there, and where schedulers write what is printed.
+_BEFORE_CONFIG = ("backbone", "checkpoints", "damaged", "round-*", "tensorboard")
+_PRINTED = ("*.log", "*.out", "*.err")
+
+
+def check_directory(workdir: str | os.PathLike) -> Path:
+    """The absolute path of a directory that is new, empty or a run's; nothing is written.
+
+    Raises:
+      ConfigError: it holds something else, which is named.
+    """
+    workdir = new_directory(workdir)
+    if not workdir.is_dir():
+        return workdir
+    if (workdir / "config.json").exists():
+        record = read_config(workdir)
+        what = None
+        if record.get("training") is None:
+            what = "packed weights" if (workdir / FILE).exists() else "converted or averaged weights"
+    elif Saved(workdir).steps:
+        raise WeightsError(f"{workdir}: has checkpoints but no config.json; choose another working directory")
+    else:
+        expected = (".*", *_BEFORE_CONFIG, *_PRINTED)
+        others = sorted(p.name for p in workdir.iterdir() if not any(map(p.match, expected)))
+        more = f" and {len(others) - 1} more" if len(others) > 1 else ""
+        what = f"{others[0]}{more}" if others else None
+    if what:
+        raise ConfigError(f"{workdir}: holds {what}, not a run; choose another working directory")
+    return workdir
+
+
 @contextlib.contextmanager
-def alone_in(workdir: Path) -> Iterator[None]:
-    """Refuses a second run in a directory; the processes of one run count as one."""
-    with contextlib.ExitStack() as stack:
-        if processes.is_first():
-            try:
-                stack.enter_context(locked(workdir / ".lock", wait=False))
-            except Busy:
-                raise ConfigError(
-                    f"{workdir}: another training is at work there; wait for its end, stop it, or choose "
-                    "another working directory"
-                ) from None
-        yield
+def run_directory(workdir: str | os.PathLike) -> Iterator[Path]:
+    """The directory of a run, made if need be, for this run alone; its processes count as one.
+
+    Where the run ends before it has begun, nothing of it stays.
+
+    Raises:
+      ConfigError: another training is at work there; see `check_directory` too.
+      UserError: it cannot be written.
+    """
+    workdir = check_directory(workdir)
+    new = not workdir.exists()
+    writable_directory(workdir)
+    try:
+        with contextlib.ExitStack() as stack:
+            if processes.is_first():
+                try:
+                    stack.enter_context(locked(workdir / ".lock", wait=False))
+                except Busy:
+                    raise ConfigError(
+                        f"{workdir}: another training is at work there; wait for its end, stop it, or choose "
+                        "another working directory"
+                    ) from None
+            yield workdir
+    finally:
+        if new and processes.is_first() and not (workdir / "config.json").exists():
+            shutil.rmtree(workdir / "backbone", ignore_errors=True)
+            with contextlib.suppress(OSError):
+                (workdir / ".lock").unlink(missing_ok=True)
+                workdir.rmdir()  # unless somebody has put something there
 
 
 def begun(
@@ -61,14 +112,8 @@ def begun(
     writes; the others, which come after it, read what it has written.
     """
     if Saved(workdir).steps:
-        if not (workdir / "config.json").exists():
-            raise WeightsError(
-                f"{workdir}: has checkpoints but no config.json; choose another working directory"
-            )
         _check_same_run(workdir, config, model_config, record)
         return _initial_weights(workdir, config, model_config)
-    if (workdir / "weights").exists():
-        raise WeightsError(f"{workdir}: holds converted weights, not a run; choose another working directory")
     if not processes.is_first():
         return _initial_weights(workdir, config, model_config, start)
     weights = _initial_weights(workdir, config, model_config, start, anew=True)
@@ -109,8 +154,6 @@ def _say_what_was_seen(record: dict) -> None:
 def _check_same_run(workdir: Path, config: ConfigDict, model_config: ModelConfig, record: dict) -> None:
     """Raises ConfigError or DataError if settings or data are others than when the run began."""
     before = read_config(workdir)
-    if before.get("training") is None:
-        raise WeightsError(f"{workdir}: holds converted weights, not a run; choose another working directory")
     free = set(_FREE_FIELDS)
     if config.schedule == "constant":
         free.add("num_epochs")

@@ -1,15 +1,20 @@
 """A run of the real loop with a network of one number, so that stopping and resuming cost no compilation."""
 
+import dataclasses
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
 
+from iqa_jax.models import ModelConfig
 from iqa_jax.training import loop
 from iqa_jax.training.config import parse
 from iqa_jax.training.step import TrainState, initial_state
 
+MODEL = dataclasses.asdict(ModelConfig("iqa_conformer"))
 OPTIMIZER = optax.sgd(1.0)
 
 
@@ -69,6 +74,14 @@ def patched(monkeypatch):
     monkeypatch.setattr(Evaluator, "during", staticmethod(lambda step: None))
 
     def planned(config, workdir, *_):
+        record = {
+            "format": 1,
+            "model": MODEL,
+            "source": {},
+            "training": config.to_dict(),
+            "steps_per_epoch": 4,
+        }
+        (workdir / "config.json").write_text(json.dumps(record))
         return loop._Plan(Validation, None, None, None, {}, None, 4, 8, config.num_steps)
 
     def built(config, plan):

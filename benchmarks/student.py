@@ -48,7 +48,9 @@ def trained(workdir: Path, arm: str, seed: int) -> Path:
     config, options = "conformer", []
     if ARMS[arm] is not None:
         config = "student"
-        options = [f"--config.teacher={workdir / f'teacher--with-reference-{seed}'}", *ARMS[arm]]
+        options = list(ARMS[arm])
+        if "--config.pseudo_ratio=0" not in options:
+            options.append(f"--config.teacher={workdir / f'teacher--with-reference-{seed}'}")
     command = [sys.executable, "train.py", "--config", f"configs/{config}.py:demo", f"--config.seed={seed}"]
     subprocess.run([*command, *options, "--workdir", run.resolve()], cwd=_ROOT, check=True)
     return run

@@ -5,19 +5,19 @@ import sys
 import typer
 
 _HELP = """\
-Trains an IQA model, or goes on with a run that was stopped.
+Trains an IQA model, or resumes a run that was stopped.
 
     {command} --config {config}[:pipal|:demo] [--workdir DIR] [--config.FIELD=VALUE ...]
 
 The fields are those of the configuration file; a file of one's own is given by its path.  The run is kept in
---workdir, runs/NAME by default.  One of several processes is told --coordinator HOST:PORT --num-processes N
---process-id K, unless its launcher does.
+--workdir; by default in runs/, under the name of the recipe: runs/conformer, runs/conformer-demo.  One of several
+processes is told --coordinator HOST:PORT --num-processes N --process-id K, unless its launcher does.
 
 Example: {command} --config {config}:demo --workdir runs/demo"""
 
 
 def train(context: typer.Context) -> None:
-    """Train an IQA model, or go on with a run that was stopped; --help tells more.
+    """Train an IQA model, or resume a run that was stopped; --help tells more.
 
     Example: python -m iqa_jax train --config conformer:demo --workdir runs/demo
     """

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import difflib
-import math
 import re
 import sys
 from pathlib import Path
@@ -13,23 +12,11 @@ from ml_collections import ConfigDict
 from iqa_jax import configs
 from iqa_jax.data.datasets import DATASETS, default_data_dir, find_folder
 from iqa_jax.errors import ConfigError
-from iqa_jax.models import BACKBONES, IQA_MODELS, ModelConfig
+from iqa_jax.models import ModelConfig
 from iqa_jax.models.base import taps_problem
-from iqa_jax.ops.windows import CROPS
-from iqa_jax.training.feed import PLACEMENTS
+from iqa_jax.training.fields import check_effects, check_fields, leaves
 
-_CHOICES = {
-    "model": tuple(IQA_MODELS),
-    "dataset": ("auto", *DATASETS),
-    "backbone": tuple(BACKBONES),
-    "dtype": ("float32", "bfloat16"),
-    "optimizer": ("adam", "sgd"),
-    "schedule": ("constant", "cosine"),
-    "crops": tuple(CROPS),
-}
 _ABOUT_PROCESSES = re.compile(r"(?<=^--)(num-processes|process-id)")
-_AT_LEAST_ONE = ("batch_size", "accumulation", "num_epochs", "keep_checkpoints")
-_NOT_NEGATIVE = ("seed", "warmup_steps", "num_steps", "eval_every", "checkpoint_every", "rotation")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +25,7 @@ class Command:
 
     Attributes:
       config: checked, with `dataset` settled.
-      name: of the configuration file, without its ending.
+      name: what to call the run's folder; every recipe has a name of its own.
       workdir: if given.
       reason: why this data set, as a sentence.
       processes: what `iqa_jax.parallel.processes.join` takes.
@@ -61,7 +48,8 @@ def parse(argv: list[str]) -> Command:
       ConfigError: a flag, a field or a value that does not exist or does not fit.
     """
     config, file, overrides, flags = _parse_flags(argv)
-    path, _, recipe = file.partition(":")
+    path, _, asked = file.partition(":")
+    recipe = asked
     shown = _file_of(argv).partition(":")[0]
     reason = f"{config.dataset} was asked for"
     if config.dataset == "auto":
@@ -81,11 +69,20 @@ def parse(argv: list[str]) -> Command:
     elif recipe in ("", "auto"):
         recipe = "demo" if config.dataset == "iqa_demo" else "pipal"
     config, *_ = _parse_flags([f"--config={path}:{recipe}"])
+    of_recipe = leaves(config)
     with config.ignore_type():  # the values are of the right types already
         config.update_from_flattened_dict(overrides)
     check(config)
+    check_effects(config, [name for name, value in overrides.items() if value != of_recipe[name]])
+    name = _folder(path, asked, config.dataset if config.dataset != of_recipe["dataset"] else "")
     workdir = flags.pop("workdir")
-    return Command(config, Path(path).stem, workdir, reason, flags)
+    return Command(config, name, workdir, reason, flags)
+
+
+def _folder(path: str, recipe: str, dataset: str) -> str:
+    """What a run's folder is called: configuration, recipe and data set, as far as they were asked for."""
+    parts = (Path(path).stem, recipe if recipe != "auto" else "", dataset.removeprefix("pairs/"))
+    return re.sub(r"[^\w.-]", "-", "-".join(filter(None, parts)))
 
 
 def _parse_flags(argv: list[str]) -> tuple[ConfigDict, str, dict, dict]:
@@ -193,7 +190,7 @@ _EXPECTED = {bool: "true or false", int: "a whole number", float: "a number"}
 def _problem_of(override: str, config: ConfigDict) -> str | None:
     """What is wrong with FIELD=VALUE; None if nothing is."""
     name, equals, value = override.partition("=")
-    names = [field for field, _ in _leaves(config)]
+    names = list(leaves(config))
     if name not in names:
         near = difflib.get_close_matches(name, names, n=1)
         hint = (
@@ -214,52 +211,21 @@ def _problem_of(override: str, config: ConfigDict) -> str | None:
     return f"config.{name}={value}: expected {_EXPECTED.get(kind, 'a value')}"
 
 
-def _leaves(config: ConfigDict) -> list[tuple[str, object]]:
-    """All fields with their values, those of a group as GROUP.FIELD."""
-    leaves: list[tuple[str, object]] = []
-    for name, value in config.items():
-        inner = value.items() if isinstance(value, ConfigDict) else None
-        leaves += [(name, value)] if inner is None else [(f"{name}.{n}", v) for n, v in inner]
-    return leaves
-
-
 def check(config: ConfigDict) -> None:
     """Raises ConfigError for a value that makes no sense; names the field and what is expected."""
-    for field, choices in _CHOICES.items():
-        value = config[field].partition("/")[0] if field == "dataset" else config[field]  # "pairs/NAME"
-        if value not in choices:
-            near = difflib.get_close_matches(config[field], choices, n=1, cutoff=0.0)[0]
-            raise ConfigError(
-                f"config.{field}={config[field]}: expected one of {', '.join(choices)}; did you mean {near}?"
-            )
-    for field, value in _leaves(config):
-        if isinstance(value, float) and not math.isfinite(value):
-            raise ConfigError(f"config.{field}={value}: expected a finite number")
-    for fields, bound in ((_AT_LEAST_ONE, 1), (_NOT_NEGATIVE, 0)):
-        for field in fields:
-            if config[field] < bound:
-                raise ConfigError(f"config.{field}={config[field]}: expected {bound} or more")
+    check_fields(config)
     for field, fits, expected in (
-        ("seed", config.seed < 2**31, "a number below 2147483648"),
-        ("learning_rate", config.learning_rate > 0, "a number above 0"),
-        ("dropout", 0 <= config.get("dropout", 0.0) < 1, "a probability below 1"),
-        ("ema_decay", 0 <= config.ema_decay < 1, "0 (none) or a number below 1"),
         ("accumulation", config.batch_size % config.accumulation == 0, "a divisor of config.batch_size"),
-        ("crop_size", config.crop_size >= 96, "96 or more"),
+        ("dim", config.dim % 2 == 0, "an even number"),
+        ("heads", config.dim % config.heads == 0, f"a divisor of config.dim={config.dim}"),
     ):
         if not fits:
             raise ConfigError(f"config.{field}={config[field]}: expected {expected}")
-    if config.data.placement not in PLACEMENTS:
-        raise ConfigError(
-            f"config.data.placement={config.data.placement}: expected one of {', '.join(PLACEMENTS)}"
-        )
-    if config.data.steps_at_once < 0:
-        raise ConfigError(f"config.data.steps_at_once={config.data.steps_at_once}: expected 0 or more")
     chosen = ModelConfig(config.model, config.backbone, crop_size=config.crop_size, **chosen_taps(config))
     if problem := taps_problem(chosen):
         raise ConfigError(f"config.stride={config.stride}: {problem}")
-    if not IQA_MODELS[config.model].full_reference:
-        _check_student(config)
+    if config.get("pseudo_ratio"):
+        _check_pseudo_labels(config)
 
 
 def chosen_taps(config: ConfigDict) -> dict:
@@ -275,30 +241,13 @@ def chosen_taps(config: ConfigDict) -> dict:
     }
 
 
-def _check_student(config: ConfigDict) -> None:
-    noise = config.noise
-    checks = [
-        ("pseudo_ratio", config.pseudo_ratio >= 0, "0 (labels only) or more"),
-        ("pseudo_weight", config.pseudo_weight >= 0, "0 or more"),
-        ("pseudo_crops", config.pseudo_crops in CROPS, f"one of {', '.join(CROPS)}"),
-        ("rounds", config.rounds >= 1, "1 or more"),
-        ("backbone_learning_rate", config.backbone_learning_rate >= 0, "0 (frozen) or more"),
-        ("noise.rotation", noise.rotation >= 0, "degrees, 0 or more"),
-    ]
-    checks += [(f"noise.{n}", 0 <= noise[n] <= 1, "a probability") for n in ("flip", "cut_out", "grid_mask")]
-    checks += [
-        (f"noise.{n}", 0 <= noise[n] < 1, "a probability below 1") for n in ("dropout", "stochastic_depth")
-    ]
-    for field, fits, expected in checks:
-        if not fits:
-            value = noise[field.partition(".")[2]] if "." in field else config[field]
-            raise ConfigError(f"config.{field}={value}: expected {expected}")
-    if config.pseudo_ratio and not config.teacher:
+def _check_pseudo_labels(config: ConfigDict) -> None:
+    if not config.teacher:
         raise ConfigError(
             "config.teacher: give the run or the averaged checkpoint of a full-reference model, "
             "--config.teacher=runs/conformer; or --config.pseudo_ratio=0 to train on the labels alone"
         )
-    if config.pseudo_ratio and config.unlabelled.partition("/")[0] not in DATASETS:
+    if config.unlabelled.partition("/")[0] not in DATASETS:
         raise ConfigError(
             f"config.unlabelled={config.unlabelled}: expected one of {', '.join(DATASETS)}; pairs that "
             "`python -m iqa_jax distort` made are pairs/NAME once they are prepared"

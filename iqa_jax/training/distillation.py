@@ -24,7 +24,7 @@ from iqa_jax.weights.record import read_config
 
 
 def train_student(config: ConfigDict, workdir: str | Path, *, reason: str = "") -> dict:
-    """Trains a Blind Noisy Student, or goes on where it stopped; see `iqa_jax.training.loop.train`.
+    """Trains a Blind Noisy Student, or resumes where it stopped; see `iqa_jax.training.loop.train`.
 
     With several rounds, the students before the last are the runs `workdir`/round-1 and so on; each
     scores the unlabelled pairs for the next, and its scores and the teacher's are averaged.

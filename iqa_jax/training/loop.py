@@ -21,6 +21,7 @@ from iqa_jax.ops.augment import Cropping
 from iqa_jax.ops.noise import InputNoise
 from iqa_jax.parallel import processes
 from iqa_jax.training.batches import Examples, Order
+from iqa_jax.training.config import check
 from iqa_jax.training.feed import Feed
 from iqa_jax.training.initial import Start, start_of, with_architecture
 from iqa_jax.training.inputs import batch_sizes, data_record, model_config_for, open_data
@@ -56,9 +57,9 @@ def train(
     pseudo: PairSource | None = None,
     pseudo_origin: dict | None = None,
 ) -> dict:
-    """Trains an IQA model, or goes on with the run that is in `workdir`.
+    """Trains an IQA model, or resumes the run that is in `workdir`.
 
-    A run that was stopped at any step and goes on ends with the same bits as one that never was.
+    A run that was stopped at any step and resumes ends with the same bits as one that never was.
 
     Args:
       config: see `iqa_jax.configs.conformer` and, for a model without reference, `iqa_jax.configs.student`.
@@ -74,6 +75,7 @@ def train(
       TrainingError: the loss is not finite.
       Interrupted: by Ctrl-C or a signal that asks to stop, after saving.
     """
+    check(config)
     with run_directory(workdir) as workdir:
         placement = _checked_placement(config)
         start = start_of(config, workdir)
@@ -154,9 +156,15 @@ def _planned(
     sizes = batch_sizes(config, training, pseudo)
     steps_per_epoch = len(training) // sizes[0]
     total_steps = config.num_epochs * steps_per_epoch
-    if config.warmup_steps >= total_steps:
+    if total_steps >= 2**31:
         raise ConfigError(
-            f"config.warmup_steps={config.warmup_steps}: expected fewer than the {total_steps} steps of the "
+            f"config.num_epochs={config.num_epochs}: makes {total_steps} steps, {steps_per_epoch} an epoch; "
+            "expected fewer than 2147483648"
+        )
+    scheduled = max(total_steps, config.num_steps) if config.schedule == "constant" else total_steps
+    if config.warmup_steps >= scheduled:
+        raise ConfigError(
+            f"config.warmup_steps={config.warmup_steps}: expected fewer than the {scheduled} steps of the "
             f"schedule ({config.num_epochs} epochs of {steps_per_epoch})"
         )
     model_config = model_config_for(config, training)
@@ -247,6 +255,7 @@ class _Loop:
         """
         step, last = int(state.step), self._plan.last_step
         if step >= last and not self._owes_evaluation(step):
+            say(f"finished: step {step} of {last} is reached already")
             return
         bar = tqdm(
             total=last,
@@ -318,6 +327,8 @@ class _Loop:
         self._take_steps = jit_steps(self._train_step, self._placement, self._feed.batch)
         default = _AT_ONCE if self._feed.kept == "device" else 1
         self._at_once = self._data.steps_at_once or default
+        if self._at_once > 1 and self._feed.kept != "device":
+            say(f"config.data.steps_at_once={self._at_once} has no effect: the images are not on the devices")
 
     def _advanced(
         self, state: TrainState, frozen, step: int, due: int, bar: tqdm

@@ -28,7 +28,7 @@ from iqa_jax.weights.pytorch.convert import pretrained_backbone
 from iqa_jax.weights.reading import backbone_weights
 from iqa_jax.weights.record import config_in, read_config, text_of
 
-# Fields that may differ when a run goes on: they do not change what a step does.
+# Fields that may differ when a run resumes: they do not change what a step does.
 _FREE_FIELDS = (
     "num_steps",
     "eval_every",
@@ -154,6 +154,11 @@ def _say_what_was_seen(record: dict) -> None:
 def _check_same_run(workdir: Path, config: ConfigDict, model_config: ModelConfig, record: dict) -> None:
     """Raises ConfigError or DataError if settings or data are others than when the run began."""
     before = read_config(workdir)
+    theirs, ours = (f"{fields['model']} on {fields['dataset']}" for fields in (before["training"], config))
+    if theirs != ours:
+        raise ConfigError(
+            f"{workdir}: holds a run of {theirs}, this one is {ours}; choose another working directory"
+        )
     free = set(_FREE_FIELDS)
     if config.schedule == "constant":
         free.add("num_epochs")
@@ -161,9 +166,9 @@ def _check_same_run(workdir: Path, config: ConfigDict, model_config: ModelConfig
         if field not in free and before["training"].get(field, value) != value:
             longer = f"; for more epochs begin a new run with --config.init_from={workdir}"
             raise ConfigError(
-                f"config.{field}={value}, but the run in {workdir} has {before['training'].get(field)}; "
-                "choose another working directory, or the same settings to go on"
-                + (longer if field == "num_epochs" else "")
+                f"config.{field}={value}, but the run in {workdir} ({theirs}) has "
+                f"{before['training'].get(field)}; choose another working directory, or the same settings "
+                "to resume it" + (longer if field == "num_epochs" else "")
             )
     if _labelled_by(before) != _labelled_by(record):
         raise ConfigError(
@@ -179,7 +184,7 @@ def _check_same_run(workdir: Path, config: ConfigDict, model_config: ModelConfig
     if change:
         raise DataError(
             f"the data have changed since the run in {workdir} began: {change}; choose another working "
-            "directory, or prepare the same data again to go on"
+            "directory, or prepare the same data again to resume it"
         )
     if before["source"].get("random_keys") != record["source"]["random_keys"]:
         say(

@@ -122,7 +122,7 @@ def test_two_processes_train_as_one_and_go_on_when_one_was_killed(
             shutil.rmtree(path)
     codes, outputs = ended(*start_two(*arguments))
     assert codes == [0, 0], outputs
-    assert "validation; best by SRCC" in outputs[0][0] and "going on from step" in outputs[0][0]
+    assert "validation; best by SRCC" in outputs[0][0] and "resuming at step" in outputs[0][0]
     assert all(line.startswith("[Gloo]") for line in outputs[1][0].splitlines())
     assert_same(weights(tmp_path / "run"), weights(alone))
     ours, theirs = ((w / "metrics.jsonl").read_text().splitlines() for w in (tmp_path / "run", alone))
@@ -135,7 +135,7 @@ def test_eight_devices_train_as_one_and_take_its_checkpoints(data_dir, packaged_
         shutil.rmtree(tmp_path / "run" / "checkpoints" / str(step), ignore_errors=True)
     arguments = (data_dir, tmp_path / "run", packaged_weights)
     codes, outputs = ended(start(*arguments, devices=8, **{"data.placement": "device"}))
-    assert codes == [0] and "going on from step 2" in outputs[0][0], outputs
+    assert codes == [0] and "resuming at step 2" in outputs[0][0], outputs
     assert_same(weights(tmp_path / "run"), weights(alone))
 
 

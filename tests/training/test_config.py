@@ -4,7 +4,9 @@ import pytest
 
 from iqa_jax import configs
 from iqa_jax.errors import ConfigError
-from iqa_jax.training.config import parse
+from iqa_jax.training import fields
+from iqa_jax.training.config import check, parse
+from iqa_jax.training.fields import check_fields, leaves
 from tests import miniature
 
 pytestmark = pytest.mark.quick
@@ -29,6 +31,7 @@ def test_without_pipal_the_built_in_set_is_taken_and_the_reason_said(model):
         "efficientnet_lite0",
     )
     assert config.batch_size == 8 and command.name == model and command.workdir is None
+    assert parse(["--config", f"configs/{model}.py:demo"]).name == f"{model}-demo"
     assert "PIPAL was not found in or under" in command.reason
 
 
@@ -63,6 +66,26 @@ def test_the_paper_recipe():
         (["--config.learning_rate=0"], "config.learning_rate=0.0: expected a number above 0"),
         (["--config.ema_decay=1"], "config.ema_decay=1.0: expected 0"),
         (["--config.accumulation=3"], "config.accumulation=3: expected a divisor of config.batch_size"),
+        (["--config.heads=3"], "config.heads=3: expected a divisor of config.dim=128"),
+        (["--config.dim=63"], "config.dim=63: expected an even number"),
+        (["--config.dim=0"], "config.dim=0: expected 2 or more"),
+        (["--config.dim=-1"], "config.dim=-1: expected 2 or more"),
+        (["--config.heads=0"], "config.heads=0: expected 1 or more"),
+        (["--config.num_steps=12345678901234567890123"], "config.num_steps=.*: expected 2147483647 or less"),
+        (["--config.num_epochs=99999999999"], "config.num_epochs=99999999999: expected 2147483647 or less"),
+        (["--config.learning_rate=nan"], "config.learning_rate=nan: expected a finite number"),
+        (["--config.learning_rate=1e300"], "config.learning_rate=1e.300: expected a number above 0, at most"),
+        (["--config.rotation=-inf"], "config.rotation=-inf: expected a finite number"),
+        (["--config.seed=true"], "config.seed=true: expected a whole number"),
+        (["--config.seed=4294967296"], "config.seed=4294967296: expected 2147483647 or less"),
+        (["--config.keep_epochs=3"], "config.keep_epochs=3: expected true or false"),
+        (["--config.train_split="], "config.train_split=: expected a text that is not empty"),
+        (
+            ["--config.data.placement=gpu"],
+            "config.data.placement=gpu: expected one of auto, .*; did you mean",
+        ),
+        (["--config.data.steps_at_once=-1"], "config.data.steps_at_once=-1: expected 0 or more"),
+        (["--config.data=3"], "config has no field 'data'"),
         (["--wrkdir=run"], "Unknown command line flag 'wrkdir'. Did you mean: workdir"),
         (["run"], "unexpected argument 'run'"),
     ],
@@ -91,7 +114,7 @@ def test_a_configuration_that_is_not_there(arguments, message):
 def test_a_configuration_of_the_package_by_its_name(arguments, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     command = parse([*arguments, "--config.seed=3"])
-    assert (command.name, command.config.dataset, command.config.seed) == ("conformer", "iqa_demo", 3)
+    assert (command.name, command.config.dataset, command.config.seed) == ("conformer-demo", "iqa_demo", 3)
 
 
 def test_a_file_of_ones_own_comes_before_a_name(tmp_path, monkeypatch):
@@ -104,4 +127,142 @@ def test_a_file_of_ones_own_comes_before_a_name(tmp_path, monkeypatch):
         "    return config\n"
     )
     command = parse([f"--config={own}:demo"])
-    assert (command.name, command.config.batch_size) == ("mine", 7)
+    assert (command.name, command.config.batch_size) == ("mine-demo", 7)
+
+
+@pytest.mark.parametrize("model", ["conformer", "student"])
+def test_every_field_is_checked_for_its_type_and_its_bounds(model):
+    """In a recipe of one's own a field may be anything."""
+    names = leaves(parse([f"--config={model}:demo", *LABELS_ALONE[model]]).config)
+    assert len(names) > 30
+    for name in names:
+        for value in (None, [1], {}, "", float("nan"), -1, 10**23, "3", True):
+            config = parse([f"--config={model}:demo", *LABELS_ALONE[model]]).config
+            group, _, inner = name.rpartition(".")
+            with config.unlocked(), config.ignore_type():
+                (config[group] if group else config)[inner] = value
+            value = leaves(config).get(name, value)  # a group makes a number of True
+            fits = FIELDS[name].problem(value) is None
+            if fits:
+                check_fields(config)
+            elif not fits:
+                with pytest.raises(ConfigError, match=f"^config.{name}"):
+                    check(config)
+            kinds = (float, int) if FIELDS[name].kind is float else FIELDS[name].kind
+            assert not fits or isinstance(value, kinds)
+
+
+LABELS_ALONE = {"conformer": [], "student": ["--config.pseudo_ratio=0"]}
+FIELDS = fields._OF_ALL | fields._OF_FULL_REFERENCE | fields._OF_STUDENTS
+
+
+@pytest.mark.parametrize(
+    ("recipe", "change", "message"),
+    [
+        (
+            "conformer",
+            "config.bath_size = 4",
+            "config.bath_size=4: .* does not read it; did you mean config.batch",
+        ),
+        (
+            "conformer",
+            "config.teacher = 'x'",
+            "config.teacher=x: config.model=iqa_conformer does not read it",
+        ),
+        ("conformer", "del config.heads", "config.heads is missing, which config.model=iqa_conformer needs"),
+        ("conformer", "config.model = 'blind_student'", "config.teacher is missing, .*and 13 more"),
+        ("student", "config.model = 'iqa_conformer'", "config.dropout is missing, which"),
+        ("conformer", "config.data = 3", "config.data.placement is missing"),
+    ],
+)
+def test_fields_of_a_recipe_of_ones_own(tmp_path, recipe, change, message):
+    (tmp_path / "mine.py").write_text(
+        f"from iqa_jax.configs import {recipe}\n\n\ndef get_config(name='demo'):\n"
+        f"    config = {recipe}.get_config(name)\n"
+        f"    with config.ignore_type():\n        {change}\n"
+        "    return config\n"
+    )
+    with pytest.raises(ConfigError, match=message) as error:
+        parse([f"--config={tmp_path / 'mine.py'}:demo"])
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            "student --config.pseudo_ratio=0 --config.teacher=nonsense",
+            "config.teacher=nonsense has no effect: with",
+        ),
+        (
+            "student --config.pseudo_ratio=0 --config.rounds=9",
+            "config.rounds=9 has no effect: .*; leave it out",
+        ),
+        (
+            "student --config.pseudo_ratio=0 --config.noise.dropout=0.5",
+            "config.noise.dropout=0.5 has no effect",
+        ),
+        (
+            "student --config.pseudo_ratio=0 --config.pseudo_weight=2 --config.noise.flip=0",
+            "config.pseudo_weight=2.0 has no effect .and 1 more.: with config.pseudo_ratio=0",
+        ),
+        ("student:finetune --config.teacher=runs/conformer", "config.teacher=runs/conformer has no effect"),
+        (
+            "conformer --config.init_from=blind --config.dim=64",
+            "config.dim=64 has no effect: the architecture",
+        ),
+        (
+            "conformer:finetune --config.backbone_weights=random",
+            "config.backbone_weights=random has no effect",
+        ),
+        (
+            "conformer --config.splits=a.json --config.train_split=train[:9]",
+            "config.train_split=train.* has no effect",
+        ),
+        ("conformer:pipal --config.num_steps=8 --config.num_epochs=3", "config.num_epochs=3 has no effect"),
+        (
+            "conformer --config.data.placement=host --config.data.steps_at_once=5",
+            "config.data.steps_at_once=5 has no effect: several steps",
+        ),
+    ],
+)
+def test_an_option_without_effect_is_refused(arguments, message):
+    recipe, *rest = arguments.split()
+    recipe, colon, name = recipe.partition(":")
+    with pytest.raises(ConfigError, match=message) as error:
+        parse([f"--config={recipe}:{name or 'demo'}", *rest])
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "student:demo --config.pseudo_ratio=0 --config.rounds=1 --config.noise.dropout=0.1",
+        "conformer:demo --config.num_steps=8 --config.num_epochs=3",  # of the cosine
+        "conformer:demo --config.data.placement=host --config.data.steps_at_once=1",
+        "conformer:demo --config.data.placement=device --config.data.steps_at_once=5",
+        "student:demo --config.teacher=x --config.rounds=9",
+        "conformer:finetune --config.dataset=pairs/x --config.splits=a.json",
+    ],
+)
+def test_an_option_with_an_effect_is_not(arguments):
+    recipe, *rest = arguments.split()
+    parse([f"--config={recipe}", *rest])
+
+
+def test_every_recipe_has_a_folder_of_its_own():
+    commands = {
+        "conformer": "conformer",
+        "conformer:pipal": "conformer-pipal",
+        "conformer:demo": "conformer-demo",
+        "transformer:demo": "transformer-demo",
+        "student --config.teacher=runs/conformer": "student",
+        "conformer:finetune": "conformer-finetune",
+        "conformer:finetune --config.dataset=pairs/mine": "conformer-finetune",
+        "conformer:finetune --config.dataset=pairs/other": "conformer-finetune-other",
+        "conformer:pipal --config.dataset=kadid10k": "conformer-pipal-kadid10k",
+        f"{CONFORMER}:demo": "conformer-demo",
+    }
+    for arguments, folder in commands.items():
+        recipe, *rest = arguments.split()
+        assert parse([f"--config={recipe}", *rest]).name == folder, arguments

@@ -10,8 +10,8 @@ Trains an IQA model, or resumes a run that was stopped.
     {command} --config {config}[:pipal|:demo] [--workdir DIR] [--config.FIELD=VALUE ...]
 
 The fields are those of the configuration file; a file of one's own is given by its path.  The run is kept in
---workdir; by default in runs/, under the name of the recipe: runs/conformer, runs/conformer-demo.  One of several
-processes is told --coordinator HOST:PORT --num-processes N --process-id K, unless its launcher does.
+--workdir, by default in runs/ under the name of its recipe: runs/conformer, runs/conformer-demo.  One of
+several processes is told --coordinator HOST:PORT --num-processes N --process-id K, unless its launcher does.
 
 Example: {command} --config {config}:demo --workdir runs/demo"""
 

@@ -74,7 +74,7 @@ def leave(code: int) -> None:
 
 
 def quiet_libraries() -> None:
-    """tensorflow-datasets and orbax warn of what is meant to be."""
+    """tensorflow-datasets and orbax warn of what is meant to be, and tell of failures that are raised too."""
     from absl import logging
 
-    logging.set_verbosity(logging.ERROR)
+    logging.set_verbosity(logging.FATAL)

@@ -13,7 +13,7 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 from tqdm import tqdm
 
-from iqa_jax.files import write_whole
+from iqa_jax.files import naming, write_whole
 from iqa_jax.parallel import processes
 
 
@@ -48,19 +48,21 @@ class Log:
         if first_step and expected != _raw_lines(self._path)[: len(expected)]:
             say(f"{self._path}: lines are missing or changed; written again from the checkpoint")
         self._rewrite()
-        self._directory, self._first_step = workdir, first_step
+        self._directory, self._first_step = workdir / "tensorboard", first_step
 
     def __enter__(self):
         if not self._writes:
             return self
-        self._events = EventFileWriter(str(self._directory / "tensorboard"), flush_secs=30)
+        with naming(self._directory):
+            self._events = EventFileWriter(str(self._directory), flush_secs=30)
         if self._first_step:  # what the stopped run wrote beyond this step does not count
             self._add_event(self._first_step + 1, session_log=SessionLog(status=SessionLog.START))
         return self
 
     def __exit__(self, *_):
         if self._writes:
-            self._events.close()
+            with naming(self._directory):
+                self._events.close()
 
     def evaluation(self, step: int, epoch: float, metrics: dict[str, float]) -> None:
         line = {"step": step, "epoch": round(epoch, 4), **metrics}
@@ -78,7 +80,8 @@ class Log:
 
     def _add_event(self, step: int, **content) -> None:
         if self._writes:
-            self._events.add_event(Event(step=step, wall_time=time.time(), **content))
+            with naming(self._directory):
+                self._events.add_event(Event(step=step, wall_time=time.time(), **content))
 
     def _rewrite(self) -> None:
         if not self._writes:

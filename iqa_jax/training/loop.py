@@ -15,6 +15,7 @@ from iqa_jax import __version__
 from iqa_jax.data.source import PairSource
 from iqa_jax.errors import ConfigError, TrainingError
 from iqa_jax.evaluation.plots import save_scatter
+from iqa_jax.files import naming
 from iqa_jax.models import IQA_MODELS, ModelConfig, split_model
 from iqa_jax.ops import keys
 from iqa_jax.ops.augment import Cropping
@@ -39,7 +40,7 @@ from iqa_jax.training.step import (
     make_train_step,
     to_arrays,
 )
-from iqa_jax.training.stopping import Interrupted, Stop, lost_process_named, stop_signals
+from iqa_jax.training.stopping import Interrupted, Stop, failures_told_once, lost_process_named, stop_signals
 from iqa_jax.training.validation import Abandoned, Evaluator
 from iqa_jax.weights.checkpoints import Checkpoints
 from iqa_jax.weights.flat import iqa_model_with
@@ -76,7 +77,7 @@ def train(
       Interrupted: by Ctrl-C or a signal that asks to stop, after saving.
     """
     check(config)
-    with run_directory(workdir) as workdir:
+    with run_directory(workdir) as workdir, failures_told_once():
         placement = _checked_placement(config)
         start = start_of(config, workdir)
         config = with_architecture(config, start)
@@ -104,7 +105,8 @@ def train(
         if processes.is_first():
             closing_table(log.lines, best, workdir)
             if evaluator.predicted is not None:
-                save_scatter(workdir / "scatter.png", evaluator.predicted, plan.validation.mos)
+                with naming(workdir / "scatter.png"):
+                    save_scatter(workdir / "scatter.png", evaluator.predicted, plan.validation.mos)
         return log.lines[-1]
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import signal
+import threading
 from collections.abc import Iterator
 
 import jax
@@ -58,6 +59,22 @@ def stop_signals() -> Iterator[Stop]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def failures_told_once() -> Iterator[None]:
+    """Keeps the threads in which libraries write quiet; what ends them is raised again in the main thread."""
+    before = threading.excepthook
+
+    def told(arguments) -> None:
+        if type(arguments.thread).__module__.partition(".")[0] not in ("orbax", "tensorboard"):
+            before(arguments)
+
+    threading.excepthook = told
+    try:
+        yield
+    finally:
+        threading.excepthook = before
 
 
 @contextlib.contextmanager

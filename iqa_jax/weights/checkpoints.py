@@ -7,8 +7,10 @@ validation SRCC and checksums, its own too.  The processes of one run save toget
 
 import contextlib
 import dataclasses
+import errno
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -153,16 +155,17 @@ class Checkpoints:
         with first_before_others("checkpoints"):
             self._put_back()
             self._check_metrics()
-        self._manager = ocp.CheckpointManager(
-            self.folder,
-            options=ocp.CheckpointManagerOptions(
-                preservation_policy=policies.AnyPreservationPolicy(policy),
-                best_fn=_srcc,
-                create=True,
-                async_options=ocp.AsyncOptions(post_finalization_callback=self._seal),
-            ),
-            item_handlers={"arrays": ocp.StandardCheckpointHandler()},
-        )
+        with self._failures_named():
+            self._manager = ocp.CheckpointManager(
+                self.folder,
+                options=ocp.CheckpointManagerOptions(
+                    preservation_policy=policies.AnyPreservationPolicy(policy),
+                    best_fn=_srcc,
+                    create=True,
+                    async_options=ocp.AsyncOptions(post_finalization_callback=self._seal),
+                ),
+                item_handlers={"arrays": ocp.StandardCheckpointHandler()},
+            )
 
     def _check_metrics(self) -> None:
         """The manager reads every checkpoint's metrics as it starts: they become those of the seal."""
@@ -232,6 +235,8 @@ class Checkpoints:
           replace: a checkpoint of this step; it stays until the new one is whole.  Else it is kept.
         """
         self.wait()  # one at a time: `_seal` belongs to the latest
+        with self._failures_named():
+            self._check_room(arrays)
         before = None
         if step in self._manager.all_steps():
             if not replace:
@@ -252,6 +257,13 @@ class Checkpoints:
             self.wait()
             if is_first():
                 shutil.rmtree(before)
+
+    def _check_room(self, arrays: Mapping[str, Array]) -> None:
+        """Raises OSError where the arrays find no room; orbax has many threads, which would all complain."""
+        files = 64 * 1024 + 512 * len(arrays)  # what stands beside the numbers
+        needed = sum(array.nbytes for array in arrays.values()) + files
+        if is_first() and shutil.disk_usage(self.folder).free < needed:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def _moved_away(self, step: int) -> Path:
         before = self.folder.parent / _replaced(str(step))

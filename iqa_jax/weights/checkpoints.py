@@ -25,6 +25,7 @@ from iqa_jax.weights.directory import by_itself, damage, file_sums
 
 FOLDER = "checkpoints"
 _SEAL = "sha256.json"
+_UNFINISHED = "*.orbax-checkpoint-tmp*"
 _WORST = -2.0  # in place of an SRCC that is undefined or was not measured
 
 
@@ -153,7 +154,7 @@ class Checkpoints:
         self._beside = Seal({})  # the arrays that are being written; without their checksums
         self.folder = self._saved.folder
         with first_before_others("checkpoints"):
-            self._put_back()
+            self._tidy()
             self._check_metrics()
         with self._failures_named():
             self._manager = ocp.CheckpointManager(
@@ -185,8 +186,13 @@ class Checkpoints:
             write_whole(checkpoint / "metrics" / "metrics", json.dumps({"srcc": srcc}))
             self._say(f"{checkpoint / 'metrics'}: was damaged; written again from {_SEAL}")
 
-    def _put_back(self) -> None:
-        """A checkpoint that was to be replaced when the run was killed stays, if the new one is not there."""
+    def _tidy(self) -> None:
+        """A checkpoint that was to be replaced when the run was killed stays, if the new one is not there.
+
+        What was half-written then goes.
+        """
+        for unfinished in self.folder.glob(_UNFINISHED):
+            shutil.rmtree(unfinished)
         for before in self.folder.parent.glob(_replaced("*")):
             step = self.folder / before.name.removeprefix(_replaced(""))
             if step.exists():
@@ -277,7 +283,7 @@ class Checkpoints:
         """Adds the seal to the checkpoint that is written, just before it gets its final name."""
         if not is_first():
             return
-        for unfinished in self.folder.glob("*.orbax-checkpoint-tmp*"):
+        for unfinished in self.folder.glob(_UNFINISHED):
             seal = dataclasses.replace(self._beside, files=file_sums(unfinished / "arrays"))
             (unfinished / _SEAL).write_text(seal.as_json())
 

@@ -220,3 +220,4 @@ def test_an_unfinished_checkpoint_does_not_count(tmp_path):
     (tmp_path / "checkpoints" / "7").rename(tmp_path / "checkpoints" / "7.orbax-checkpoint-tmp")
     with Checkpoints(tmp_path) as checkpoints:
         check(checkpoints.read_latest()[0], 3)
+    assert not list(tmp_path.rglob("*tmp*"))

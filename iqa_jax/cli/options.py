@@ -1,5 +1,6 @@
 """Options that several commands share."""
 
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -67,18 +68,29 @@ class TakesSeveral(typer.core.TyperCommand):
 
 def step_of(text: str) -> int | str:
     """A number, or the word that `iqa_jax.load` knows."""
-    return int(text) if text.isdigit() else text
+    return int(text) if text.isdecimal() and len(text) < 19 else text
+
+
+_MOST_NUMBERS = 100_000  # more epochs than any run has
 
 
 def numbers_of(option: str, text: str) -> list[int]:
-    """ "21-30" or "5,9,12" or both mixed, as numbers."""
+    """ "21-30" or "5,9,12" or both mixed, as numbers.
+
+    Raises:
+      UserError: anything else, a range that goes down, or more than `_MOST_NUMBERS` of them.
+    """
     numbers: list[int] = []
-    try:
-        for part in filter(None, text.split(",")):
-            first, _, last = part.partition("-")
-            numbers += range(int(first), int(last or first) + 1)
-    except ValueError:
-        numbers = []
+    for part in filter(None, map(str.strip, text.split(","))):
+        ends = re.fullmatch(r"([0-9]{1,18})(?:\s*-\s*([0-9]{1,18}))?", part)
+        if not ends:
+            raise UserError(f"{option} {text}: expected numbers such as 2-4 or 1,3,5")
+        first, last = int(ends[1]), int(ends[2] or ends[1])
+        if last < first:
+            raise UserError(f"{option} {text}: {part} goes down; expected the smaller number first")
+        if last - first + len(numbers) >= _MOST_NUMBERS:
+            raise UserError(f"{option} {text}: more than {_MOST_NUMBERS:,} numbers; expected fewer")
+        numbers += range(first, last + 1)
     if text and not numbers:
         raise UserError(f"{option} {text}: expected numbers such as 2-4 or 1,3,5")
     return numbers

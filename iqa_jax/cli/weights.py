@@ -10,17 +10,18 @@ from iqa_jax.cli.output import progress_bar, put_out
 from iqa_jax.errors import UserError
 from iqa_jax.files import new_directory, output_file
 
-_PATHS = {"data_dir", "splits", "teacher", "init_from", "backbone_weights"}  # fields of a run's configuration
-
 
 def average(
     workdir: Annotated[Path, typer.Option(help="A training run.")],
     epochs: Annotated[str, typer.Option(help="First and last epoch, 21-30.")] = "",
     listed: Annotated[str, typer.Option("--list", help="Single epochs instead, 5,9,12.")] = "",
     kind: Annotated[str, typer.Option("--type", help="equal (arithmetic mean) or exp.")] = "equal",
-    decay: Annotated[float, typer.Option(help="With --type exp: the weight of each new epoch.")] = 0.9,
+    decay: Annotated[
+        float | None, typer.Option(help="With --type exp: the weight of each new epoch; 0.9 if not given.")
+    ] = None,
     steps: Annotated[
-        int | None, typer.Option(help="Batches for BatchNorm's statistics; an epoch if not given.")
+        int | None,
+        typer.Option(min=0, help="Batches for BatchNorm's statistics; an epoch if not given, none if 0."),
     ] = None,
     output: Annotated[Path | None, typer.Option(help="Directory; in the run if not given.")] = None,
     data_dir: DataDir = "",
@@ -33,9 +34,11 @@ def average(
     from iqa_jax.ops.programs import keep_programs
     from iqa_jax.training.averaging import average_run
 
-    chosen = numbers_of("--epochs", epochs) if epochs else numbers_of("--list", listed)
     if bool(epochs) == bool(listed):
         raise UserError("give either --epochs FIRST-LAST or --list A,B,C")
+    chosen = numbers_of("--epochs", epochs) if epochs else numbers_of("--list", listed)
+    if data_dir and steps == 0:
+        raise UserError("--data-dir with --steps 0 has no effect, no data are read; leave one of them out")
     output = output and new_directory(output)
     keep_programs()
     with progress_bar(0, "BatchNorm statistics", "step") as bar:
@@ -81,7 +84,8 @@ def pack(
     weights: Weights,
     output: Annotated[Path, typer.Option(help="The folder to write.")],
     card: Annotated[
-        Path | None, typer.Option(help="The model card, Markdown; a short one is written if not given.")
+        Path | None,
+        typer.Option(help="The model card, Markdown; that of the weights, else a short one, if not given."),
     ] = None,
     half: Annotated[
         bool, typer.Option("--half", help="As float16: half the size; scores move by thousandths.")
@@ -96,17 +100,23 @@ def pack(
 
     Example: python -m iqa_jax pack --weights runs/conformer --output conformer
     """
-    from iqa_jax.weights.portable import CARD, save_portable, short_card
+    from iqa_jax.weights.portable import CARD, card_of, save_portable, source_of
     from iqa_jax.weights.reading import read_any
 
     output = new_directory(output)
-    text = card.read_text(encoding="utf-8") if card else ""
+    text = _card_in(card) if card else ""
     config, arrays, record = read_any(weights, step=step_of(step), ema=ema)
-    source = {**record.get("source", {})}
-    source |= {name: record[name] for name in ("data", "training") if name in record}
-    for field in _PATHS & source.get("training", {}).keys():  # of this machine; the last part is enough
-        source["training"][field] = Path(source["training"][field]).name
-    save_portable(
-        output, config, arrays, source, card=text or short_card(config, record, output.name), half=half
-    )
+    source = source_of(record)
+    text = text or card_of(config, record, source, output.name)
+    save_portable(output, config, arrays, source, card=text, half=half)
     put_out({"output": str(output)}, as_json, f"wrote {output}; describe the weights in {output / CARD}")
+
+
+def _card_in(path: Path) -> str:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise UserError(f"--card {path}: not text in UTF-8; expected Markdown") from None
+    if not text.strip():
+        raise UserError(f"--card {path}: is empty; leave it out for a short card")
+    return text

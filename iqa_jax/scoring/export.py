@@ -17,7 +17,7 @@ from iqa_jax.models.config import ModelConfig
 from iqa_jax.ops.programs import jit
 from iqa_jax.scoring.engine import cut_to_program
 from iqa_jax.scoring.metric import Metric
-from iqa_jax.weights.record import parsed, sealed, text_of, without_paths
+from iqa_jax.weights.record import parsed, text_of, without_paths
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 _KEPT = {"name", "revision", "sha256", "source"}  # of the record of the weights
@@ -62,7 +62,7 @@ def export(metric: Metric, path: str | os.PathLike) -> tuple[Path, Path]:
         "program_sha256": hashlib.sha256(content).hexdigest(),
     }
     write_whole(path, content)
-    write_whole(beside, text_of(sealed(metadata)))
+    write_whole(beside, text_of(metadata))
     return path, beside
 
 

@@ -24,9 +24,11 @@ from iqa_jax.weights.directory import read_weights, save_weights
 from iqa_jax.weights.flat import Weights, flat_weights, iqa_model_with
 from iqa_jax.weights.record import config_in, read_config
 
+DECAY = 0.9  # the original's
+
 
 def average(
-    arrays: Sequence[Mapping[str, np.ndarray]], *, kind: str = "equal", decay: float = 0.9
+    arrays: Sequence[Mapping[str, np.ndarray]], *, kind: str = "equal", decay: float | None = None
 ) -> dict[str, np.ndarray]:
     """The original's weight averaging, in float64, from the first to the last.
 
@@ -34,14 +36,11 @@ def average(
       arrays: weights by name, one mapping an epoch, in order.
       kind: "equal" for the arithmetic mean; "exp" for avg <- (1 - decay) avg + decay new, beginning
         with the first.
-      decay: the weight of each new epoch under "exp".
+      decay: the weight of each new epoch under "exp", `DECAY` if not given.
     Raises:
-      UserError: another kind, or a decay outside (0, 1].
+      UserError: another kind, a decay outside (0, 1], or one where it has no effect.
     """
-    if kind not in ("equal", "exp"):
-        raise UserError(f"type {kind!r}: expected equal or exp")
-    if not 0 < decay <= 1:
-        raise UserError(f"decay {decay}: expected a number above 0, at most 1")
+    decay = _checked_decay(kind, decay)
     averaged = {name: np.asarray(array, np.float64) for name, array in arrays[0].items()}
     for count, new in enumerate(arrays[1:], start=2):
         share = 1 / count if kind == "equal" else decay
@@ -49,12 +48,22 @@ def average(
     return {name: array.astype(arrays[0][name].dtype) for name, array in averaged.items()}
 
 
+def _checked_decay(kind: str, decay: float | None) -> float:
+    if kind not in ("equal", "exp"):
+        raise UserError(f"type {kind!r}: expected equal or exp")
+    if decay is not None and kind == "equal":
+        raise UserError(f"decay {decay}: has no effect on type equal; leave it out or choose exp")
+    if decay is not None and not 0 < decay <= 1:
+        raise UserError(f"decay {decay}: expected a number above 0, at most 1")
+    return DECAY if decay is None else decay
+
+
 def average_run(
     workdir: str | Path,
     epochs: Sequence[int],
     *,
     kind: str = "equal",
-    decay: float = 0.9,
+    decay: float | None = None,
     steps: int | None = None,
     data_dir: str | None = None,
     output: str | Path | None = None,
@@ -72,8 +81,9 @@ def average_run(
       progress: is told how many steps of how many are done.
     Raises:
       WeightsError: not a run, or an epoch whose checkpoint was not kept; lists those there.
+      UserError: see `average`.
     """
-    workdir = local_path(workdir)
+    workdir, used_decay = local_path(workdir), _checked_decay(kind, decay)
     record = read_config(workdir)
     if "steps_per_epoch" not in record:
         raise WeightsError(f"{workdir}: not a training run; expected the --workdir of a training")
@@ -98,7 +108,7 @@ def average_run(
         "run": workdir.resolve().name,
         "epochs": epochs,
         "type": kind,
-        "decay": decay if kind == "exp" else None,
+        "decay": used_decay if kind == "exp" else None,
         "statistics_steps": steps,
         "dataset": config.dataset,
         "backbone": backbone_record["source"],
@@ -116,7 +126,7 @@ def _epoch_weights(workdir: Path, epochs: Sequence[int], steps_per_epoch: int) -
     missing = [epoch for epoch in epochs if epoch not in epochs_saved]
     if missing or not epochs:
         raise WeightsError(
-            f"{workdir}: no checkpoint of epoch {', '.join(map(str, missing)) or '(none given)'}; "
+            f"{workdir}: no checkpoint of epoch {_compact(missing) or '(none given)'}; "
             f"there are epochs {_compact(epochs_saved) or 'none'} (train with config.keep_epochs)"
         )
     return [

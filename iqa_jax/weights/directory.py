@@ -5,19 +5,27 @@ content) and `weights/`, an orbax checkpoint.
 """
 
 import contextlib
+import errno
 import hashlib
 import os
 import shutil
 import tempfile
-import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import jax
 import numpy as np
 
-from iqa_jax.errors import WeightsError
-from iqa_jax.files import failure_reason, local_path, new_directory, writable_directory, write_whole
+from iqa_jax.errors import UserError, WeightsError
+from iqa_jax.files import (
+    failure_reason,
+    local_path,
+    naming,
+    new_directory,
+    partial_folder,
+    writable_directory,
+    write_whole,
+)
 from iqa_jax.models import ModelConfig
 from iqa_jax.ops import Array
 from iqa_jax.weights.flat import (
@@ -79,36 +87,50 @@ def save_weights(directory: str | os.PathLike, config: ModelConfig, weights: Wei
     _check_replaceable(directory)
     check_finite(weights)
     with whole_directory(directory) as partial:
-        with ocp.StandardCheckpointer(multiprocessing_options=by_itself()) as checkpointer:
-            checkpointer.save(partial / "weights", dict(weights))
-        write_record(partial, config, source, content_hash(weights), file_sums(partial / "weights"))
+        _check_room(partial, sum(np.asarray(array).nbytes for array in weights.values()))
+        try:
+            with ocp.StandardCheckpointer(multiprocessing_options=by_itself()) as checkpointer:
+                checkpointer.save(partial / "weights", dict(weights))
+        except Exception as error:  # orbax and its storage raise many kinds
+            raise UserError(
+                f"{directory}: cannot be written ({failure_reason(error)}); free some space or choose "
+                "another output directory"
+            ) from None
+        record = made_record(
+            config, source, sha256=content_hash(weights), files=file_sums(partial / "weights")
+        )
+        write_whole(partial / FILE, text_of(record))
+
+
+def _check_room(folder: Path, size: int) -> None:
+    """Raises OSError if so many bytes find no room in a folder.
+
+    Orbax writes with many threads: on a full disk each prints its own failure, after all was said.
+    """
+    if not hasattr(os, "posix_fallocate"):
+        return
+    with tempfile.TemporaryFile(dir=folder) as file:
+        try:
+            os.posix_fallocate(file.fileno(), 0, max(size, 1))
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS):  # which cannot tell
+                raise
 
 
 @contextlib.contextmanager
 def whole_directory(directory: Path) -> Iterator[Path]:
-    """An empty directory that takes the place of `directory` when it is filled, or goes if that fails."""
-    writable_directory(new_directory(directory).parent)
-    partial = directory.with_name(f".{directory.name}-{uuid.uuid4().hex[:8]}")
-    partial.mkdir()  # with the permissions that are usual there, a group's too
-    try:
+    """An empty directory that takes the place of `directory` when it is filled, or goes if that fails.
+
+    What processes that were killed at it have left is put back or removed first.
+
+    Raises:
+      OSError: it cannot be written; the error names `directory`.
+    """
+    parent = writable_directory(new_directory(directory).parent)
+    _put_back(directory)
+    with naming(directory), partial_folder(parent) as partial:
         yield partial
         _put_in_place(partial, directory)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
-
-
-def write_record(
-    directory: Path, config: ModelConfig, source: dict, sha256: str, files: Mapping[str, str]
-) -> None:
-    """Writes `config.json`.
-
-    Args:
-      source: where the weights come from.
-      sha256: of the weights' content.
-      files: checksums of the files that hold them.
-    """
-    write_whole(directory / FILE, text_of(made_record(config, source, sha256=sha256, files=files)))
 
 
 def _check_replaceable(directory: Path) -> None:
@@ -141,7 +163,7 @@ def _put_in_place(new: Path, directory: Path) -> None:
     if not directory.exists():
         new.rename(directory)
         return
-    aside = Path(tempfile.mkdtemp(prefix=f".{directory.name}-before-", dir=directory.parent))
+    aside = Path(tempfile.mkdtemp(prefix=_aside(directory), dir=directory.parent))
     directory.rename(aside / directory.name)
     try:
         new.rename(directory)
@@ -150,6 +172,21 @@ def _put_in_place(new: Path, directory: Path) -> None:
         raise
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def _put_back(directory: Path) -> None:
+    """Puts back what `_put_in_place` had moved aside when its process was killed, or removes it."""
+    with os.scandir(directory.parent) as entries:
+        left = [Path(entry.path) for entry in entries if entry.name.startswith(_aside(directory))]
+    for aside in left:
+        if (aside / directory.name).exists() and not directory.exists():
+            (aside / directory.name).rename(directory)
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _aside(directory: Path) -> str:
+    """How the names of places begin where what was in `directory` is kept while it is replaced."""
+    return f".{directory.name}-before-"
 
 
 def read_weights(directory: str | os.PathLike) -> tuple[ModelConfig, dict[str, Array], dict]:

@@ -46,6 +46,7 @@ def read_any(
         step = _chosen_step(directory, step)
         config, weights = config_in(record), read_run_weights(directory, step=step, ema=ema)
         record |= {"sha256": content_hash(weights), "step": step, "ema": ema}
+        record |= {"run": directory.resolve().name, "backbone": read_config(directory / "backbone")["source"]}
     else:
         raise WeightsError(
             f"{directory}: neither {FILE} nor weights/ nor checkpoints/ is there; is the run just begun?"
@@ -72,8 +73,7 @@ def _named(path: str | os.PathLike, directory: Path, record: Mapping) -> dict:
         repository, revision = taken_from(given, directory)
         return {"name": f"{repository}@{revision[:12]}", "revision": revision}
     if "step" in record:
-        words = ("", f"step {record['step']}", "EMA" if record["ema"] else "")
-        return {"name": directory.resolve().name + ", ".join(words).removesuffix(", ")}
+        return {"name": f"{record['run']}, step {record['step']}{', EMA' if record['ema'] else ''}"}
     return {"name": name_of(directory, record)}
 
 
@@ -152,7 +152,7 @@ def _chosen_step(workdir: Path, step: int | str) -> int:
     if not saved.steps:
         raise WeightsError(f"{saved.folder}: no checkpoint yet")
     named = {"best": saved.best_step, "latest": lambda: saved.steps[-1]}
-    chosen = named[step]() if step in named else step
+    chosen = named[step]() if isinstance(step, str) and step in named else step
     if not isinstance(chosen, int) or isinstance(chosen, bool):
         raise WeightsError(f"step {step!r}: expected 'best', 'latest' or a number")
     return chosen

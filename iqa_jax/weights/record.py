@@ -24,23 +24,18 @@ _SHA256 = re.compile("[0-9a-f]{64}")
 
 
 def made_record(config: ModelConfig, source: Mapping, **others: object) -> dict:
-    """A record with its checksum.
+    """A record; `text_of` adds its checksum.
 
     Args:
       source: where the weights come from.
       others: what else it holds, by name.
     """
-    return sealed({"format": FORMAT, "model": dataclasses.asdict(config), "source": source, **others})
+    return {"format": FORMAT, "model": dataclasses.asdict(config), "source": source, **others}
 
 
 def text_of(record: Mapping) -> str:
-    """A record as it is written."""
-    return json.dumps(record, indent=2) + "\n"
-
-
-def sealed(record: Mapping) -> dict:
-    """The record with the checksum of all that is in it."""
-    return {**record, _SEAL: _checksum(record)}
+    """A record as it is written, with the checksum of all that is in it."""
+    return json.dumps({**record, _SEAL: _checksum(record)}, indent=2) + "\n"
 
 
 def _checksum(record: Mapping) -> str:

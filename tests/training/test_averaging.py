@@ -32,7 +32,15 @@ def test_one_epoch_stays_what_it_is():
     np.testing.assert_array_equal(average(epochs(1), kind="exp")["a"], epochs(1)[0]["a"])
 
 
-@pytest.mark.parametrize(("kw", "message"), [({"kind": "mean"}, "equal or exp"), ({"decay": 0.0}, "above 0")])
+@pytest.mark.parametrize(
+    ("kw", "message"),
+    [
+        ({"kind": "mean"}, "equal or exp"),
+        ({"kind": "exp", "decay": 0.0}, "above 0"),
+        ({"kind": "exp", "decay": float("nan")}, "above 0"),
+        ({"decay": 0.5}, "decay 0.5: has no effect on type equal"),
+    ],
+)
 def test_what_does_not_fit_is_named(kw, message):
     with pytest.raises(UserError, match=message):
         average(epochs(), **kw)

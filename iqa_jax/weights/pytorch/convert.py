@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import re
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -139,8 +140,9 @@ def pretrained_backbone(backbone: str, where: str) -> tuple[dict[str, Array], di
         directory = cache_dir() / "weights" / name
         try:
             return _from_directory(directory, backbone)
-        except WeightsError:
-            pass  # not converted yet, or damaged: convert (again)
+        except WeightsError:  # not converted yet, or damaged: convert (again)
+            if directory.exists():
+                shutil.rmtree(directory)
         converted, origin = convert_model(name, features_only=True)
         writable_cache("weights", instead="config.backbone_weights")
         save_weights(directory, converted.config, converted.weights, origin)

@@ -5,6 +5,7 @@ import contextvars
 import functools
 import math
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -170,20 +171,26 @@ def keep_programs() -> None:
 
 
 def _tidy(store: Path) -> None:
-    """Removes damaged entries, of those since the last time, and the oldest beyond `STORE_BYTES`."""
+    """Removes damaged entries, of those since the last time, and the oldest beyond `STORE_BYTES`.
+
+    An entry is also new by the time at which it came to be here: a copy keeps the date of its original.
+    """
     marker = store / _LOOKED_AT
     since = marker.stat().st_mtime if marker.exists() else 0.0
+    if since > time.time():  # of a clock that was wrong
+        since = 0.0
     with contextlib.suppress(OSError):
         marker.touch()
     sizes: list[tuple[float, int, Path]] = []
     for entry in store.iterdir():
         with contextlib.suppress(OSError):
             known = entry.stat()
-            damaged = entry != marker and known.st_mtime >= since and not _is_whole(entry)
+            is_new = max(known.st_mtime, known.st_ctime) >= since
+            damaged = entry != marker and is_new and not _is_whole(entry)
             sizes.append((0.0 if damaged else known.st_mtime, known.st_size, entry))
     left = sum(size for _, size, _ in sizes)
-    for time, size, entry in sorted(sizes):
-        if time and left <= STORE_BYTES:
+    for date, size, entry in sorted(sizes):
+        if date and left <= STORE_BYTES:
             break
         with contextlib.suppress(OSError):
             entry.unlink()

@@ -46,6 +46,19 @@ def test_damaged_entries_of_the_store_go_and_its_size_is_bounded(tmp_path, monke
     assert entries(tmp_path) == ["new"]
 
 
+def test_a_damaged_copy_with_its_originals_date_goes(tmp_path):
+    compilation._tidy(tmp_path)  # has looked
+    damaged = compilation_cache.compress_executable(b"program" * 100)[:-9]
+    (tmp_path / "a-cache").write_bytes(damaged)
+    os.utime(tmp_path / "a-cache", (1e9, 1e9))
+    compilation._tidy(tmp_path)
+    assert entries(tmp_path) == []
+    os.utime(tmp_path / compilation._LOOKED_AT, (4e9, 4e9))  # by a clock that was wrong
+    (tmp_path / "b-cache").write_bytes(damaged)
+    compilation._tidy(tmp_path)
+    assert entries(tmp_path) == []
+
+
 def test_a_store_that_cannot_be_written_is_read(tmp_path, monkeypatch):
     options: dict = {}
     before = jax.config.jax_compilation_cache_dir

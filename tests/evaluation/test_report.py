@@ -2,6 +2,7 @@ import dataclasses
 import os
 import subprocess
 import sys
+import urllib.parse
 from html.parser import HTMLParser
 
 import numpy as np
@@ -91,6 +92,22 @@ def test_a_viewer_shows_the_pairs_farthest_from_people(evaluation, tmp_path, mon
     assert first["map"] and first["referenceImage"] != first["target"]
     path = write_report(evaluation, tmp_path, viewer=shown)
     assert [a["href"] for tag, a in Page(path).tags if tag == "a"] == ["viewer/index.html"]
+
+
+def test_the_link_to_a_viewer_leads_there_whatever_it_is_called(evaluation, tmp_path):
+    page = tmp_path / "viewer-pairs:a#b, 50%41?x=1&y 日" / "index.html"
+    page.parent.mkdir()
+    page.touch()
+    path = write_report(evaluation, tmp_path, viewer=page)
+    (link,) = [a["href"] for tag, a in Page(path).tags if tag == "a"]
+    parts = urllib.parse.urlsplit(urllib.parse.urljoin(path.as_uri(), link))
+    assert not parts.query and not parts.fragment and urllib.parse.unquote(parts.path) == str(page)
+
+
+def test_a_viewer_s_scale_of_negated_dmos_ends_at_0(evaluation, tmp_path, monkeypatch):
+    monkeypatch.setattr(viewer, "VIEWED", 2)
+    text = viewer.write_viewer(evaluation, Mapped(range=(-1.0, -0.0)), tmp_path / "viewer").read_text()
+    assert "from -1 (bad) to 0 (excellent)" in text
 
 
 def test_the_page_says_what_was_measured(evaluation, tmp_path):

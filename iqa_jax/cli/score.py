@@ -60,7 +60,10 @@ def score(
     sort: Annotated[bool, typer.Option("--sort", help="Best first.")] = False,
     mask: Masks = None,
     resize: Resize = "",
-    map_dir: Annotated[Path | None, typer.Option("--map", help="Directory for quality maps.")] = None,
+    map_dir: Annotated[
+        Path | None,
+        typer.Option("--map", help="Directory for quality maps, in the folders of their targets."),
+    ] = None,
     full_scale: FullScale = False,
     page: PageDir = None,
     ray: Ray = "",

@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -51,7 +52,7 @@ def drawing_of(
     maps: list[Path] = []
     if map_dir:
         maps = map_files(writable_directory(map_dir), *zip(*pairs, strict=True), named=named)
-        check_not_read([file for file in maps if file.exists()], [*itertools.chain(*pairs)])
+        check_not_read(maps, itertools.chain(*pairs))
 
     @functools.cache
     def make(folder: Path) -> None:
@@ -69,11 +70,21 @@ def drawing_of(
     return Drawing(draw, maps, is_kept=page is None)
 
 
-def check_not_read(outputs: Sequence[Path], read: Iterable[Path | None]) -> None:
-    """Raises UserError if a file that is written is one of those that are read."""
-    places = {path.resolve() for path in read if path} if outputs else set()
-    if taken := next((file for file in outputs if file.resolve() in places), None):
-        raise UserError(f"{taken}: is read here; choose another place to write to")
+def check_not_read(outputs: Iterable[Path], read: Iterable[Path | None]) -> None:
+    """Raises UserError if a file that is written is one of those that are read, under whatever name."""
+    there = {place: output for output in outputs if (place := _place_of(output))}
+    for path in read if there else ():
+        place = _place_of(path) if path else None
+        if place in there:
+            raise UserError(f"{there[place]}: is read here; choose another file to write")
+
+
+def _place_of(path: Path) -> tuple[int, int] | None:
+    try:
+        known = os.stat(path)
+    except OSError:
+        return None
+    return known.st_dev, known.st_ino
 
 
 def page_in(directory: Path, scale: tuple[float, float] | None) -> "Page":

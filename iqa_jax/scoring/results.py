@@ -126,9 +126,10 @@ class Growing:
           UserError: another process writes there, or the journal is another metric's or damaged.
         """
         written = json.dumps(identity, sort_keys=True)
+        lock = fitting_name(f".{path.name}", ".lock.soft").removesuffix(".soft")  # see `locked`
         with contextlib.ExitStack() as held:
             try:
-                held.enter_context(locked(path.with_name(fitting_name(f".{path.name}", ".lock")), wait=False))
+                held.enter_context(locked(path.with_name(lock), wait=False))
             except Busy:
                 raise UserError(f"{path}: another process writes its results there") from None
             if _as_parquet(path):

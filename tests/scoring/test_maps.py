@@ -149,7 +149,7 @@ def test_a_map_never_takes_the_place_of_what_is_scored(here):
         save(Path(name), picture(0, (32, 36)))
     pairs, _ = chosen_files(["s/*.png"], [])
     before = Path("s/x-map.png").read_bytes()
-    with pytest.raises(UserError, match="x-map.png: is read here; choose another place"):
+    with pytest.raises(UserError, match="x-map.png: is read here; choose another file"):
         score_pairs(Fidelity(full_reference=False), pairs, map_dir=Path("s"), sets=["s/*.png"])
     assert Path("s/x-map.png").read_bytes() == before
     with Image.open("s/x.png") as image:

@@ -26,7 +26,8 @@ def progress_bar(total: int, what: str, unit: str, *, hidden: bool = False) -> I
 
 def remark(text: str) -> None:
     """A line on standard error."""
-    print(text, file=sys.stderr)
+    if sys.stderr is not None:  # closed; what is printed to None goes to standard output
+        print(text, file=sys.stderr)
 
 
 def say_of_device() -> None:

@@ -96,9 +96,8 @@ def score_pairs(
         check_not_read([csv], [*itertools.chain(*used), *map(Path, read)])
         identity = {"metric": metric.describe(), "resize": resize}
         growing = Growing.at(csv, identity | ({"full_scale": full_scale} if map_dir else {}), anew=recompute)
-    pictures = page_in(page, metric.range if full_scale else None) if page else contextlib.nullcontext()
     named = sets or [name for name in read if is_table(name)]
-    with growing as file, pictures as shown:
+    with growing as file, page_in(page, metric.range if full_scale else None) as shown:
         drawing = drawing_of(metric, used, map_dir, shown, full_scale=full_scale, named=named)
         options = {"masks": masks or {}, "resize": resize or None}
         as_lines = not (as_json or on_terminal(sys.stdout) or len(used) == 1)
@@ -195,7 +194,8 @@ def _all_results(
         def say(text):
             if text not in remarks:
                 remarks.add(text)
-                bar.write(text, file=sys.stderr)
+                with bar.external_write_mode(file=sys.stderr):
+                    remark(text)
 
         def came(position):
             result = results[position]

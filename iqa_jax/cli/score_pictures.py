@@ -1,5 +1,6 @@
 """The pictures of scored files: quality maps, and a page with all of them."""
 
+import contextlib
 import functools
 import itertools
 import os
@@ -87,8 +88,12 @@ def _place_of(path: Path) -> tuple[int, int] | None:
     return known.st_dev, known.st_ino
 
 
-def page_in(directory: Path, scale: tuple[float, float] | None) -> "Page":
-    """A page to be made in a directory."""
+def page_in(
+    directory: Path | None, scale: tuple[float, float] | None
+) -> "contextlib.AbstractContextManager[Page | None]":
+    """A page to be made in a directory, if one is given."""
+    if directory is None:
+        return contextlib.nullcontext()
     from iqa_jax.evaluation.page import Page
 
     return Page(directory, scale=scale)

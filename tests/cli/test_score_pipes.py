@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from iqa_jax.cli.output import in_one_line, progress_bar, put_out, table_of
 from iqa_jax.cli.score import chosen_files
@@ -100,6 +101,17 @@ def test_a_closed_standard_output_ends_nothing(deep, monkeypatch, tmp_path):
     monkeypatch.setattr(sys, "stdout", None)
     assert score_pairs(Fidelity(), deep, csv=tmp_path / "s.csv") == 1
     assert len((tmp_path / "s.csv").read_text().splitlines()) == 4
+
+
+def test_a_closed_standard_error_leaves_standard_output_as_it_is(deep, monkeypatch, capsys):
+    for target, _ in deep:
+        if target.stat().st_size:
+            with Image.open(target) as image:
+                image.putalpha(200)  # which is remarked
+                image.save(target)
+    monkeypatch.setattr(sys, "stderr", None)
+    assert score_pairs(Fidelity(), deep, as_json=True) == 1
+    assert len(json.loads(capsys.readouterr().out)) == 3
 
 
 def test_a_reader_that_goes_ends_the_command_and_keeps_the_scores(deep, monkeypatch, tmp_path):

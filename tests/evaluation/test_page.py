@@ -16,6 +16,7 @@ from iqa_jax.cli.score import chosen_files
 from iqa_jax.cli.score_output import score_pairs
 from iqa_jax.errors import UserError
 from iqa_jax.evaluation import page as page_module
+from iqa_jax.scoring.results import journal_of
 from tests import miniature
 from tests.cli.test_score import Fidelity
 
@@ -239,6 +240,16 @@ def test_a_page_that_fails_leaves_the_one_before(methods, monkeypatch):
         )
         raise KeyboardInterrupt
     assert {path: path.is_file() and path.read_bytes() for path in (methods / "page").rglob("*")} == before
+
+
+@pytest.mark.quick
+def test_a_start_that_is_refused_leaves_nothing_of_a_page(methods):
+    pairs, _ = chosen_files([str(methods / "good")], [str(methods / "ref")])
+    table = methods / "s.csv"
+    journal_of(table).write_text("damaged\n")
+    with pytest.raises(UserError, match="damaged"):
+        score_pairs(Mapped(), pairs, csv=table, page=methods / "page")
+    assert not (methods / "page").exists()
 
 
 @pytest.mark.quick

@@ -2,13 +2,16 @@
 
 import io
 import os
+import sys
 import warnings
 from collections.abc import Callable
 from typing import BinaryIO, cast
 
 import numpy as np
-from PIL import ExifTags, Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageCms, UnidentifiedImageError
 
+from iqa_jax.data import metadata, png, tiff
+from iqa_jax.data.colours import Space, to_srgb
 from iqa_jax.errors import DataError
 from iqa_jax.files import open_regular
 
@@ -21,21 +24,28 @@ _FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF", "AVIF")
 _EXPECTED = "expected PNG, JPEG, BMP, TIFF, WebP, GIF or AVIF"
 _BACKGROUND = (128, 128, 128)
 _BITS_PER_SAMPLE, _PHOTOMETRIC = 258, 262  # tags of TIFF
+_SEVERAL = "of several frames, the first is taken"
+# How Pillow takes the upper bytes of 16-bit channels out of a file, by its byte order, and so the lower ones.
+_LOWER = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}
+
+Say = Callable[[str], object]
 
 
-def read_image(path: str | os.PathLike, *, say: Callable[[str], object] = warnings.warn) -> np.ndarray:
+def read_image(path: str | os.PathLike, *, say: Say = warnings.warn) -> np.ndarray:
     """Reads PNG, JPEG, BMP, TIFF, WebP, GIF or AVIF as (H, W, 3) uint8, sRGB; HEIC where pillow-heif is.
 
-    Of several frames it is the first.  The EXIF orientation is applied and an embedded colour profile
-    converted to sRGB.  16-bit grey is rounded to 8 bits; of 16-bit colour, Pillow gives the upper 8.  What is
-    transparent is composited over mid-grey (128).
+    Of several frames it is the first.  The EXIF orientation is applied.  Colours become sRGB, whichever way
+    the file tells them: a colour profile; cICP, gAMA and cHRM of PNG; nclx of AVIF and HEIC; TIFF tags; the
+    mark of Adobe RGB in EXIF.  A gamma of 2.2 is taken as sRGB's curve.  More than 8 bits are rounded to 8,
+    after gamma and primaries, before a profile.  What is transparent is composited over mid-grey (128).  TIFF
+    that Pillow does not read is read where tifffile and imagecodecs are.
 
     Args:
-      say: is told when transparency was composited, a colour profile could not be used, or an image has
-        more frames.
+      say: is told when transparency was composited, colours could not be converted (HDR, a damaged profile),
+        EXIF data could not be read, or an image has more frames.
     Raises:
       DataError: names the file and why it cannot be read: missing, empty, truncated, of another
-        format, too large (a decompression bomb by Pillow's limit), or of 32 bits per channel.
+        format, too large (a decompression bomb by Pillow's limit), or of a kind that another package reads.
     """
     try:
         # Given the path, Pillow would map uncompressed TIFF into memory, wrongly if it is to be rotated.
@@ -47,23 +57,14 @@ def read_image(path: str | os.PathLike, *, say: Callable[[str], object] = warnin
         raise DataError(f"{path}: {error}") from None
 
 
-def decode_image(encoded: bytes | BinaryIO, *, say: Callable[[str], object] = warnings.warn) -> np.ndarray:
+def decode_image(encoded: bytes | BinaryIO, *, say: Say = warnings.warn) -> np.ndarray:
     """The same from the content of an image file; what it raises names no file."""
     try:
-        file = io.BytesIO(encoded) if isinstance(encoded, bytes) else encoded
-        if not file.read(1):
-            raise DataError("empty file")
-        file.seek(0)
-        image: Image.Image = Image.open(file, formats=_formats(file))
-        if 0 in image.size:
-            raise DataError("an image without pixels")
-        if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:
-            say("of several frames, the first is taken")
-            image.seek(0)
-        image.load()
-        return from_pillow(image, say=say)
+        return _decoded(io.BytesIO(encoded) if isinstance(encoded, bytes) else encoded, say)
+    except DataError as error:
+        reason: str | Exception = error
     except UnidentifiedImageError:
-        reason: str | Exception = f"not an image, or damaged; {_EXPECTED}"
+        reason = f"not an image, or damaged; {_EXPECTED}"
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         reason = f"refused as a decompression bomb ({error})"
     except OSError as error:
@@ -73,26 +74,73 @@ def decode_image(encoded: bytes | BinaryIO, *, say: Callable[[str], object] = wa
     raise DataError(" ".join(str(reason).split()) or type(reason).__name__)
 
 
-def from_pillow(image: Image.Image, *, say: Callable[[str], object] = warnings.warn) -> np.ndarray:
+def from_pillow(image: Image.Image, *, say: Say = warnings.warn) -> np.ndarray:
     """One of Pillow's images as (H, W, 3) uint8, sRGB; see `read_image`.
 
+    Of 16-bit colour, Pillow gives the upper 8 bits, and of a PNG's colours not the code points (cICP): of a
+    file's path, `read_image` gives all.
+
     Raises:
-      DataError: 32 bits per channel.
+      DataError: 32 bits or signed values in a channel, or a TIFF that Pillow reads wrongly.
     """
-    image = _eight_bits(image)
-    if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
-        image = ImageOps.exif_transpose(image)
-    return np.asarray(_srgb(image, say))
+    if hasattr(image, "tag_v2") and not tiff.pillow_reads(image):
+        raise DataError("a TIFF of a kind that Pillow reads wrongly; give its path instead of the image")
+    if image.mode in ("I", "F"):
+        raise DataError("32 bits or signed values in a channel; expected 8 or 16 bits")
+    image.load()
+    exif = metadata.exif_of(image, say)
+    colours = metadata.colours_of(image, exif, say)
+    if not image.mode.startswith("I;16"):
+        return _finished(image, None, colours, exif, say)
+    values, tags = np.asarray(image), getattr(image, "tag_v2", {})
+    white = 2 ** tags.get(_BITS_PER_SAMPLE, (16,))[0] - 1
+    clear = image.info.get("transparency")
+    alpha = None if clear is None else values != clear
+    if tags.get(_PHOTOMETRIC) == 0:  # of TIFF: zero is white
+        values = white - values
+    return _rounded("L", values[..., None], white, alpha, colours, exif, say)
 
 
-def _formats(file: BinaryIO) -> tuple[str, ...]:
-    """The formats that a file may have.
+def _decoded(file: BinaryIO, say: Say) -> np.ndarray:
+    start = file.read(32)
+    file.seek(0)
+    if not start:
+        raise DataError("empty file")
+    info: dict = {}
+    if start.startswith(png.SIGNATURE):
+        content, info = png.pixels_of(file.read(), say)
+        file = io.BytesIO(content)
+    image = _opened(file, start, say)
+    if image is None:
+        return _other_tiff(file, say)
+    if 0 in image.size:
+        raise DataError("an image without pixels")
+    if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:
+        say(_SEVERAL)
+        image.seek(0)
+    image.info.update(info or _profile_besides(image, file))
+    if image.format == "PNG" and start[24] in (2, 4) and start[25] == 0 and "transparency" in image.info:
+        image.info["transparency"] *= 255 // (2 ** start[24] - 1)  # Pillow scales the greys, but not this one
+    values = _sixteen_bits(image, file)
+    if values is None:
+        return from_pillow(image, say=say)
+    exif = metadata.exif_of(image, say)
+    colours = metadata.colours_of(image, exif, say)
+    alpha, clear = None, image.info.get("transparency")
+    if image.mode in ("RGBA", "LA"):
+        values, alpha = values[..., :-1], values[..., -1] / np.float32(65535)
+    elif clear is not None:
+        alpha = np.any(values != np.uint16(clear), axis=-1)
+    mode = {1: "L", 3: "RGB", 4: "CMYK"}[values.shape[-1]]
+    return _rounded(mode, values, 65535, alpha, colours, exif, say)
+
+
+def _formats(start: bytes) -> tuple[str, ...]:
+    """The formats that a file which starts so may have.
 
     Raises:
       DataError: it is HEIC, whatever its name says, and pillow-heif is not installed.
     """
-    start = file.read(32)
-    file.seek(0)
     Image.init()
     known = tuple(name for name in _FORMATS if name in Image.OPEN)  # older versions of Pillow have no AVIF
     brands = start[8:] if start[4:8] == b"ftyp" else b""
@@ -106,35 +154,119 @@ def _formats(file: BinaryIO) -> tuple[str, ...]:
     return (*known, "HEIF")
 
 
-def _eight_bits(image: Image.Image) -> Image.Image:
-    """The image with 8 bits per channel or fewer."""
-    if image.mode in ("I", "F"):
-        raise DataError("32 bits or signed values in a channel; expected 8 or 16 bits")
-    if not image.mode.startswith("I;16"):
-        return image
-    tags = getattr(image, "tag_v2", {})
-    white = 2 ** tags.get(_BITS_PER_SAMPLE, (16,))[0] - 1
-    values = np.asarray(image) / np.float32(white)
-    if tags.get(_PHOTOMETRIC) == 0:  # of TIFF: zero is white
-        values = 1 - values
-    eight = Image.fromarray(np.rint(255 * values).astype(np.uint8))
-    eight.info = {key: image.info[key] for key in ("icc_profile", "exif") if key in image.info}
-    return eight
+def _opened(file: BinaryIO, start: bytes, say: Say) -> Image.Image | None:
+    """Pillow's image of a file that starts so, its pixels not read yet; None for TIFF that it cannot."""
+    if start.startswith(tiff.SIGNATURES):
+        try:
+            image = Image.open(file, formats=("TIFF",))
+        except (UnidentifiedImageError, KeyError):  # a layout, or a compression, that it does not know
+            return None
+        return image if tiff.pillow_reads(image) else None
+    formats = _formats(start)
+    try:
+        return Image.open(file, formats=formats)
+    except ValueError as error:
+        if "Exif" not in str(error):  # of AVIF
+            raise
+    say(metadata.NO_EXIF)
+    file.seek(0)
+    return Image.open(io.BytesIO(metadata.without_exif(file.read())), formats=formats)
 
 
-def _srgb(image: Image.Image, say: Callable[[str], object]) -> Image.Image:
-    """RGB from any mode of 8 bits, without alpha."""
-    profile, alpha = image.info.get("icc_profile"), None
-    kind = {"1": "L", "L": "L", "LA": "L", "CMYK": "CMYK"}.get(image.mode, "RGB")
-    if image.has_transparency_data:
+def _profile_besides(image: Image.Image, file: BinaryIO) -> dict:
+    """What tells the colours of a file and Pillow does not give, as further entries of `Image.info`."""
+    if image.format == "AVIF":
+        file.seek(0)
+        return {"nclx": metadata.code_points(file.read())}
+    if image.format == "GIF":
+        profile = metadata.profile_of_gif(image, file)
+    elif image.format == "BMP":
+        profile = metadata.profile_of_bmp(file)
+    else:
+        return {}
+    return {"icc_profile": profile} if profile else {}
+
+
+def _other_tiff(file: BinaryIO, say: Say) -> np.ndarray:
+    """A TIFF that Pillow does not read rightly."""
+    file.seek(0)
+    try:
+        values = tiff.read_values(file, say)
+    except (DataError, Image.DecompressionBombError):
+        raise
+    except Exception as error:  # of tifffile, imagecodecs and what they use
+        raise DataError(
+            f"a TIFF that is damaged or of a rare kind ({error or type(error).__name__})"
+        ) from None
+    if values.frames > 1:
+        say(_SEVERAL)
+    exif = metadata.exif_of_tiff(file, say)
+    exif[metadata.ORIENTATION] = values.orientation
+    colours = values.profile or metadata.space_of_tiff(values.tags, say) or metadata.adobe_rgb(exif)
+    return _rounded(values.mode, values.colours, values.white, values.alpha, colours, exif, say)
+
+
+def _sixteen_bits(image: Image.Image, file: BinaryIO) -> np.ndarray | None:
+    """(H, W, channels) uint16 where Pillow would give the upper 8 bits of colours; loads the image.
+
+    Pillow has no such mode, but takes out the bytes that it is told to.
+    """
+    tiles = getattr(image, "tile", None)
+    arguments = tiles[0].args if tiles else ""
+    raw = arguments[0] if isinstance(arguments, tuple) and arguments else arguments
+    if not isinstance(raw, str) or ";16" not in raw or image.mode.startswith("I"):
+        return None
+
+    def bytes_of(opened: Image.Image, raw: str) -> np.ndarray:
+        opened.tile = [  # type: ignore[attr-defined]
+            part._replace(args=raw if isinstance(part.args, str) else (raw, *part.args[1:]))
+            for part in opened.tile  # type: ignore[attr-defined]
+        ]
+        opened.load()
+        return np.asarray(opened)
+
+    if raw == "LA;16B":  # two bytes of grey and two of alpha, as if they were four channels
+        return bytes_of(image, "RGBA").view(">u2").astype(np.uint16)
+    upper = bytes_of(image, raw).astype(np.uint16)
+    again = Image.open(file, formats=(cast(str, image.format),))
+    return upper << 8 | bytes_of(again, raw[:-1] + _LOWER[raw[-1]])
+
+
+def _rounded(mode, values, white, alpha, colours, exif, say) -> np.ndarray:
+    """An image of more bits: its gamma and primaries are converted before it has 8."""
+    space = colours if isinstance(colours, Space) and mode != "CMYK" else None
+    height, width = values.shape[:2]
+    image = Image.frombytes(mode, (width, height), to_srgb(values, white, space).tobytes())
+    if alpha is not None:
+        alpha = Image.fromarray(np.rint(255 * np.asarray(alpha, np.float32)).astype(np.uint8))
+    return _finished(image, alpha, None if space else colours, exif, say)
+
+
+def _finished(
+    image: Image.Image,
+    alpha: Image.Image | None,
+    colours: bytes | Space | None,
+    exif: Image.Exif,
+    say: Say,
+) -> np.ndarray:
+    """(H, W, 3) of an image of 8 bits in any mode, whose alpha may be apart."""
+    kind = {"1": "L", "L": "L", "LA": "L", "La": "L", "CMYK": "CMYK"}.get(image.mode, "RGB")
+    if image.mode in ("La", "RGBa"):  # multiplied by alpha
+        image = image.convert(image.mode.upper())
+    if alpha is None and image.has_transparency_data:
         image = image.convert("RGBA")
         alpha = image.getchannel("A")
     image = _in_mode(image, kind)
-    image = _in_mode(_converted(image, profile, say) if profile else image, "RGB")
+    if isinstance(colours, bytes):
+        image = _converted(image, colours, say)
+    elif colours is not None and not colours.is_srgb and kind != "CMYK":
+        values = np.asarray(image)
+        image = Image.fromarray(to_srgb(np.atleast_3d(values), 255, colours).reshape(values.shape))
+    image = _in_mode(image, "RGB")
     if alpha is not None and alpha.getextrema()[0] != 255:
         say("transparent images are composited over mid-grey (128)")
         image = Image.composite(image, Image.new("RGB", image.size, _BACKGROUND), alpha)
-    return image
+    return np.asarray(metadata.upright(image, exif))
 
 
 def _in_mode(image: Image.Image, mode: str) -> Image.Image:
@@ -142,7 +274,7 @@ def _in_mode(image: Image.Image, mode: str) -> Image.Image:
     return image if image.mode == mode else image.convert(mode)
 
 
-def _converted(image: Image.Image, profile: bytes, say: Callable[[str], object]) -> Image.Image:
+def _converted(image: Image.Image, profile: bytes, say: Say) -> Image.Image:
     """From the profile's colours to sRGB; the same image where the profile is damaged or of another kind."""
     try:
         opened = ImageCms.ImageCmsProfile(io.BytesIO(profile))

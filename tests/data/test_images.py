@@ -264,7 +264,7 @@ def bomb() -> bytes:
         ("cut.tiff", lambda: encoded(Image.fromarray(PICTURE), "TIFF")[:400], ""),
         ("cut.webp", lambda: encoded(Image.fromarray(PICTURE), "WEBP")[:100], ""),
         ("header.png", lambda: encoded(Image.fromarray(PICTURE), "PNG")[:20], "Truncated"),
-        ("float.tiff", lambda: encoded(Image.fromarray(np.ones((40, 40), np.float32)), "TIFF"), "32 bits"),
+        ("float.tiff", lambda: encoded(Image.fromarray(np.full((40, 40), 9, np.float32)), "TIFF"), "0 to 1"),
         ("other.ppm", lambda: encoded(Image.fromarray(PICTURE), "PPM"), "expected PNG"),
     ],
 )

@@ -5,7 +5,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable
-from typing import BinaryIO, cast
+from typing import BinaryIO, NamedTuple, cast
 
 import numpy as np
 from PIL import Image, ImageCms, UnidentifiedImageError
@@ -22,7 +22,7 @@ EXTENSIONS = (
 )  # fmt: skip
 _FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF", "AVIF")
 _EXPECTED = "expected PNG, JPEG, BMP, TIFF, WebP, GIF or AVIF"
-_BACKGROUND = (128, 128, 128)
+_BACKGROUND = 128
 _BITS_PER_SAMPLE, _PHOTOMETRIC = 258, 262  # tags of TIFF
 _SEVERAL = "of several frames, the first is taken"
 # How Pillow takes the upper bytes of 16-bit channels out of a file, by its byte order, and so the lower ones.
@@ -31,7 +31,18 @@ _LOWER = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}
 Say = Callable[[str], object]
 
 
-def read_image(path: str | os.PathLike, *, say: Say = warnings.warn) -> np.ndarray:
+class _Picture(NamedTuple):
+    """An image of 8 bits in any mode, and what is to become of it."""
+
+    image: Image.Image
+    alpha: Image.Image | None  # where the mode has none
+    colours: bytes | Space | None
+    exif: Image.Exif
+
+
+def read_image(
+    path: str | os.PathLike, *, say: Say = warnings.warn, background: int = _BACKGROUND
+) -> np.ndarray:
     """Reads PNG, JPEG, BMP, TIFF, WebP, GIF or AVIF as (H, W, 3) uint8, sRGB; HEIC where pillow-heif is.
 
     Of several frames it is the first.  The EXIF orientation is applied.  Colours become sRGB, whichever way
@@ -43,6 +54,7 @@ def read_image(path: str | os.PathLike, *, say: Say = warnings.warn) -> np.ndarr
     Args:
       say: is told when transparency was composited, colours could not be converted (HDR, a damaged profile),
         EXIF data could not be read, or an image has more frames.
+      background: the grey that transparency is composited over; of another one nothing is said.
     Raises:
       DataError: names the file and why it cannot be read: missing, empty, truncated, of another
         format, too large (a decompression bomb by Pillow's limit), or of a kind that another package reads.
@@ -50,17 +62,20 @@ def read_image(path: str | os.PathLike, *, say: Say = warnings.warn) -> np.ndarr
     try:
         # Given the path, Pillow would map uncompressed TIFF into memory, wrongly if it is to be rotated.
         with open_regular(path) as file:
-            return decode_image(file, say=say)
+            return decode_image(file, say=say, background=background)
     except OSError as error:
         raise DataError(f"{path}: {error.strerror or error}") from None
     except DataError as error:
         raise DataError(f"{path}: {error}") from None
 
 
-def decode_image(encoded: bytes | BinaryIO, *, say: Say = warnings.warn) -> np.ndarray:
+def decode_image(
+    encoded: bytes | BinaryIO, *, say: Say = warnings.warn, background: int = _BACKGROUND
+) -> np.ndarray:
     """The same from the content of an image file; what it raises names no file."""
     try:
-        return _decoded(io.BytesIO(encoded) if isinstance(encoded, bytes) else encoded, say)
+        picture = _decoded(io.BytesIO(encoded) if isinstance(encoded, bytes) else encoded, say)
+        return _finished(picture, say, background)
     except DataError as error:
         reason: str | Exception = error
     except UnidentifiedImageError:
@@ -74,7 +89,7 @@ def decode_image(encoded: bytes | BinaryIO, *, say: Say = warnings.warn) -> np.n
     raise DataError(" ".join(str(reason).split()) or type(reason).__name__)
 
 
-def from_pillow(image: Image.Image, *, say: Say = warnings.warn) -> np.ndarray:
+def from_pillow(image: Image.Image, *, say: Say = warnings.warn, background: int = _BACKGROUND) -> np.ndarray:
     """One of Pillow's images as (H, W, 3) uint8, sRGB; see `read_image`.
 
     Of 16-bit colour, Pillow gives the upper 8 bits, and of a PNG's colours not the code points (cICP): of a
@@ -83,6 +98,10 @@ def from_pillow(image: Image.Image, *, say: Say = warnings.warn) -> np.ndarray:
     Raises:
       DataError: 32 bits or signed values in a channel, or a TIFF that Pillow reads wrongly.
     """
+    return _finished(_of_pillow(image, say), say, background)
+
+
+def _of_pillow(image: Image.Image, say: Say) -> _Picture:
     if hasattr(image, "tag_v2") and not tiff.pillow_reads(image):
         raise DataError("a TIFF of a kind that Pillow reads wrongly; give its path instead of the image")
     if image.mode in ("I", "F"):
@@ -91,17 +110,17 @@ def from_pillow(image: Image.Image, *, say: Say = warnings.warn) -> np.ndarray:
     exif = metadata.exif_of(image, say)
     colours = metadata.colours_of(image, exif, say)
     if not image.mode.startswith("I;16"):
-        return _finished(image, None, colours, exif, say)
+        return _Picture(image, None, colours, exif)
     values, tags = np.asarray(image), getattr(image, "tag_v2", {})
     white = 2 ** tags.get(_BITS_PER_SAMPLE, (16,))[0] - 1
     clear = image.info.get("transparency")
     alpha = None if clear is None else values != clear
     if tags.get(_PHOTOMETRIC) == 0:  # of TIFF: zero is white
         values = white - values
-    return _rounded("L", values[..., None], white, alpha, colours, exif, say)
+    return _rounded("L", values[..., None], white, alpha, colours, exif)
 
 
-def _decoded(file: BinaryIO, say: Say) -> np.ndarray:
+def _decoded(file: BinaryIO, say: Say) -> _Picture:
     start = file.read(32)
     file.seek(0)
     if not start:
@@ -123,7 +142,7 @@ def _decoded(file: BinaryIO, say: Say) -> np.ndarray:
         image.info["transparency"] *= 255 // (2 ** start[24] - 1)  # Pillow scales the greys, but not this one
     values = _sixteen_bits(image, file)
     if values is None:
-        return from_pillow(image, say=say)
+        return _of_pillow(image, say)
     exif = metadata.exif_of(image, say)
     colours = metadata.colours_of(image, exif, say)
     alpha, clear = None, image.info.get("transparency")
@@ -132,7 +151,7 @@ def _decoded(file: BinaryIO, say: Say) -> np.ndarray:
     elif clear is not None:
         alpha = np.any(values != np.uint16(clear), axis=-1)
     mode = {1: "L", 3: "RGB", 4: "CMYK"}[values.shape[-1]]
-    return _rounded(mode, values, 65535, alpha, colours, exif, say)
+    return _rounded(mode, values, 65535, alpha, colours, exif)
 
 
 def _formats(start: bytes) -> tuple[str, ...]:
@@ -187,7 +206,7 @@ def _profile_besides(image: Image.Image, file: BinaryIO) -> dict:
     return {"icc_profile": profile} if profile else {}
 
 
-def _other_tiff(file: BinaryIO, say: Say) -> np.ndarray:
+def _other_tiff(file: BinaryIO, say: Say) -> _Picture:
     """A TIFF that Pillow does not read rightly."""
     file.seek(0)
     try:
@@ -203,7 +222,7 @@ def _other_tiff(file: BinaryIO, say: Say) -> np.ndarray:
     exif = metadata.exif_of_tiff(file, say)
     exif[metadata.ORIENTATION] = values.orientation
     colours = values.profile or metadata.space_of_tiff(values.tags, say) or metadata.adobe_rgb(exif)
-    return _rounded(values.mode, values.colours, values.white, values.alpha, colours, exif, say)
+    return _rounded(values.mode, values.colours, values.white, values.alpha, colours, exif)
 
 
 def _sixteen_bits(image: Image.Image, file: BinaryIO) -> np.ndarray | None:
@@ -232,24 +251,19 @@ def _sixteen_bits(image: Image.Image, file: BinaryIO) -> np.ndarray | None:
     return upper << 8 | bytes_of(again, raw[:-1] + _LOWER[raw[-1]])
 
 
-def _rounded(mode, values, white, alpha, colours, exif, say) -> np.ndarray:
+def _rounded(mode, values, white, alpha, colours, exif) -> _Picture:
     """An image of more bits: its gamma and primaries are converted before it has 8."""
     space = colours if isinstance(colours, Space) and mode != "CMYK" else None
     height, width = values.shape[:2]
     image = Image.frombytes(mode, (width, height), to_srgb(values, white, space).tobytes())
     if alpha is not None:
         alpha = Image.fromarray(np.rint(255 * np.asarray(alpha, np.float32)).astype(np.uint8))
-    return _finished(image, alpha, None if space else colours, exif, say)
+    return _Picture(image, alpha, None if space else colours, exif)
 
 
-def _finished(
-    image: Image.Image,
-    alpha: Image.Image | None,
-    colours: bytes | Space | None,
-    exif: Image.Exif,
-    say: Say,
-) -> np.ndarray:
-    """(H, W, 3) of an image of 8 bits in any mode, whose alpha may be apart."""
+def _finished(picture: _Picture, say: Say, background: int) -> np.ndarray:
+    """(H, W, 3) uint8, sRGB, upright."""
+    image, alpha, colours, exif = picture
     kind = {"1": "L", "L": "L", "LA": "L", "La": "L", "CMYK": "CMYK"}.get(image.mode, "RGB")
     if image.mode in ("La", "RGBa"):  # multiplied by alpha
         image = image.convert(image.mode.upper())
@@ -264,8 +278,9 @@ def _finished(
         image = Image.fromarray(to_srgb(np.atleast_3d(values), 255, colours).reshape(values.shape))
     image = _in_mode(image, "RGB")
     if alpha is not None and alpha.getextrema()[0] != 255:
-        say("transparent images are composited over mid-grey (128)")
-        image = Image.composite(image, Image.new("RGB", image.size, _BACKGROUND), alpha)
+        if background == _BACKGROUND:
+            say("transparent images are composited over mid-grey (128)")
+        image = Image.composite(image, Image.new("RGB", image.size, (background,) * 3), alpha)
     return np.asarray(metadata.upright(image, exif))
 
 

@@ -153,14 +153,16 @@ def distort(
     processes: Annotated[int, typer.Option(min=0, help="At a time; 0: one a core.")] = 0,
     as_json: Json = False,
 ) -> None:
-    """Make reference-distorted pairs of photographs with KADID-10k's distortions; goes on where it stopped.
+    """Make reference-distorted pairs of photographs with KADID-10k's distortions; resumes where it stopped.
 
     Example: python -m iqa_jax distort --images photos/ --output made --per-image 15 --short-side 384
     """
     from iqa_jax.data import make_pairs as making
     from iqa_jax.data.selection import expand
 
-    chosen = tuple(filter(None, types.split(","))) or making.Plan.types
+    if name != Path(name).name:
+        raise UserError(f"--name {name}: expected a name without folders; --output gives the folder")
+    chosen = tuple(filter(None, map(str.strip, types.split(",")))) or making.Plan.types
     plan = making.Plan(
         types=chosen,
         levels=tuple(numbers_of("--levels", levels)),
@@ -175,7 +177,7 @@ def distort(
     total = sum(len(plan.versions(number)) for number in range(len(photographs)))
     with progress_bar(total, "distorting", "pair") as bar:
         problems = making.make_pairs(
-            photographs, manifest, plan, processes=processes or None, progress=bar.update
+            photographs, manifest, plan, processes=processes or None, progress=bar.update, say=remark
         )
     result = {"output": str(manifest), "photographs": len(photographs) - len(problems), "errors": problems}
     put_out(result, as_json, f"wrote {manifest}: pairs of {result['photographs']} photographs")

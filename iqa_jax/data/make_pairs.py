@@ -3,9 +3,12 @@
 import csv
 import dataclasses
 import io
+import itertools
 import json
 import multiprocessing
 import os
+import unicodedata
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -18,7 +21,7 @@ from iqa_jax.data import distortions
 from iqa_jax.data.images import read_image
 from iqa_jax.data.opinions import mean_opinion
 from iqa_jax.errors import UserError
-from iqa_jax.files import write_whole
+from iqa_jax.files import fitting_name, remove_leftovers, write_whole
 from iqa_jax.signals import follow_parent, kept_from_children
 
 _SETTINGS = "distort.json"
@@ -53,7 +56,7 @@ class Plan:
 
     def versions(self, number: int) -> list[tuple[str, int]]:
         """Types and levels for the photograph of this number, those of a type together."""
-        every = [(kind, level) for kind in self.types for level in self.levels]
+        every = list(dict.fromkeys(itertools.product(self.types, self.levels)))
         if not self.per_image or self.per_image >= len(every):
             return every
         rng = np.random.default_rng((self.seed, number))
@@ -67,6 +70,7 @@ def make_pairs(
     *,
     processes: int | None = None,
     progress: Callable[[int], object] = lambda pairs: None,
+    say: Callable[[str], object] = warnings.warn,
 ) -> list[str]:
     """Writes the folders `references` and `distorted` and, when all is done, the manifest beside them.
 
@@ -79,20 +83,25 @@ def make_pairs(
       manifest: the table to write, in an existing directory.
       processes: how many work at a time; one a core if not given.
       progress: is told how many more pairs are done, those of an earlier start included.
+      say: is told which photographs are called by a number, and what `read_image` had to say, once for all
+        photographs that it said it of.
     Returns:
       Why photographs could not be used, an entry each; the others are in the manifest.
     Raises:
-      UserError: two photographs of one name in one folder, or other settings' pairs in the directory.
+      UserError: there are other things in the directory, or pairs made with other settings.
+      OSError: a file cannot be written; run the same again to resume.
     """
     output = manifest.parent
     photographs = sorted(photographs)
-    names = _names(photographs)
+    names = _names(photographs, plan, say)
     _check_settings(output, plan, [f"{names[path]}{path.suffix}" for path in photographs])
-    for folder in ("references", "distorted"):
-        for name in names.values():
-            (output / folder / name).parent.mkdir(parents=True, exist_ok=True)
+    places = {name.rpartition("/")[0] for name in names.values()}
+    for place in [output / folder / place for folder in ("references", "distorted") for place in places]:
+        place.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(place)
     tasks = [(path, names[path], plan, number, output) for number, path in enumerate(photographs)]
-    problems = {}
+    problems: dict[Path, str] = {}
+    remarks: Counter[str] = Counter()
     context = multiprocessing.get_context("spawn")
     with kept_from_children():
         pool = ProcessPoolExecutor(processes, mp_context=context, initializer=follow_parent)
@@ -101,33 +110,88 @@ def make_pairs(
         try:
             for future in as_completed(running):
                 path, _, _, number, _ = running[future]
-                if problem := future.result():
+                problem, said = future.result()
+                remarks.update(said)
+                if problem:
                     problems[path] = problem
                 progress(len(plan.versions(number)))
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
+    for remark, count in remarks.items():
+        say(f"{count} of {len(photographs)} photographs: {remark}")
     made = [task for task in tasks if task[0] not in problems]
     _write_manifest(manifest, plan, made)
     return [problems[path] for path in photographs if path in problems]
 
 
-def _names(photographs: Sequence[Path]) -> dict[Path, str]:
+def _names(
+    photographs: Sequence[Path], plan: Plan, say: Callable[[str], object] = warnings.warn
+) -> dict[Path, str]:
     """What to call each in the output: its name without the ending, after its folders where names repeat.
 
-    Raises:
-      UserError: two are of one name and in one folder.
+    Where that would give two files one name, the later photograph gets a number as well.  Names that differ
+    in case or in how their letters are composed are one name on many systems.
     """
     names = {path: path.stem for path in photographs}
-    if len(set(names.values())) == len(names):
-        return names
-    root = os.path.commonpath([path.absolute().parent for path in photographs])
-    names = {path: path.absolute().relative_to(root).with_suffix("").as_posix() for path in photographs}
-    counts = Counter(names.values())
-    twice = [str(path) for path, name in names.items() if counts[name] > 1]
-    if twice:
-        raise UserError(f"photographs of one name, rename them: {', '.join(twice[:10])}")
+    if len(set(names.values())) < len(names):
+        root = os.path.commonpath([path.absolute().parent for path in photographs])
+        names = {path: path.absolute().relative_to(root).with_suffix("").as_posix() for path in photographs}
+    wanted, taken = {_key(name) for name in names.values()}, _Taken(plan)
+    changed = []
+    for number, (path, name) in enumerate(names.items()):
+        numbered = (f"{name}-{count}" for count in itertools.count(2))
+        choices = itertools.chain([name], (choice for choice in numbered if _key(choice) not in wanted))
+        names[path] = next(choice for choice in choices if taken.has_room_for(choice, number))
+        taken.numbers[_key(names[path])] = number
+        if names[path] != name:
+            changed.append(f"{path.name} is {names[path]}")
+    if changed:
+        more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
+        say(f"photographs whose names are taken have a number: {', '.join(changed[:3])}{more}")
     return names
+
+
+class _Taken:
+    """The names that photographs have, and so the files that they own."""
+
+    def __init__(self, plan: Plan):
+        self.numbers: dict[str, int] = {}  # of the photograph, by the key of its name
+        self._plan = plan
+        plain = {_plain(kind): kind for kind in plan.types}
+        # x_color's quantization and x's color_quantization would be one file
+        self._ends = [
+            (f"_{longer.removesuffix(f'_{shorter}')}", plain[longer], plain[shorter])
+            for longer, shorter in itertools.permutations(plain, 2)
+            if longer.endswith(f"_{shorter}")
+        ]
+
+    def has_room_for(self, name: str, number: int) -> bool:
+        """Whether the photograph of this number may be called so: none of its files is another's."""
+        key = _key(name)
+        if key in self.numbers:
+            return False
+        for end, longer, shorter in self._ends:
+            other = self.numbers.get(key + end)
+            if other is not None and self._levels(number, longer) & self._levels(other, shorter):
+                return False
+            other = self.numbers.get(key.removesuffix(end)) if key.endswith(end) else None
+            if other is not None and self._levels(other, longer) & self._levels(number, shorter):
+                return False
+        return True
+
+    def _levels(self, number: int, wanted: str) -> set[int]:
+        return {level for kind, level in self._plan.versions(number) if kind == wanted}
+
+
+def _key(name: str) -> str:
+    """The same for names that some file system takes for one."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
+
+
+def _plain(kind: str) -> str:
+    """A distortion type as a part of a file's name."""
+    return kind.rstrip(".").replace(" ", "_")
 
 
 def _check_settings(output: Path, plan: Plan, photographs: Sequence[str]) -> None:
@@ -136,43 +200,53 @@ def _check_settings(output: Path, plan: Plan, photographs: Sequence[str]) -> Non
     settings = {**dataclasses.asdict(plan), "photographs": list(photographs)}
     settings = json.loads(json.dumps(settings))
     if not path.exists():
-        if any(output.iterdir()):
-            raise UserError(f"{output}: not empty; choose another --output")
-        path.write_text(json.dumps(settings, indent=2) + "\n")
+        if any(not entry.name.startswith(".") for entry in output.iterdir()):
+            raise UserError(f"{output}: not empty; choose another directory")
+        write_whole(path, json.dumps(settings, indent=2) + "\n")
         return
-    before = json.loads(path.read_text())
-    if before != settings:
-        other = next(name for name in settings if settings[name] != before.get(name))
-        raise UserError(f"{output}: holds pairs made with other settings ({other}); choose another --output")
+    try:
+        before = json.loads(path.read_text())
+        other = next((name for name in settings if settings[name] != before.get(name)), None)
+    except (ValueError, AttributeError):
+        raise UserError(
+            f"{path}: damaged; it tells how the pairs beside it were made: choose another directory"
+        ) from None
+    if other is not None:
+        raise UserError(f"{output}: holds pairs made with other settings ({other}); choose another directory")
 
 
-def _make(path: Path, name: str, plan: Plan, number: int, output: Path) -> str | None:
-    """Writes one photograph and its distorted versions; returns what is wrong with it."""
+def _make(path: Path, name: str, plan: Plan, number: int, output: Path) -> tuple[str | None, set[str]]:
+    """Writes one photograph and its distorted versions; what is wrong with it, and what was said of it."""
     targets = [output / file for _, _, file in _versions(name, plan, number)]
     reference = output / _reference(name)
+    said: set[str] = set()
     if reference.exists() and all(target.exists() for target in targets):
-        return None
+        return None, said
     try:
-        image = _scaled(read_image(path, say=lambda text: None), plan.short_side)
+        image = _scaled(read_image(path, say=said.add), plan.short_side)
         _save(reference, image)
         for (kind, level, _), target in zip(_versions(name, plan, number), targets, strict=True):
             if not target.exists():
                 _save(target, distortions.distort(image, kind, level, seed=(plan.seed, number)))
     except UserError as error:
         message = str(error)
-        return message if message.startswith(str(path)) else f"{path}: {message}"
-    return None
+        return message if message.startswith(str(path)) else f"{path}: {message}", said
+    return None, said
 
 
 def _reference(name: str) -> str:
-    return f"references/{name}.png"
+    return _file("references", name, ".png")
 
 
 def _versions(name: str, plan: Plan, number: int) -> Iterator[tuple[str, int, str]]:
     """Type, level and file of each distorted version of a photograph."""
     for kind, level in plan.versions(number):
-        plain = kind.rstrip(".").replace(" ", "_")
-        yield kind, level, f"distorted/{name}_{plain}_{level}.png"
+        yield kind, level, _file("distorted", name, f"_{_plain(kind)}_{level}.png")
+
+
+def _file(folder: str, name: str, ending: str) -> str:
+    places, slash, last = name.rpartition("/")
+    return f"{folder}/{places}{slash}{fitting_name(last, ending)}"
 
 
 def _scaled(image: np.ndarray, short_side: int) -> np.ndarray:

@@ -111,9 +111,9 @@ def test_other_settings_need_another_directory(distort, photographs, tmp_path):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine.txt").write_text("mine")
     assert "not empty" in distort(output="full")[2]
-    for ending in ("jpg", "png"):
-        miniature.save(photographs / "more" / f"p0.{ending}", miniature.picture(0, (60, 80)))
-    assert "photographs of one name" in distort("--images", photographs / "more", output="new")[2]
+    (tmp_path / "made" / "distort.json").write_text("{")
+    assert "distort.json: damaged" in distort("--types", "jpeg")[2]
+    assert "--name a/b: expected a name" in distort("--name", "a/b", output="new")[2]
 
 
 def test_equal_names_keep_their_folders(distort, photographs, tmp_path):

@@ -5,6 +5,7 @@ tifffile can write: `tests/data/test_tiff.py` has those that stand for the other
 """
 
 import dataclasses
+import logging
 import math
 from collections.abc import Callable
 from typing import Any, BinaryIO
@@ -92,6 +93,9 @@ def read_values(file: BinaryIO, say: Callable[[str], object]) -> Values:
         raise DataError(
             "a TIFF that Pillow does not read, or damaged; pip install 'iqa_jax[tiff]' to read all kinds"
         ) from None
+    log = logging.getLogger("tifffile")
+    if not log.handlers:  # what it has to say of damaged files is said by the error
+        log.addHandler(logging.NullHandler())
     with tifffile.TiffFile(file) as tiff:
         page: Any = tiff.pages[0]
         photometric, extra = _checked(page)

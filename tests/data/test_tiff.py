@@ -2,7 +2,6 @@
 
 import io
 import itertools
-import logging
 import sys
 
 import numpy as np
@@ -184,12 +183,12 @@ def test_orientation_profile_and_frames_of_what_pillow_does_not_read():
 
 
 @pytest.mark.parametrize("compression", [None, "zlib", "lzw"])
-def test_what_is_cut_off_is_refused(compression):
-    logging.getLogger("tifffile").addHandler(logging.NullHandler())
+def test_what_is_cut_off_is_refused(compression, capfd):
     content = written("rgb", "16", "separate", layout=("<", (16, 32), compression, False))[0]
     for share in (0.05, 0.5, 0.98):
         with pytest.raises(DataError, match="TIFF"):
             decode_image(content[: int(share * len(content))], say=quiet)
+    assert capfd.readouterr().err == ""
 
 
 @pytest.mark.parametrize(

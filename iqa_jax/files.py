@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import hashlib
+import io
 import os
 import re
 import shutil
@@ -50,7 +51,7 @@ def local_path(path: str | os.PathLike) -> Path:
         raise UserError(f"{path}: the home directory is not known; give the path without ~") from None
 
 
-def open_regular(path: str | os.PathLike) -> BinaryIO:
+def open_regular(path: str | os.PathLike) -> io.BufferedReader:
     """Opens a file for reading, in bytes; a pipe, a socket or a device, which could block, is an OSError."""
 
     def opener(name, flags: int) -> int:

@@ -25,10 +25,16 @@ def prepare(
     average_opinions: Annotated[
         bool, typer.Option("--average-opinions", help="For pairs: average the rows of one image.")
     ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Prepare anew, also what another table of this name made.")
+    ] = False,
     data_dir: DataDir = "",
     as_json: Json = False,
 ) -> None:
     """Check a downloaded data set and prepare it for training and evaluation.
+
+    One that is prepared is read whole and compared with its folder or table; it is prepared anew if anything
+    has changed or is damaged.
 
     Example: python -m iqa_jax prepare kadid10k --manual-dir ~/Downloads/kadid10k
     """
@@ -37,7 +43,14 @@ def prepare(
     options = None
     if scale or average_opinions:
         options = datasets.TableOptions(_ends_of(scale), average_opinions)
-    builder = datasets.prepare(name, data_dir=data_dir or None, manual_dir=manual_dir, options=options)
+    builder = datasets.prepare(
+        name,
+        data_dir=data_dir or None,
+        manual_dir=manual_dir,
+        options=options,
+        check=True,
+        force=force,
+    )
     found = datasets.summary(builder)
     rows = [
         [split, *(part[k] for k in ("pairs", "references", "min", "max", "mean", "std"))]

@@ -6,13 +6,14 @@ import dataclasses
 import hashlib
 import json
 import threading
+import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import tensorflow_datasets as tfds
 
 from iqa_jax.data.datasets import REFERENCES, PairBuilder, Score
-from iqa_jax.data.datasets.base import as_bytes
+from iqa_jax.data.datasets.prepared import Images
 from iqa_jax.data.images import decode_image
 from iqa_jax.errors import DataError
 
@@ -82,10 +83,15 @@ class PairSource:
         table = builder.info.metadata["tables"][base]
         index = np.arange(start, stop)
         if references is not None:
-            unknown = sorted(set(references) - set(table["reference"]))
+            # Another system may have composed the accents of a name otherwise.
+            asked = {unicodedata.normalize("NFC", name): name for name in references}
+            of_table = [unicodedata.normalize("NFC", name) for name in table["reference"]]
+            unknown = sorted(asked.keys() - set(of_table))
             if unknown:
-                raise DataError(f"{self.dataset}: no pair of the reference {unknown[0]} in split {split}")
-            index = index[np.isin(np.asarray(table["reference"])[index], list(references))]
+                raise DataError(
+                    f"{self.dataset}: no pair of the reference {asked[unknown[0]]} in split {split}"
+                )
+            index = index[np.isin(np.asarray(of_table)[index], list(asked))]
         self.index = index
         self.name, self.reference, self.distortion = (
             np.asarray(table[column], dtype=object)[index] for column in ("name", "reference", "distortion")
@@ -94,9 +100,7 @@ class PairSource:
         self.size = np.stack([np.asarray(table[side])[index] for side in ("height", "width")], axis=1)
         sign = 1 if self.score.higher_is_better else -1
         self.mos = sign * np.array([np.nan if m is None else m for m in table["mos"]])[index]
-        raw = {"image": tfds.decode.SkipDecoding()}
-        self._images = builder.as_data_source(base, decoders=raw)
-        self._reference_images = builder.as_data_source(REFERENCES, decoders=raw)
+        self._images, self._reference_images = Images(builder, base), Images(builder, REFERENCES)
         known = builder.info.metadata["tables"][REFERENCES]
         self._reference_position = {name: position for position, name in enumerate(known["name"])}
         self._digest = dict(zip(known["name"], known["digest"], strict=True))
@@ -117,7 +121,7 @@ class PairSource:
         """SHA-256 of the pairs' names and sizes and of the files of up to 64 distorted images."""
         digest = hashlib.sha256(json.dumps([*self.name, *self.reference, *self.size.tolist()]).encode())
         for position in np.linspace(0, len(self) - 1, min(len(self), 64)).astype(int):
-            digest.update(self._images[int(self.index[position])]["image"])
+            digest.update(self._images[int(self.index[position])])
         return digest.hexdigest()
 
     def pseudo_labelled(self, mos: np.ndarray) -> "PairSource":
@@ -142,8 +146,7 @@ class PairSource:
 
     def distorted_image(self, position: int) -> np.ndarray:
         """(H, W, 3) uint8."""
-        record = self._images[int(self.index[position])]
-        return _decoded(record, self.name[position])
+        return _decoded(self._images[int(self.index[position])], self.name[position])
 
     def reference_image(self, name: str) -> np.ndarray:
         """(H, W, 3) uint8; the last few are kept decoded."""
@@ -174,12 +177,9 @@ class _Recent:
         return array
 
 
-def _decoded(record: dict, name: str) -> np.ndarray:
-    if record["name"] != as_bytes(name):
-        found = record["name"].decode(errors="replace")
-        raise DataError(f"prepared data are damaged: {found} stands where {name} should; prepare them again")
+def _decoded(encoded: bytes, name: str) -> np.ndarray:
     try:
-        pixels = decode_image(record["image"], say=lambda text: None)  # was said when they were prepared
+        pixels = decode_image(encoded, say=lambda text: None)  # was said when they were prepared
     except DataError as error:
         raise DataError(f"prepared data are damaged: {name}: {error}; prepare them again") from None
     pixels.setflags(write=False)

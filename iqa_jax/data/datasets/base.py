@@ -12,6 +12,7 @@ import dataclasses
 import hashlib
 import io
 import sys
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -84,6 +85,14 @@ class Contents:
     problems: list[str] = dataclasses.field(default_factory=list)
     written: dict[str, tuple[str, str, str | float]] = dataclasses.field(default_factory=dict)
 
+    def by_split(self) -> dict[str, list[DistortedImage]]:
+        """The images of every split in name order, the references first."""
+        references = [DistortedImage(name, name, encoded) for name, encoded in self.references.items()]
+        return {
+            split: sorted(images, key=lambda image: image.name)
+            for split, images in {REFERENCES: references, **self.splits}.items()
+        }
+
     def label(self, where: str, text: str, name: str, score: str | float) -> None:
         """Notes the score of an image, which the line `text` at `where` gives it."""
         if not name:
@@ -120,6 +129,7 @@ class PairBuilder(FileReaderBuilder):
 
     Attributes:
       source: the downloaded folder or file, None for a set that needs none; `prepare` sets it.
+      place: the folder that the prepared set comes to lie in, for messages, while it is made elsewhere.
       WHOLE: labelled pairs and references of the published set, None where there is no such thing.
       FOLDERS: what the downloaded folder is usually called.
       MARKS: files or folders by which it is known, any of them.
@@ -128,6 +138,8 @@ class PairBuilder(FileReaderBuilder):
     VERSION = tfds.core.Version("1.1.0")
     RELEASE_NOTES = {"1.1.0": "Sizes are those after the EXIF orientation; references have a digest."}
     source: Path | None = None
+    place: Path | None = None
+    _contents: Contents | None = None
     SCORE: Score
     DESCRIPTION: str
     WHOLE: tuple[int, int] | None = None
@@ -165,8 +177,26 @@ class PairBuilder(FileReaderBuilder):
             raise DataError(f"{cls.name}/{asked}: {cls.name} has one form only, ask for {cls.name}")
         return None
 
-    def check_unchanged(self, source: Path) -> None:
-        """Raises DataError if the data were prepared from another file or from less of the folder."""
+    def lacks(self, source: Path) -> str:
+        """What the folder has come to have since the data were prepared, as far as a look tells; or ""."""
+        return ""
+
+    def contents(self) -> Contents:
+        """What there is in `source`, found once.
+
+        Raises:
+          DataError: counts and names what is wrong with it.
+        """
+        if self._contents is None:
+            contents = self.find(cast(Path, self.source))  # None only where the set takes None
+            raise_problems(self.where, [*contents.problems, *_inconsistencies(contents)])
+            self._contents = contents
+        return self._contents
+
+    @property
+    def where(self) -> str:
+        """What problems are said to be in."""
+        return f"{self.name}, {self.source}" if self.source else self.name
 
     def find(self, source: Path) -> Contents:
         """What there is in `source`, None for a set that needs none; problems are listed, not raised."""
@@ -191,20 +221,12 @@ class PairBuilder(FileReaderBuilder):
         )
 
     def _download_and_prepare(self, dl_manager, download_config=None) -> None:
-        source = self.source
-        if source is None and self.MANUAL_DOWNLOAD_INSTRUCTIONS:
-            source = Path(dl_manager.manual_dir)  # where tensorflow-datasets' own call was given one
-        contents = self.find(cast(Path, source))  # None only where the set takes None
-        where = f"{self.name}, {source}" if source else self.name
-        raise_problems(where, [*contents.problems, *_inconsistencies(contents)])
-        references = [
-            DistortedImage(name, name, encoded) for name, encoded in sorted(contents.references.items())
-        ]
-        splits = {REFERENCES: references}
-        splits |= {split: sorted(images, key=_by_name) for split, images in contents.splits.items()}
+        if self.source is None and self.MANUAL_DOWNLOAD_INSTRUCTIONS:
+            self.source = Path(dl_manager.manual_dir)  # where tensorflow-datasets' own call was given one
+        splits = self.contents().by_split()
         every = [image for images in splits.values() for image in images]
         needed = sum(_stored_bytes(image.encoded) for image in every)
-        check_room(Path(self.data_path).parent, needed, f"preparing {self.name}")
+        check_room(self.place or Path(self.data_path).parent, needed, f"preparing {self.name}")
         sizes: dict[str, tuple[int, int]] = {}
         digests: dict[str, str] = {}
         problems: list[str] = []
@@ -213,7 +235,7 @@ class PairBuilder(FileReaderBuilder):
                 write_split(self, split, self._records(split, images, sizes, digests, problems, bar))
                 for split, images in splits.items()
             ]
-        raise_problems(where, problems)
+        raise_problems(self.where, problems)
         known = self.info.metadata["tables"][REFERENCES]
         known["digest"] = [digests[name] for name in known["name"]]
         self.info.set_splits(tfds.core.SplitDict(infos))
@@ -223,7 +245,7 @@ class PairBuilder(FileReaderBuilder):
 
         `digests` tell the references' pictures; without references, the first picture of each content.
         """
-        table: dict[str, list] = {column: [] for column in (*FIELDS, "width", "height")}
+        table: dict[str, list] = {column: [] for column in (*FIELDS, "width", "height", "crc32")}
         remarks: dict[str, str] = {}
 
         def remark(name: str, text: str) -> None:
@@ -246,7 +268,8 @@ class PairBuilder(FileReaderBuilder):
             if self.paired == (split == REFERENCES) and content not in digests:
                 digests[content] = digest(pixels)
             record = {field: getattr(image, field) for field in FIELDS}
-            for column, value in (*record.items(), ("width", size[0]), ("height", size[1])):
+            told = {**record, "width": size[0], "height": size[1], "crc32": zlib.crc32(encoded)}
+            for column, value in told.items():
                 table[column].append(value)
             texts = {field: as_bytes(value) for field, value in record.items() if isinstance(value, str)}
             yield {**record, **texts, "image": io.BytesIO(encoded)}
@@ -293,12 +316,13 @@ def match(
         found.append(DistortedImage(name, reference, images[name], labels[name], distortion, level))
 
 
-def _by_name(image: DistortedImage) -> str:
-    return image.name
-
-
 def _by(size: tuple[int, int]) -> str:
     return f"{size[0]} x {size[1]}"
+
+
+def as_row(image: DistortedImage) -> tuple:
+    """The columns `FIELDS` of an image, as the tables of prepared data have them."""
+    return image.name, image.reference, none_if_nan(image.mos), image.distortion, image.level
 
 
 def none_if_nan(value: float) -> float | None:

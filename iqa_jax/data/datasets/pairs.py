@@ -2,13 +2,11 @@
 
 import dataclasses
 import functools
-import hashlib
 import io
 import math
 import statistics
 from pathlib import Path
 
-import numpy as np
 from PIL import Image
 
 from iqa_jax.data.datasets.base import Contents, DistortedImage, Encoded, PairBuilder, Score
@@ -18,7 +16,6 @@ from iqa_jax.data.tables import PAIR_ALIASES, Rows, listed_path, table_rows
 from iqa_jax.errors import DataError
 
 UNLABELLED = "unlabelled"
-_SAMPLED = 16  # images whose content tells whether a table's images are others
 _HIGHEST_LEVEL = 2**31 - 1
 _THUMBNAIL = 64  # pixels, of what stands in the place of a reference
 
@@ -70,22 +67,6 @@ class Pairs(PairBuilder):
             raise DataError(f"pairs/{asked}: the pairs of {source} are called pairs/{source.stem}")
         return source.stem if source else asked
 
-    def check_unchanged(self, source: Path) -> None:
-        prepared = self.info.metadata
-        rows = table_rows(source, ("distorted",), [], aliases=PAIR_ALIASES)
-        # Those that were prepared by an earlier version do not tell the images.
-        same_images = "files" not in prepared or prepared["files"] == _files(source.parent, rows)
-        if prepared["sha256"] != _sha256(source) or not same_images:
-            raise DataError(
-                f"{source}: {self.data_path} was prepared from other content or images; delete it to "
-                "prepare again, or give the file another name"
-            )
-        if prepared.get("options", _noted(TableOptions())) != _noted(self.options):
-            raise DataError(
-                f"{source}: {self.data_path} was prepared with another scale or other handling of opinions; "
-                "delete it to prepare again, or give the file another name"
-            )
-
     def find(self, file: Path) -> Contents:
         contents = Contents()
         rows = table_rows(file, ("distorted",), contents.problems, aliases=PAIR_ALIASES)
@@ -111,10 +92,12 @@ class Pairs(PairBuilder):
             contents.problems.append(f"{outside[0]}: {label} is outside of the scale, {low:g} to {high:g}")
         score = Score(label.upper(), low, high, label == "mos")
         self.info.metadata["score"] = dataclasses.asdict(score)
-        self.info.metadata["sha256"] = _sha256(file)
-        self.info.metadata["files"] = _files(file.parent, rows)
+        self.info.metadata["table"] = str(file.absolute())
         self.info.metadata["paired"] = paired
-        self.info.metadata["options"] = _noted(self.options)
+        self.info.metadata["options"] = {
+            "scale": list(self.options.scale) if self.options.scale else None,
+            "average_opinions": self.options.average_opinions,
+        }
         return contents
 
     def _images(
@@ -154,14 +137,6 @@ class Pairs(PairBuilder):
             for name, images in found.items()
             if images
         ]
-
-
-def _noted(options: TableOptions) -> dict:
-    """As JSON keeps it."""
-    return {
-        "scale": list(options.scale) if options.scale else None,
-        "average_opinions": options.average_opinions,
-    }
 
 
 def _numbers(file: Path, rows: Rows, column: str) -> list[float | None]:
@@ -207,18 +182,3 @@ def _thumbnail(path: Path) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
     return buffer.getvalue()
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def _files(folder: Path, rows: Rows) -> str:
-    """A digest of the sizes of the images that a table lists, and of some of their contents."""
-    listed = [name for _, row in rows for name in (row["distorted"], row.get("reference")) if name]
-    names = dict.fromkeys(listed_path(folder, name) for name in listed)
-    paths = [path for name in names if (path := folder / name).is_file()]
-    digest = hashlib.sha256(repr([path.stat().st_size for path in paths]).encode())
-    for position in np.linspace(0, len(paths) - 1, min(len(paths), _SAMPLED)).astype(int):
-        digest.update(paths[position].read_bytes())
-    return digest.hexdigest()

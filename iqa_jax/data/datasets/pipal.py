@@ -6,7 +6,6 @@ from pathlib import Path
 
 from iqa_jax.data.datasets.base import Contents, PairBuilder, Score, files_in, match
 from iqa_jax.data.tables import numbered_lines
-from iqa_jax.errors import DataError
 
 TEST_SPLIT = "ntire2022_test"
 _TRAINING, _TEST = "Train_Ref", "NTIRE2022_FR_Testing_Dis"
@@ -35,14 +34,11 @@ class Pipal(PairBuilder):
         """Whether it is more than the challenge's test pairs."""
         return (folder / _TRAINING).exists()
 
-    def check_unchanged(self, source: Path) -> None:
-        folder = self.find_folder(source) or source
+    def lacks(self, source: Path) -> str:
         for split, part in (("train", _TRAINING), (TEST_SPLIT, _TEST)):
-            if (folder / part).exists() and split not in self.info.splits:
-                raise DataError(
-                    f"pipal: was prepared when {folder} had no {part}; delete {self.data_path} to prepare it "
-                    "anew"
-                )
+            if (source / part).exists() and split not in self.info.splits:
+                return f"was prepared when {source} had no {part}"
+        return ""
 
     def find(self, folder: Path) -> Contents:
         contents = Contents()

@@ -1,16 +1,19 @@
 """Which reference belongs to which target: by name and folder, or by a table."""
 
 import functools
+import itertools
 import re
+import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from iqa_jax.data.selection import Listed, listed, say_passed_over, together
+from iqa_jax.data.selection import Listed, RealPaths, listed, say_passed_over, together
 from iqa_jax.data.tables import PAIR_ALIASES, TABLES, listed_path, table_rows
 from iqa_jax.errors import DataError, UserError
 from iqa_jax.files import local_path
 
 _LISTED = 20  # problems that an error message shows
+_SHOWN = 3  # files that fit a target equally, which it shows
 _WAYS_OUT = {
     "reference": "leave out, rename, or give a CSV file of pairs",
     "mask": "leave out, rename, or add masks",
@@ -79,11 +82,11 @@ def masks_of(
     found = listed(masks, recursive=recursive, say=say)
     if len(masks) == 1 and local_path(masks[0]).is_file():
         return {target: found[0].path for target in targets}
-    by_file = {}
+    by_file, real = {}, RealPaths()
     if patterns and not (len(patterns) == 1 and is_table(patterns[0])):
-        by_file = {image.path.resolve(): image.folder for image in listed(patterns, recursive=recursive)}
+        by_file = {real(image.path): image.folder for image in listed(patterns, recursive=recursive)}
     named = [
-        Listed(image.path, by_file.get(image.path.resolve(), image.folder))
+        Listed(image.path, by_file.get(real(image.path), image.folder))
         for image in together([*dict.fromkeys(targets)])
     ]
     return {target: mask for target, mask in pair_files(named, found, what="mask") if mask}
@@ -118,47 +121,73 @@ def pair_files(
         if len(found) == 1:
             pairs.append((target.path, found[0].path))
         else:
-            shown = ", ".join("/".join((*r.folder, r.path.name)) for r in found[:3]) + ", …" * (
-                len(found) > 3
+            shown = ", ".join("/".join((*r.folder, r.path.name)) for r in found[:_SHOWN]) + ", …" * (
+                len(found) > _SHOWN
             )
-            problems.append(f"{target.path}: " + (f"{shown} fit equally" if found else f"no {what} fits"))
+            itself = " but itself" if names.has(target) else ""
+            problems.append(
+                f"{target.path}: " + (f"{shown} fit equally" if found else f"no {what} fits{itself}")
+            )
     if problems:
         more = [f"… and {len(problems) - _LISTED} more"] if len(problems) > _LISTED else []
         count = "1 target" if len(problems) == 1 else f"{len(problems)} targets"
-        first = f"{count} cannot be paired by name; {_WAYS_OUT[what]}:"
+        alike = ""
+        if all(names.has(target) for target in targets):
+            alike = f"the targets are the {what}s themselves, of which none is its own: give others, "
+        first = f"{count} cannot be paired by name; {alike}{_WAYS_OUT[what]}:"
         raise DataError("\n  ".join([first, *problems[:_LISTED], *more]))
     return pairs
 
 
 class _Names:
-    """References by folder and stem."""
+    """References by folder and stem, whose accents are composed alike."""
 
     def __init__(self, references: Sequence[Listed]):
+        self._real = RealPaths()
+        self._references = references
         self._in_folder: dict[tuple[tuple[str, ...], str], list[Listed]] = {}
-        self._anywhere: dict[str, list[Listed]] = {}
+        self._below: dict[tuple[tuple[str, ...], str], list[Listed]] = {}
         for reference in references:
-            stem = reference.path.stem
-            self._in_folder.setdefault((reference.folder, stem), []).append(reference)
-            self._anywhere.setdefault(stem, []).append(reference)
+            folder, stem = _composed(reference)
+            self._in_folder.setdefault((folder, stem), []).append(reference)
+            for start in range(len(folder) + 1):
+                self._below.setdefault((folder[start:], stem), []).append(reference)
 
     def candidates(self, target: Listed) -> Iterator[list[Listed]]:
-        """Those that fit equally, the best first; lists may be empty."""
-        folder = target.folder
-        beginnings = list(_beginnings(target.path.stem))
+        """Those that fit equally, the best first: the first few of each kind, if any."""
+        folder, stem = _composed(target)
+        beginnings = list(_beginnings(stem))
         ends = [folder[start:] for start in range(len(folder))]
         starts = [folder[:end] for end in range(len(folder) - 1, -1, -1)]
         for nearby in dict.fromkeys((folder, *ends, *starts)):
             for beginning in beginnings:
-                yield _others(self._in_folder.get((nearby, beginning), []), target)
+                yield self._others(self._in_folder.get((nearby, beginning), []), target)
         for beginning in beginnings:
-            deeper = self._anywhere.get(beginning, [])
-            fitting = [r for r in deeper if r.folder[len(r.folder) - len(folder) :] == folder]
-            yield _others(fitting, target)
+            yield self._others(self._below.get((folder, beginning), []), target)
+
+    def has(self, target: Listed) -> bool:
+        """Whether the target's own file is a reference."""
+        return self._real(target.path) in self._files
+
+    @functools.cached_property
+    def _files(self) -> set[str]:
+        return {self._real(reference.path) for reference in self._references}
+
+    def _others(self, references: list[Listed], target: Listed) -> list[Listed]:
+        """The first few without the target's own file."""
+        if not references:
+            return references
+        own = self._real(target.path)
+        others = (r for r in references if self._real(r.path) != own)
+        return list(itertools.islice(others, _SHOWN + 1))
 
 
-def _others(references: list[Listed], target: Listed) -> list[Listed]:
-    """Without the target's own file."""
-    return [r for r in references if r.path != target.path and r.path.resolve() != target.path.resolve()]
+def _composed(image: Listed) -> tuple[tuple[str, ...], str]:
+    """Folder and stem; an accent may be part of its letter or a character of its own (NFC and NFD)."""
+    return tuple(_nfc(part) for part in image.folder), _nfc(image.path.stem)
+
+
+_nfc = functools.partial(unicodedata.normalize, "NFC")
 
 
 def _beginnings(stem: str) -> Iterator[str]:
@@ -211,13 +240,15 @@ def pairs_from_table(path: Path, *, with_references: bool = True) -> list[Pair]:
 
 def _of_targets(pairs: list[Pair], targets: list[Listed], table: Path, say) -> list[Pair]:
     """The pairs that a table has of the targets; what only one of the two has is told."""
-    wanted = {target.path.resolve(): str(target.path) for target in targets}
-    found = [pair for pair in pairs if pair[0].resolve() in wanted]
-    has = {target.resolve() for target, _ in pairs}
+    real = RealPaths()
+    wanted = {real(target.path): str(target.path) for target in targets}
+    listed_there = [real(target) for target, _ in pairs]
+    found = [pair for pair, target in zip(pairs, listed_there, strict=True) if target in wanted]
+    has = set(listed_there)
     say_passed_over(
         table.name, {name: "not listed there" for key, name in wanted.items() if key not in has}, say
     )
-    others = [target for target, _ in pairs if target.resolve() not in wanted]
+    others = [target for (target, _), file in zip(pairs, listed_there, strict=True) if file not in wanted]
     say_passed_over(table.name, {str(target): "listed, but no target" for target in others}, say)
     if not found:
         raise DataError(f"{table}: lists none of the {len(targets)} targets; it begins with {pairs[0][0]}")

@@ -5,13 +5,15 @@ import glob
 import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from pathlib import Path, PurePath
+from pathlib import Path
+from typing import NamedTuple
 
 from iqa_jax.data.images import EXTENSIONS
 from iqa_jax.errors import DataError
 from iqa_jax.files import local_path
 
 _BROKEN = "a broken link"
+_BRACKETS = "; [ and ] enclose characters to choose from: write [[] for one in a name"
 _NAMED = 5  # files that a remark names
 
 
@@ -59,18 +61,21 @@ def listed(
         if path.is_symlink() and not path.exists():
             say_passed_over(pattern, {path.name: _BROKEN}, say)
             continue
+        missing = "matches no image"
         if path.is_dir():
-            root, missing = path, "no image in this directory"
-            entries = _walked(path, recursive, {_real(directory) for directory in leave_out})
+            missing = "no image in this directory"
+            entries = _walked(path, recursive, set(map(os.path.realpath, leave_out)))
+        elif path.exists():
+            raise DataError(f"{pattern}: not a regular file")
         elif glob.has_magic(str(path)):
-            root, missing = fixed_part(path), "matches no image"
-            entries = _each_once(map(Path, glob.iglob(str(path), recursive=True)))
+            entries = _matching(path)
         else:
             raise DataError(f"{pattern}: no such file or directory")
-        images, passed = _sorted_out(entries, root)
+        images, passed = _sorted_out(entries)
         say_passed_over(pattern, passed, say)
         if not images:
-            raise DataError(f"{pattern}: {missing}; expected {', '.join(EXTENSIONS)}")
+            hint = _BRACKETS if "[" in str(path) and not path.is_dir() else ""
+            raise DataError(f"{pattern}: {missing}; expected {', '.join(EXTENSIONS)}{hint}")
         found.update((image.path, image) for image in sorted(images))
         within.update(image.path for image in images)
     found.update((image.path, image) for image in together(single) if image.path not in within)
@@ -99,67 +104,108 @@ def say_passed_over(where: object, reasons: dict[str, str], say: Callable[[str],
     say(f"{where}: passed over {count}: {'; '.join(groups)}")
 
 
-def _walked(folder: Path, recursive: bool, leave_out: set[str]) -> Iterator[Path]:
+class _Entry(NamedTuple):
+    """A file, or a folder that cannot be read: its path, the folders above it below the root, what it is."""
+
+    path: Path
+    folder: tuple[str, ...]
+    kind: str  # "file", "folder", _BROKEN or "not a regular file"
+
+    @property
+    def below(self) -> str:
+        return "/".join((*self.folder, self.path.name))
+
+
+def _walked(folder: Path, recursive: bool, leave_out: set[str]) -> Iterator[_Entry]:
     """All that lies in a folder; links to folders are followed, each folder is entered once."""
-    entered = {_real(folder)} | leave_out
     try:
-        entries = sorted(folder.iterdir())
+        entries = _in_folder(folder)
     except OSError as error:
         raise DataError(f"{folder}: cannot be read ({error.strerror})") from None
-    for entry in entries:
-        if not entry.is_dir():
-            yield entry
-        elif recursive and not entry.name.startswith("."):
-            yield from _below(entry, entered)
+    real = RealPaths()
+    entered = {real(folder)} | leave_out
+
+    def below(folder: Path, parts: tuple[str, ...], entries: list[os.DirEntry]) -> Iterator[_Entry]:
+        for entry in entries:
+            path = folder / entry.name
+            if not entry.is_dir():
+                yield _Entry(path, parts, _kind(entry))
+            elif recursive and not entry.name.startswith(".") and (place := real(path)) not in entered:
+                entered.add(place)
+                try:
+                    inner = _in_folder(path)
+                except OSError:
+                    yield _Entry(path, parts, "folder")  # is named among what was passed over
+                    continue
+                yield from below(path, (*parts, entry.name), inner)
+
+    yield from below(folder, (), entries)
 
 
-def _below(folder: Path, entered: set[str]) -> Iterator[Path]:
-    if _real(folder) in entered:
-        return
-    entered.add(_real(folder))
-    try:
-        entries = sorted(folder.iterdir())
-    except OSError:
-        yield folder  # is named among what was passed over
-        return
-    for entry in entries:
-        if not entry.is_dir():
-            yield entry
-        elif not entry.name.startswith("."):
-            yield from _below(entry, entered)
+def _in_folder(folder: Path) -> list[os.DirEntry]:
+    with os.scandir(folder) as entries:
+        return sorted(entries, key=lambda entry: entry.name)
 
 
-def _each_once(paths: Iterable[Path]) -> Iterator[Path]:
-    """Without those that links to folders lead to once more; `**` follows them in circles."""
+def _kind(entry: os.DirEntry | Path) -> str:
+    """What it is; that of a folder's entry is known without asking the disk, unless it is a link."""
+    if entry.is_file():
+        return "file"
+    if entry.is_dir():
+        return "folder"
+    return _BROKEN if entry.is_symlink() and not os.path.exists(entry) else "not a regular file"
+
+
+def _matching(pattern: Path) -> Iterator[_Entry]:
+    """What a pattern matches; if nothing, what it does where the brackets of folders that exist are plain.
+
+    Each file once: links to folders lead to some again, and `**` follows them in circles.
+    """
+    paths = list(glob.iglob(str(pattern), recursive=True))
+    root = fixed_part(pattern)
+    if not paths and (plain := _with_plain_brackets(pattern)):
+        paths = list(glob.iglob(plain[0], recursive=True))
+        root = plain[1]
+    real = RealPaths()
     seen = set()
-    for path in paths:
-        place = _real(path.parent), path.name
+    for path in map(Path, paths):
+        place = real.of_folder(path.parent), path.name
         if place not in seen:
             seen.add(place)
-            yield path
+            yield _Entry(path, path.parts[len(root.parts) : -1], _kind(path))
 
 
-def _sorted_out(entries: Iterable[Path], root: Path) -> tuple[list[Listed], dict[str, str]]:
+def _with_plain_brackets(pattern: Path) -> tuple[str, Path] | None:
+    """The pattern with the longest beginning that is a folder taken by its name, and that folder."""
+    parts = pattern.parts
+    count = next((count for count in range(len(parts) - 1, 0, -1) if Path(*parts[:count]).is_dir()), 0)
+    folder = Path(*parts[:count])
+    if not glob.has_magic(str(folder)):
+        return None
+    return os.path.join(glob.escape(str(folder)), *parts[count:]), folder
+
+
+def _sorted_out(entries: Iterable[_Entry]) -> tuple[list[Listed], dict[str, str]]:
     """The images, and why the other files were passed over; hidden files are not mentioned unless images."""
     images, passed = [], {}
-    for path in entries:
-        below = PurePath(os.path.relpath(path, root))
-        named_so = path.suffix.lower() in EXTENSIONS
+    for entry in entries:
+        name = entry.path.name
+        named_so = os.path.splitext(name)[1].lower() in EXTENSIONS
         reason = ""
-        if path.is_dir():
-            reason = "" if os.access(path, os.R_OK | os.X_OK) else "cannot be read"
-        elif path.name.startswith("."):
+        if entry.kind == "folder":
+            reason = "" if os.access(entry.path, os.R_OK | os.X_OK) else "cannot be read"
+        elif name.startswith("."):
             reason = "hidden" if named_so else ""
-        elif path.is_symlink() and not path.exists():
+        elif entry.kind == _BROKEN:
             reason = _BROKEN
         elif not named_so:
             reason = "no image, by its name"
-        elif not path.is_file():
-            reason = "not a file"
+        elif entry.kind != "file":
+            reason = entry.kind
         else:
-            images.append(Listed(path, below.parts[:-1]))
+            images.append(Listed(entry.path, entry.folder))
         if reason:
-            passed[str(below)] = reason
+            passed[entry.below] = reason
     return images, passed
 
 
@@ -179,5 +225,19 @@ def fixed_part(pattern: Path) -> Path:
     return Path(*itertools.takewhile(lambda part: not glob.has_magic(part), pattern.parts[:-1]))
 
 
-def _real(path: Path) -> str:
-    return os.path.realpath(path)
+class RealPaths:
+    """Paths without links, for many files of few folders: each folder is looked up once."""
+
+    def __init__(self) -> None:
+        self._folders: dict[str, str] = {}
+
+    def of_folder(self, folder: Path) -> str:
+        key = os.fspath(folder)
+        if key not in self._folders:
+            top = folder.parent == folder
+            self._folders[key] = os.path.realpath(key) if top else self(folder)
+        return self._folders[key]
+
+    def __call__(self, path: Path) -> str:
+        real = os.path.join(self.of_folder(path.parent), path.name)
+        return os.path.realpath(real) if path.name == ".." or os.path.islink(real) else real

@@ -9,7 +9,7 @@ import numpy as np
 from iqa_jax.data.datasets import REFERENCES, PairBuilder
 from iqa_jax.data.source import PairSource
 from iqa_jax.errors import DataError
-from iqa_jax.files import local_path
+from iqa_jax.files import local_path, open_regular
 
 # What the default recipes leave out of training.
 _HELD_OUT = {"pipal": "train[80%:]", "iqa_demo": "validation"}
@@ -22,7 +22,8 @@ def part_of_splits(builder: PairBuilder, path: str | Path, part: str) -> PairSou
       DataError: not such a file, or one of another data set.
     """
     try:
-        content = json.loads(local_path(path).read_text())
+        with open_regular(local_path(path)) as file:
+            content = json.loads(file.read().decode("utf-8-sig"))
         references, divided = list(content[part]), content.get("dataset")
         split = content.get("split", "train")
     except OSError as error:

@@ -98,6 +98,8 @@ def _sheet_cells(file: BinaryIO, sheet: str) -> Iterator[tuple[int, list[str]]]:
     for number, row in enumerate(chosen.iter_rows(values_only=True), start=1):
         if number > _SHEET_ROWS:
             raise ValueError(f"a row beyond {_SHEET_ROWS:,}")
+        if not row:
+            continue
         cells = ["" if cell is None else _cell_text(cell) for cell in row]
         if any(cells):
             yield number, cells

@@ -1,11 +1,17 @@
 """Finding files and their references."""
 
+import os
+import socket
+import unicodedata
 from pathlib import Path
 
 import pytest
 
+from iqa_jax.data.datasets import prepare
+from iqa_jax.data.images import read_image
 from iqa_jax.data.pairing import find_pairs, masks_of, pair_files, pairs_from_table
 from iqa_jax.data.selection import Listed, expand, listed
+from iqa_jax.data.tables import listed_path
 from iqa_jax.errors import DataError
 
 pytestmark = pytest.mark.quick
@@ -218,3 +224,99 @@ def test_each_target_has_its_mask(tmp_path, monkeypatch):
     masks[1].unlink()
     with pytest.raises(DataError, match="1 target cannot be paired(?s:.*)no mask fits"):
         masks_of(targets, ["d"], ["m"])
+
+
+def nfd(text):
+    return unicodedata.normalize("NFD", text)
+
+
+def test_accents_may_be_composed_or_not(tmp_path):
+    nfc = "é/Zoë_blur.png"
+    assert nfd(nfc) != nfc
+    assert paired(nfc, nfd("é/Zoë.png")) == {nfc: nfd("é/Zoë.png")}
+    assert paired(nfd(nfc), "é/Zoë.png é/Zo.png") == {nfd(nfc): "é/Zoë.png"}
+    target, reference = touch(tmp_path, "é/" + nfd("Zoë_1.png"), nfd("ä") + "/ö.png")
+    table = tmp_path / "pairs.csv"
+    table.write_text(f"target,reference\n{nfd('é')}/Zoë_1.png,ä/{nfd('ö')}.png\n", encoding="utf-8")
+    assert find_pairs([], [str(table)]) == [(target, reference)]
+    assert find_pairs([str(tmp_path / "é")], [str(table)]) == [(target, reference)]
+
+
+def test_names_of_a_table_are_found_in_any_locale(tmp_path, monkeypatch):
+    (image,) = touch(tmp_path, "é.png")
+    in_latin_1 = os.fsencode(image).decode("latin-1")
+    monkeypatch.setattr(os, "fsdecode", lambda name: name.decode("latin-1"))
+    monkeypatch.setattr(Path, "is_file", lambda path: str(path) == in_latin_1)
+    assert listed_path(tmp_path, "é.png") == Path(in_latin_1).name
+
+
+def test_brackets_of_a_folder_are_part_of_its_name_if_nothing_else_matches(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    one, two = touch(Path(), "set [1]/a.png", "set [1]/in/b.png")
+    assert expand(["set [1]/*.png"]) == [one]
+    assert expand([f"{tmp_path}/set [1]/*.png"]) == [tmp_path / one]
+    assert listed(["set [1]/**/*.png"]) == [Listed(one), Listed(two, ("in",))]
+    with pytest.raises(DataError, match=r"matches no image.*write \[\[\] for one in a name"):
+        expand(["set [2]/*.png"])
+    (chosen,) = touch(Path(), "set 1/c.png")
+    assert expand(["set [1]/*.png"]) == [chosen]
+
+
+def test_targets_that_are_the_references_are_named_so(tmp_path):
+    touch(tmp_path, "a.png", "b.png")
+    with pytest.raises(
+        DataError, match=r"2 targets cannot(.*)the targets are the references themselves"
+    ) as error:
+        find_pairs([str(tmp_path)], [str(tmp_path)])
+    assert "a.png: no reference fits but itself" in str(error.value)
+    c, d = touch(tmp_path, "t/c.png", "r/d.png")
+    with pytest.raises(DataError) as error:
+        find_pairs([str(c)], [str(d.parent), str(tmp_path / "a.png")])
+    assert "themselves" not in str(error.value)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "socket", "device"])
+def test_only_regular_files_are_opened(tmp_path, monkeypatch, kind):
+    monkeypatch.chdir(tmp_path)
+    (image,) = touch(Path(), "in/a.png")
+    odd = Path("/dev/zero") if kind == "device" else Path("in/odd.png")
+    if kind == "pipe":
+        os.mkfifo(odd)
+    elif kind == "socket":
+        socket.socket(socket.AF_UNIX).bind(str(odd))
+    for call in (lambda: find_pairs([str(odd)]), lambda: find_pairs([str(image)], [str(odd)])):
+        with pytest.raises(DataError, match=f"{odd}: not a regular file"):
+            call()
+    with pytest.raises(DataError, match=f"{odd}: not a regular file"):
+        masks_of([image], ["in"], [str(odd)])
+    with pytest.raises(DataError, match="not a regular file"):
+        read_image(odd)
+    with pytest.raises(DataError, match="cannot be read as text .not a regular file"):
+        pairs_from_table(odd)
+    told: list[str] = []
+    for pattern in ("in", "in/*.png"):
+        assert expand([pattern], say=told.append) == [image]
+    assert kind == "device" or all("odd.png (not a regular file)" in line for line in told)
+    Path("pairs.csv").write_text(f"distorted,mos\n{odd},3\n")
+    with pytest.raises(DataError, match="line 2: not a regular file: .*(odd.png|zero)"):
+        prepare("pairs", data_dir=tmp_path, manual_dir="pairs.csv")
+
+
+def test_pairing_takes_time_in_proportion_to_the_files():
+    """Each file's place is looked up once, however many names fit or lie in other folders."""
+    count = 2000
+    targets = " ".join(f"clip{k}/frame.png" for k in range(count))
+    found = paired(targets, " ".join(f"set/clip{k}/frame.png" for k in range(count)))
+    assert len(found) == count
+    looked_up = 0
+
+    def islink(path):
+        nonlocal looked_up
+        looked_up += 1
+        return False
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("os.path.islink", islink)
+        with pytest.raises(DataError, match="2000 targets"):
+            paired(" ".join(f"a_{k}.png" for k in range(count)), " ".join(f"a.{k}" for k in range(count)))
+    assert looked_up < 10 * count

@@ -154,11 +154,13 @@ def _image(
     """Raises DataError for a file that is missing or text that is not a number."""
     # One spelling of each path, or a reference would count as two.
     columns = ("reference", "distorted") if paired else ("distorted",)
-    for name in (listed_path(folder, row[column]) for column in columns):
+    paths = {column: listed_path(folder, row[column]) for column in columns}
+    for name in paths.values():
         if not (folder / name).is_file():
-            raise DataError(f"no such file {name!r}")
-    distorted = listed_path(folder, row["distorted"])
-    reference = listed_path(folder, row["reference"]) if paired else row.get("content") or distorted
+            other = "not a regular file:" if (folder / name).exists() and name != "." else "no such file"
+            raise DataError(f"{other} {name!r}")
+    distorted = paths["distorted"]
+    reference = paths["reference"] if paired else row.get("content") or distorted
     if mos is None and row.get(label):
         raise DataError(f"{label} {row[label]!r}, expected a number")
     if level is None and not row.get("level"):

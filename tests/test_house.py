@@ -86,6 +86,20 @@ def test_files_and_functions_stay_small():
                 assert length < 80, f"{module}.{node.name} has {length} lines"
 
 
+def test_text_files_are_utf_8_whatever_the_locale():
+    for module, tree in MODULES.items():
+        for node in ast.walk(tree):
+            if not isinstance(node, ast.Call):
+                continue
+            name = getattr(node.func, "attr", getattr(node.func, "id", ""))
+            of_text = name in ("read_text", "write_text") or (
+                name == "open"
+                and any(ast.unparse(a).strip("'") in ("r", "w", "a", "x") for a in node.args[1:])
+            )
+            told = any(keyword.arg == "encoding" for keyword in node.keywords)
+            assert told or not of_text, f"{module}, line {node.lineno}: a text file without an encoding"
+
+
 def test_public_things_say_what_they_are():
     for module, tree in MODULES.items():
         assert ast.get_docstring(tree) or module == "iqa_jax.__main__", module

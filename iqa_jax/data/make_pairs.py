@@ -205,7 +205,7 @@ def _check_settings(output: Path, plan: Plan, photographs: Sequence[str]) -> Non
         write_whole(path, json.dumps(settings, indent=2) + "\n")
         return
     try:
-        before = json.loads(path.read_text())
+        before = json.loads(path.read_text(encoding="utf-8"))
         other = next((name for name in settings if settings[name] != before.get(name)), None)
     except (ValueError, AttributeError):
         raise UserError(

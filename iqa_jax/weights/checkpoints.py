@@ -285,7 +285,7 @@ class Checkpoints:
             return
         for unfinished in self.folder.glob(_UNFINISHED):
             seal = dataclasses.replace(self._beside, files=file_sums(unfinished / "arrays"))
-            (unfinished / _SEAL).write_text(seal.as_json())
+            (unfinished / _SEAL).write_text(seal.as_json(), encoding="utf-8")
 
     def wait(self) -> None:
         """Returns when everything is on disk.
@@ -328,7 +328,7 @@ def _replaced(step: str) -> str:
 
 
 def _read_metrics(checkpoint: Path) -> dict:
-    return json.loads((checkpoint / "metrics" / "metrics").read_text())
+    return json.loads((checkpoint / "metrics" / "metrics").read_text(encoding="utf-8"))
 
 
 def _srcc(metrics: dict) -> float:

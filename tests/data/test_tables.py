@@ -4,11 +4,14 @@ import json
 import tracemalloc
 import unicodedata
 import zipfile
+from pathlib import Path
 
 import openpyxl
 import pytest
 
 from iqa_jax.data import datasets, tables
+from iqa_jax.data.datasets import pairs
+from iqa_jax.data.source import PairSource
 from iqa_jax.data.splits import part_of_splits
 from iqa_jax.errors import DataError
 from tests import miniature
@@ -74,6 +77,18 @@ def accented(tmp_path):
         "reference,distorted,mos\né.png,é_1.png,1\nö.png,ö_1.png,2\n", encoding="utf-8"
     )
     return datasets.prepare("pairs", data_dir=tmp_path, manual_dir=tmp_path / "own.csv")
+
+
+def test_names_of_a_table_are_kept_as_utf_8_in_any_locale(tmp_path, monkeypatch, accented):
+    names = PairSource(accented, "train").name.tolist()
+    monkeypatch.setattr("os.fsencode", lambda path: str(path).encode("latin-1", "surrogateescape"))
+    monkeypatch.setattr("os.fsdecode", lambda path: path.decode("latin-1"))
+    is_file, in_utf_8 = Path.is_file, lambda path: str(path).encode("latin-1").decode(errors="replace")
+    monkeypatch.setattr(Path, "is_file", lambda path: is_file(Path(in_utf_8(path))))
+    rows = tables.table_rows(tmp_path / "own.csv", ("distorted",), [])
+    images = [pairs._image(tmp_path, row, "mos", 1.0, None, True) for _, row in rows]
+    assert [image.name for image in images] == names
+    assert [in_utf_8(image.encoded) for image in images] == [str(tmp_path / name) for name in names]
 
 
 @pytest.mark.parametrize("form", ["NFC", "NFD"])

@@ -4,12 +4,13 @@ import dataclasses
 import functools
 import io
 import math
+import os
 import statistics
 from pathlib import Path
 
 from PIL import Image
 
-from iqa_jax.data.datasets.base import Contents, DistortedImage, Encoded, PairBuilder, Score
+from iqa_jax.data.datasets.base import Contents, DistortedImage, Encoded, PairBuilder, Score, as_bytes
 from iqa_jax.data.images import read_image
 from iqa_jax.data.numerals import AmbiguousNumber, numbers
 from iqa_jax.data.tables import PAIR_ALIASES, Rows, listed_path, table_rows
@@ -77,9 +78,9 @@ class Pairs(PairBuilder):
         paired = "reference" in columns
         images = self._images(file, rows, label, paired, contents.problems)
         for image in images:
-            reference: Encoded = file.parent / image.reference
+            reference: Encoded = file.parent / _path(image.reference)
             if not paired:
-                reference = functools.partial(_thumbnail, file.parent / image.name)
+                reference = functools.partial(_thumbnail, file.parent / _path(image.name))
             contents.references.setdefault(image.reference, reference)
             split = UNLABELLED if math.isnan(image.mos) else "train"
             contents.splits.setdefault(split, []).append(image)
@@ -159,8 +160,8 @@ def _image(
         if not (folder / name).is_file():
             other = "not a regular file:" if (folder / name).exists() and name != "." else "no such file"
             raise DataError(f"{other} {name!r}")
-    distorted = paths["distorted"]
-    reference = paths["reference"] if paired else row.get("content") or distorted
+    distorted = _name(paths["distorted"])
+    reference = _name(paths["reference"]) if paired else row.get("content") or distorted
     if mos is None and row.get(label):
         raise DataError(f"{label} {row[label]!r}, expected a number")
     if level is None and not row.get("level"):
@@ -170,11 +171,20 @@ def _image(
     return DistortedImage(
         distorted,
         reference,
-        folder / distorted,
+        folder / paths["distorted"],
         math.nan if mos is None else mos,
         row.get("distortion", ""),
         int(level),
     )
+
+
+def _name(path: str) -> str:
+    """A path as UTF-8, whatever the locale takes the system's names for."""
+    return os.fsencode(path).decode("utf-8", "surrogateescape")
+
+
+def _path(name: str) -> str:
+    return os.fsdecode(as_bytes(name))
 
 
 def _thumbnail(path: Path) -> bytes:

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import lax
+from jax.custom_derivatives import SymbolicZero
 
 from iqa_jax.ops.programs import by_platform, summed_in_float32
 
@@ -73,45 +74,70 @@ def _shifts(x, kh, kw, stride, height, width):
             yield x[..., rows, columns, :]
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2,))
+@partial(jax.custom_jvp, nondiff_argnums=(2,))
 def _shifted_sum(x, kernel, stride):
-    """Depthwise convolution of a padded x as a sum of shifted, scaled copies (one fused loop)."""
+    """Depthwise convolution of a padded x as a sum of shifted, scaled copies (one fused loop).
+
+    Its derivative is written so that JAX's transpose of it, which is what a gradient runs, is fast too.  It
+    consists of ordinary operations: it can be differentiated again, forwards or backwards.
+    """
+    (kh, kw, _), shape = kernel.shape, _valid(x, kernel, stride)
+    shifts = _shifts(x, kh, kw, stride, *shape)
+    return sum(v * tap for v, tap in zip(shifts, _taps(kernel, 4), strict=True))
+
+
+@partial(_shifted_sum.defjvp, symbolic_zeros=True)
+def _shifted_sum_jvp(stride, primals, tangents):
+    (x, kernel), (of_x, of_kernel) = primals, tangents
+    parts = []
+    if not isinstance(of_x, SymbolicZero):
+        parts.append(_spread_sum(of_x, kernel, stride))
+    if not isinstance(of_kernel, SymbolicZero):
+        parts.append(_sum_of_each(x, of_kernel, stride))
+    return _shifted_sum(x, kernel, stride), sum(parts)
+
+
+def _spread_sum(x, kernel, stride):
+    """`_shifted_sum`, where each copy is spread over a larger array before they are added.
+
+    Slow; its transpose is a `_shifted_sum` of the dilated gradient with the flipped kernel.
+    """
+    (kh, kw, _), (height, width) = kernel.shape, _valid(x, kernel, stride)
+    positions = [(i, j) for i in range(kh) for j in range(kw)]
+    zero = jnp.zeros((), x.dtype)
+    total = sum(
+        lax.pad(x * tap, zero, ((0, 0, 0), (kh - 1 - i, i, 0), (kw - 1 - j, j, 0), (0, 0, 0)))
+        for (i, j), tap in zip(positions, _taps(kernel, 4), strict=True)
+    )
+    end = (total.shape[0], kh + (height - 1) * stride, kw + (width - 1) * stride, total.shape[3])
+    return lax.slice(total, (0, kh - 1, kw - 1, 0), end, (1, stride, stride, 1))
+
+
+def _sum_of_each(x, kernel, stride):
+    """`_shifted_sum`, one example after the other.
+
+    So is its transpose, the kernel's gradient: what it works on stays in the cache.  Without the checkpoint the
+    shifted copies would be kept for it.
+    """
+    (kh, kw, _), shape = kernel.shape, _valid(x, kernel, stride)
+    taps = _taps(kernel, 3)
+
+    @partial(jax.checkpoint, prevent_cse=False)
+    def of_example(image):
+        return sum(v * tap for v, tap in zip(_shifts(image, kh, kw, stride, *shape), taps, strict=True))
+
+    return lax.map(of_example, x)
+
+
+def _valid(x, kernel, stride):
+    """Height and width of the convolution of a padded x (B, H, W, C)."""
+    return tuple((size - k) // stride + 1 for size, k in zip(x.shape[1:3], kernel.shape[:2], strict=True))
+
+
+def _taps(kernel, ndim):
+    """The kh * kw elements of a kernel (kh, kw, C), each (…, 1, C) of `ndim` axes."""
     kh, kw, channels = kernel.shape
-    height, width = (x.shape[1] - kh) // stride + 1, (x.shape[2] - kw) // stride + 1
-    taps = kernel.reshape(kh * kw, channels)
-    return sum(v * taps[n] for n, v in enumerate(_shifts(x, kh, kw, stride, height, width)))
-
-
-def _shifted_sum_forward(x, kernel, stride):
-    return _shifted_sum(x, kernel, stride), (x, kernel)
-
-
-def _shifted_sum_backward(stride, residuals, grad):
-    x, kernel = residuals
-    kh, kw, channels = kernel.shape
-    height, width = grad.shape[1:3]
-
-    # The input's gradient is the stride-1 convolution of the dilated gradient with the flipped kernel.
-    edges = []
-    for size, length, k in zip(x.shape[1:3], (height, width), (kh, kw), strict=True):
-        reached = (length - 1) * stride + k
-        edges.append((k - 1, k - 1 + size - reached, stride - 1))
-    zero = jnp.zeros((), grad.dtype)
-    dilated = lax.pad(grad, zero, ((0, 0, 0), *edges, (0, 0, 0)))
-    grad_x = _shifted_sum(dilated, kernel[::-1, ::-1], 1)
-
-    # The kernel's gradient, one example at a time: its working set stays in the cache.
-    def add_example(total, example):
-        image, g = example
-        products = [(v * g).sum((0, 1)) for v in _shifts(image, kh, kw, stride, height, width)]
-        return total + jnp.stack(products), None
-
-    start = jnp.zeros((kh * kw, channels), jnp.float32)
-    grad_kernel, _ = lax.scan(add_example, start, (x, grad))
-    return grad_x, grad_kernel.reshape(kernel.shape).astype(kernel.dtype)
-
-
-_shifted_sum.defvjp(_shifted_sum_forward, _shifted_sum_backward)
+    return jnp.split(kernel.reshape(kh * kw, *[1] * (ndim - 2), channels), kh * kw)
 
 
 def max_pool(x: jax.Array) -> jax.Array:

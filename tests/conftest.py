@@ -1,8 +1,12 @@
 """What the tests share: models with the weights of the reference figures."""
 
 # ruff: noqa: E402
+import ctypes
 import functools
+import gc
 import os
+import resource
+import sys
 import tempfile
 
 # Before jax is imported.  Programs that several tests, their subprocesses or the other workers need are
@@ -11,17 +15,48 @@ if "IQA_JAX_TESTS" not in os.environ:
     _COMPILED = tempfile.TemporaryDirectory(prefix="iqa_jax-tests-")
     os.environ["IQA_JAX_TESTS"] = os.environ["JAX_COMPILATION_CACHE_DIR"] = _COMPILED.name
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.5"
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
+os.environ.setdefault("MALLOC_ARENA_MAX", "2")  # of the workers; more arenas keep what was freed
 
+import jax
+import networks
+import psutil
 import pytest
 import reference
-from flax import nnx
 
 from iqa_jax.cli import app as commands
-from iqa_jax.models import ModelConfig, build
 from iqa_jax.weights.directory import save_weights
-from iqa_jax.weights.flat import STORED, flat_weights, model_with
+from iqa_jax.weights.flat import model_with
 from iqa_jax.weights.pytorch.convert import convert_state_dict, pretrained_backbone
+
+MOST_MEMORY = 2000 * 2**20  # of a worker, so that a laptop passes the tests
+PROGRAMS_GO = 1100 * 2**20  # above this, compiled programs are dropped after a test
+
+
+def peak_memory() -> int:
+    """The most memory that this process has had, in bytes."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+@pytest.fixture(autouse=True)
+def bounded_memory():
+    """Drops what JAX keeps of compiled programs; the test that takes a worker past its bound fails."""
+    before = peak_memory()
+    yield
+    if psutil.Process().memory_info().rss > PROGRAMS_GO:
+        jax.clear_caches()
+        gc.collect()
+        if sys.platform == "linux":
+            ctypes.CDLL(None).malloc_trim(0)
+    after = peak_memory()
+    assert after <= MOST_MEMORY or before > MOST_MEMORY, f"{after / 2**20:.0f} MiB in a worker of the tests"
+
+
+def pytest_xdist_auto_num_workers():
+    """As many workers as there are cores, and as memory holds with what they start."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(cores, psutil.virtual_memory().total // (2 * MOST_MEMORY)))
 
 
 @pytest.fixture(scope="session")
@@ -68,17 +103,7 @@ def call(monkeypatch, packaged_weights, capsys):
 @pytest.fixture(scope="session")
 def small_weights(tmp_path_factory):
     """A weights directory of a small random IQA Conformer, quick to load and to compile."""
-    config = ModelConfig(
-        "iqa_conformer",
-        "efficientnet_lite0",
-        crop_size=64,
-        dim=32,
-        mos_mean=3.0,
-        mos_std=1.0,
-        mos_low=1.0,
-        mos_high=5.0,
-    )
-    weights = flat_weights(nnx.state(build(config, rngs=nnx.Rngs(0)), STORED))
+    config = networks.small_config()
     directory = tmp_path_factory.mktemp("small") / "weights"
-    save_weights(directory, config, weights, {"file": "random"})
+    save_weights(directory, config, networks.random_weights(config), {"file": "random"})
     return directory

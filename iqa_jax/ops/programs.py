@@ -41,15 +41,7 @@ def compiler_options() -> dict[str, str]:
 
 def jit(function: Callable, **options) -> Callable:
     """`jax.jit` for a program's outermost function, for the default backend alone, with its options."""
-
-    @functools.wraps(function)
-    def traced(*args, **kwargs):
-        token = _one_platform.set(jax.default_backend())
-        try:
-            return function(*args, **kwargs)
-        finally:
-            _one_platform.reset(token)
-
+    traced = functools.wraps(function)(_traced_for(jax.default_backend(), function))
     return jax.jit(traced, compiler_options=compiler_options(), **options)
 
 
@@ -57,12 +49,27 @@ def by_platform(*args, cpu: Callable, default: Callable):
     """`cpu(*args)` on CPUs and `default(*args)` elsewhere.
 
     Inside `jit` the one that is needed is traced alone, which halves the time to the first result; elsewhere,
-    as for `jax.export`, both are, and the platform decides.
+    as for `jax.export` and in a `jax.jit` of the caller's, both are, and the platform decides.  What they
+    contain is decided with them: left to itself, it would be traced twice in each.
     """
     platform = _one_platform.get()
     if platform is None:
-        return lax.platform_dependent(*args, cpu=cpu, default=default)
+        forms = {"cpu": _traced_for("cpu", cpu), "default": _traced_for("other", default)}
+        return lax.platform_dependent(*args, **forms)
     return cpu(*args) if platform == "cpu" else default(*args)
+
+
+def _traced_for(platform: str, function: Callable) -> Callable:
+    """`function`, whose own calls of `by_platform` know the platform."""
+
+    def traced(*args, **kwargs):
+        token = _one_platform.set(platform)
+        try:
+            return function(*args, **kwargs)
+        finally:
+            _one_platform.reset(token)
+
+    return traced
 
 
 def device_remark() -> str | None:
@@ -95,7 +102,6 @@ def few_at_a_time(function: Callable, *arrays: jax.Array, count: jax.Array | Non
     Args:
       count: how many of the examples matter, (); the results of the others may be anything.
     """
-    function = jax.jit(function, inline=True)  # traced once for each shape, wherever it is called below
     batch = arrays[0].shape[0]
     if not isinstance(batch, int):  # an exported program's is symbolic
         few = 1
@@ -118,13 +124,14 @@ def few_at_a_time(function: Callable, *arrays: jax.Array, count: jax.Array | Non
 
 def _up_to(function: Callable, arrays: tuple[jax.Array, ...], few: int, count: jax.Array):
     """`function` on `few` examples after the other, until `count` are done."""
+    once = jax.jit(lambda *part: function(*part), inline=True)  # traced once, for the shapes and for the loop
     batch = arrays[0].shape[0]
-    shapes = jax.eval_shape(function, *(jax.ShapeDtypeStruct((few, *x.shape[1:]), x.dtype) for x in arrays))
+    shapes = jax.eval_shape(once, *(jax.ShapeDtypeStruct((few, *x.shape[1:]), x.dtype) for x in arrays))
     start = jax.tree.map(lambda s: jnp.zeros((batch, *s.shape[1:]), s.dtype), shapes)
 
     def do_part(number, results):
         start = jnp.minimum(number * few, batch - few)  # the last part may overlap the one before
-        part = function(*(lax.dynamic_slice_in_dim(x, start, few) for x in arrays))
+        part = once(*(lax.dynamic_slice_in_dim(x, start, few) for x in arrays))
 
         def put(whole, new):
             return lax.dynamic_update_slice_in_dim(whole, new, start, 0)

@@ -78,3 +78,31 @@ def test_a_store_that_cannot_be_written_is_read(tmp_path, monkeypatch):
 
 def refuse(*_):
     raise UserError("cannot be written")
+
+
+def test_a_choice_inside_a_choice_is_made_with_it():
+    """Else what is nested n deep would be traced 2 ** n times, and longer than it takes to compile."""
+    traced = []
+
+    def nested(x, depth):
+        def form(name):
+            def call(x):
+                traced.append((name, depth))
+                return nested(x, depth - 1) if depth else x
+
+            return call
+
+        return compilation.by_platform(x, cpu=form("cpu"), default=form("default"))
+
+    program = jax.jit(lambda x: nested(x, 3))
+    assert program(1) == 1
+    assert sorted(traced) == sorted((name, depth) for name in ("cpu", "default") for depth in range(4))
+    sizes = []
+
+    def halves(x):  # the same shapes for both
+        sizes.append(x.shape)
+        return compilation.by_platform(x, cpu=lambda x: x / 2, default=lambda x: x * 0.5)
+
+    lowered = jax.jit(lambda x: compilation.few_at_a_time(halves, x)).trace(jnp.ones((1, 3)))
+    text = lowered.lower(lowering_platforms=("cuda",)).as_text()
+    assert sizes == [(1, 3)] * 2 and "multiply" in text and "divide" not in text

@@ -3,15 +3,14 @@ import pickle
 
 import jax
 import jax.numpy as jnp
+import networks
 import numpy as np
 import pytest
-from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 from iqa_jax.errors import UserError
-from iqa_jax.models import ModelConfig, build
 from iqa_jax.ops.windows import windows
 from iqa_jax.scoring.engine import Network
 from iqa_jax.scoring.metric import FullReferenceMetric
@@ -22,19 +21,7 @@ CROP = 64
 
 @pytest.fixture(scope="module")
 def model():
-    config = ModelConfig(
-        "iqa_conformer",
-        "efficientnet_lite0",
-        crop_size=CROP,
-        dim=32,
-        mos_mean=3.0,
-        mos_std=1.0,
-        mos_low=1.0,
-        mos_high=5.0,
-    )
-    model = build(config, rngs=nnx.Rngs(0))
-    model.eval()
-    return model
+    return networks.random_model(networks.small_config(crop_size=CROP))
 
 
 @pytest.fixture(scope="module")

@@ -270,7 +270,7 @@ def naming(path: str | os.PathLike) -> Iterator[None]:
     except OSError as error:
         named = error.filename if isinstance(error.filename, str | bytes) else ""
         if error.errno and (not named or _PARTIAL.search(os.fsdecode(named))):
-            error.filename, error.filename2 = os.fspath(path), None
+            raise OSError(error.errno, error.strerror, os.fspath(path)) from error
         raise
 
 

@@ -95,6 +95,9 @@ def test_a_full_disk_is_told_by_the_name_of_the_file_and_leaves_what_was_there(t
         writable_directory(tmp_path)
     with pytest.raises(OSError, match="journal"), naming(tmp_path / "journal"):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    with pytest.raises(OSError, match=r"Is a directory: '[^']*scores.csv'$"):
+        (tmp_path / "folder" / "scores.csv").mkdir(parents=True)
+        write_whole(tmp_path / "folder" / "scores.csv", "x")
     with pytest.raises(OSError, match="other"), naming(tmp_path / "journal"):
         raise OSError(errno.ENOENT, os.strerror(errno.ENOENT), "other")
 

@@ -116,7 +116,7 @@ def _quiet_libraries() -> None:
     import logging
 
     warnings.filterwarnings("ignore", module="PIL", message=".*decompression bomb.*")  # is refused plainly
-    logging.getLogger("absl").setLevel(logging.ERROR)  # orbax's and tensorflow-datasets' remarks
+    logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax's remarks, and errors that it raises as well
     logging.getLogger("matplotlib").setLevel(logging.ERROR)  # of a home directory that is not known
     os.environ["MPLBACKEND"] = "agg"  # figures become files; a notebook's backend may not be installed
 

@@ -28,7 +28,7 @@ from iqa_jax.training.initial import Start, start_of, with_architecture
 from iqa_jax.training.inputs import batch_sizes, data_record, model_config_for, open_data
 from iqa_jax.training.log import Log, closing_table, read_lines, say
 from iqa_jax.training.placement import Placement
-from iqa_jax.training.run import begun, of_this_version, run_directory
+from iqa_jax.training.run import begun, check_settings, of_this_version, run_directory
 from iqa_jax.training.step import (
     TrainState,
     evaluated,
@@ -81,6 +81,7 @@ def train(
         placement = _checked_placement(config)
         start = start_of(config, workdir)
         config = with_architecture(config, start)
+        check_settings(workdir, config)
         plan = _planned(config, workdir, reason, start, pseudo, pseudo_origin)
         frozen, state, evaluation_graph, train_step = _built(config, plan)
         evaluator = Evaluator(plan.validation, evaluation_graph, crops=config.crops)

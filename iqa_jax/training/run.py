@@ -112,7 +112,7 @@ def begun(
     writes; the others, which come after it, read what it has written.
     """
     if Saved(workdir).steps:
-        _check_same_run(workdir, config, model_config, record)
+        _check_same_data(workdir, config, model_config, record)
         return _initial_weights(workdir, config, model_config)
     if not processes.is_first():
         return _initial_weights(workdir, config, model_config, start)
@@ -151,8 +151,10 @@ def _say_what_was_seen(record: dict) -> None:
         )
 
 
-def _check_same_run(workdir: Path, config: ConfigDict, model_config: ModelConfig, record: dict) -> None:
-    """Raises ConfigError or DataError if settings or data are others than when the run began."""
+def check_settings(workdir: Path, config: ConfigDict) -> None:
+    """Raises ConfigError if a run in `workdir` began with other settings; it is named by what it is."""
+    if not Saved(workdir).steps:
+        return
     before = read_config(workdir)
     theirs, ours = (f"{fields['model']} on {fields['dataset']}" for fields in (before["training"], config))
     if theirs != ours:
@@ -164,12 +166,17 @@ def _check_same_run(workdir: Path, config: ConfigDict, model_config: ModelConfig
         free.add("num_epochs")
     for field, value in config.to_dict().items():
         if field not in free and before["training"].get(field, value) != value:
-            longer = f"; for more epochs begin a new run with --config.init_from={workdir}"
+            longer = f"; for more epochs begin a new run with config.init_from={workdir}"
             raise ConfigError(
                 f"config.{field}={value}, but the run in {workdir} ({theirs}) has "
                 f"{before['training'].get(field)}; choose another working directory, or the same settings "
                 "to resume it" + (longer if field == "num_epochs" else "")
             )
+
+
+def _check_same_data(workdir: Path, config: ConfigDict, model_config: ModelConfig, record: dict) -> None:
+    """Raises ConfigError or DataError if labels or data are others than when the run began."""
+    before = read_config(workdir)
     if _labelled_by(before) != _labelled_by(record):
         raise ConfigError(
             f"config.teacher={config.teacher}: other weights or pairs than when the run in {workdir} began; "

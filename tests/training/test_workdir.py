@@ -114,3 +114,27 @@ def test_a_run_that_did_not_begin_leaves_nothing(tmp_path, monkeypatch, there):
     with pytest.raises(ConfigError, match="does not fit"):
         tiny_run(tmp_path / "run")
     assert (tmp_path / "run" / "train.log").exists() if there else not list(tmp_path.iterdir())
+
+
+def test_a_run_in_the_folder_is_named_by_what_it_is(tmp_path, monkeypatch):
+    run = tiny.patched(monkeypatch)
+    run(tmp_path)
+    before = content(tmp_path)
+    for fields, message in (
+        (
+            {"dataset": "iqa_demo"},
+            "holds a run of iqa_conformer on pipal, this one is iqa_conformer on iqa_demo",
+        ),
+        (
+            {"model": "iqa_transformer"},
+            "holds a run of iqa_conformer on pipal, this one is iqa_transformer on",
+        ),
+        (
+            {"batch_size": 2},
+            r"config.batch_size=2, but the run in .* .iqa_conformer on pipal. has 16; choose",
+        ),
+    ):
+        with pytest.raises(ConfigError, match=message) as error:
+            run(tmp_path, **fields)
+        assert str(tmp_path) in str(error.value) and "\n" not in str(error.value)
+    assert content(tmp_path) == before

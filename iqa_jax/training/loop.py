@@ -94,9 +94,8 @@ def train(
                 state = from_arrays(state, of_this_version(arrays, lines))
                 say(f"resuming at step {state.step}")
             state, frozen = placement.put_everywhere((state, frozen))
-            if (
-                int(state.step) < plan.last_step
-            ):  # lines after the last regular evaluation are of an end, then
+            if int(state.step) < plan.last_step:
+                # A line after the last regular evaluation is of a step that was the end only then.
                 lines = [line for line in lines if line["step"] <= state.evaluated_step]
             evaluator.know_baselines(lines)
             with Log(workdir, lines, first_step=int(state.step), writes=processes.is_first()) as log:

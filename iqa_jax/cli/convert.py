@@ -41,7 +41,8 @@ def convert(
         raise WeightsError("give either --model NAME or --checkpoint FILE")
     save_weights(output, converted.config, converted.weights, origin)
     count = sum(w.size for w in converted.weights.values())
-    print(f"{origin['file']}: {converted.description}")
+    revision = f" at revision {origin['revision']}" if "revision" in origin else ""
+    print(f"{origin['file']}{revision}: {converted.description}")
     print(f"{output}: {converted.config.name}, {len(converted.weights)} arrays, {count:,} numbers", end="")
     print(f" ({len(converted.dropped)} entries left out on purpose)" if converted.dropped else "")
 

@@ -21,7 +21,7 @@ from iqa_jax.cli.options import (
     check_workers,
     step_of,
 )
-from iqa_jax.cli.output import cell, progress_bar, put_out, say_of_device, table_of
+from iqa_jax.cli.output import cell, progress_bar, put_out, say_of_device, say_of_revision, table_of
 from iqa_jax.errors import UserError
 from iqa_jax.files import new_directory, writable_directory
 
@@ -222,4 +222,6 @@ def _predictor(weights: str | Path, *, step: str, ema: bool, crops: str):
 
     keep_programs()
     say_of_device()
-    return Predictor(weights, step=step_of(step), ema=ema, crops=crops)
+    predictor = Predictor(weights, step=step_of(step), ema=ema, crops=crops)
+    say_of_revision(predictor.record)
+    return predictor

@@ -3,7 +3,7 @@
 import contextlib
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TextIO
 
 _WRITTEN_OUT = {code: repr(chr(code))[1:-1] for code in (*range(32), *range(127, 160))}
@@ -41,6 +41,12 @@ def say_of_device() -> None:
 def in_one_line(text: object) -> str:
     """A text, such as a file's name, whose line ends, tabs and other control characters are written out."""
     return str(text).translate(_WRITTEN_OUT)
+
+
+def say_of_revision(record: Mapping) -> None:
+    """A line on standard error for weights of the model hub: which revision was taken."""
+    if "revision" in record:
+        remark(f"weights: {record['name'].partition('@')[0]} at revision {record['revision']}")
 
 
 def put_out(result: dict | list, as_json: bool, *tables) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from iqa_jax.cli.options import Ema, Json, Ray, Step, WeightsOrShipped, Workers, check_workers, step_of
-from iqa_jax.cli.output import remark, say_of_device
+from iqa_jax.cli.output import remark, say_of_device, say_of_revision
 from iqa_jax.errors import UserError
 from iqa_jax.files import local_path
 
@@ -106,6 +106,7 @@ def score(
     say_of_device()
     options: dict = {"crops": crops, "batch_size": batch_size, "step": step_of(step), "ema": ema}
     metric = load(name, **options)
+    say_of_revision(metric.record)
     code = score_pairs(
         metric,
         pairs,

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from iqa_jax.cli.options import DataDir, Ema, Json, Step, Weights, WeightsOrShipped, numbers_of, step_of
-from iqa_jax.cli.output import progress_bar, put_out
+from iqa_jax.cli.output import progress_bar, put_out, say_of_revision
 from iqa_jax.errors import UserError
 from iqa_jax.files import new_directory, output_file
 
@@ -76,6 +76,7 @@ def export(
 
     output = output_file(output, ".jaxexport")
     metric = iqa_jax.load(weights, step=step_of(step), ema=ema)
+    say_of_revision(metric.record)
     files = [str(path) for path in write(metric, output)]
     put_out({"output": files}, as_json, f"wrote {files[0]} and {files[1]}")
 
@@ -106,6 +107,7 @@ def pack(
     output = new_directory(output)
     text = _card_in(card) if card else ""
     config, arrays, record = read_any(weights, step=step_of(step), ema=ema)
+    say_of_revision(record)
     source = source_of(record)
     text = text or card_of(config, record, source, output.name)
     save_portable(output, config, arrays, source, card=text, half=half)

@@ -116,8 +116,8 @@ def _spread_sum(x, kernel, stride):
 def _sum_of_each(x, kernel, stride):
     """`_shifted_sum`, one example after the other.
 
-    So is its transpose, the kernel's gradient: what it works on stays in the cache.  Without the checkpoint the
-    shifted copies would be kept for it.
+    So is its transpose, the kernel's gradient: what it works on stays in the cache.  Without the checkpoint
+    the shifted copies would be kept for it.
     """
     (kh, kw, _), shape = kernel.shape, _valid(x, kernel, stride)
     taps = _taps(kernel, 3)

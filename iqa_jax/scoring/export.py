@@ -17,10 +17,10 @@ from iqa_jax.models.config import ModelConfig
 from iqa_jax.ops.programs import jit
 from iqa_jax.scoring.engine import cut_to_program
 from iqa_jax.scoring.metric import Metric
+from iqa_jax.weights.portable import source_of
 from iqa_jax.weights.record import parsed, text_of, without_paths
 
 PLATFORMS = ("cpu", "cuda", "tpu")
-_KEPT = {"name", "revision", "sha256", "source"}  # of the record of the weights
 _EXPORTED = "a metric that `python -m iqa_jax export` wrote, with its .json beside it"
 
 
@@ -55,7 +55,10 @@ def export(metric: Metric, path: str | os.PathLike) -> tuple[Path, Path]:
     content = bytes(program.serialize())
     metadata = without_paths(metric.describe()) | {
         "model": dataclasses.asdict(metric.config),
-        "record": {name: without_paths(metric.record[name]) for name in _KEPT & metric.record.keys()},
+        "record": {
+            **{name: metric.record[name] for name in ("name", "sha256") if name in metric.record},
+            "source": source_of(metric.record),
+        },
         "platforms": PLATFORMS,
         "inputs": f"{', '.join(images)}: (B, {size}, {size}, 3) float32 in [0, 1]",
         "output": "(B,) float32, MOS",

@@ -117,7 +117,7 @@ def read_portable(directory: str | os.PathLike) -> tuple[ModelConfig, dict[str, 
 
 def source_of(record: Mapping) -> dict:
     """Where weights come from, as a shared folder says it: whole, but without paths of this machine."""
-    source = {**record["source"]}
+    source = {**record.get("source", {})}
     source |= {name: record[name] for name in _ORIGIN if name in record}
     if licence := _licence(_card_of(record)):
         source.setdefault("licence", licence)

@@ -16,6 +16,7 @@ from iqa_jax.training.config import parse
 from iqa_jax.training.inputs import open_data
 from iqa_jax.training.loop import train
 from iqa_jax.weights.checkpoints import Saved
+from iqa_jax.weights.record import text_of
 from tests import miniature
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -162,7 +163,7 @@ def test_a_teacher_that_does_not_fit_is_named(place, finished, tmp_path):
     (copy / "config.json").unlink()
     record = json.loads((place / "teacher" / "config.json").read_text())
     record["model"]["mos_high"] = 5.0
-    (copy / "config.json").write_text(json.dumps(record))
+    (copy / "config.json").write_text(text_of(record))
     refused(WeightsError, "has learned scores from 916.71 to 5, the labels of pipal go from", teacher=copy)
     assert not (tmp_path / "run" / "checkpoints").exists()
 

@@ -132,6 +132,7 @@ def test_weights_come_from_a_hub_and_then_from_its_cache(tmp_path):
         fetched = score("hf://someone/metric")
         assert fetched.returncode == 0, fetched.stderr
         assert float(fetched.stdout) == pytest.approx(figures(GOLDEN)["full-reference"][0], abs=1e-3)
+        assert f"weights: someone/metric at revision {hub.COMMIT}" in fetched.stderr
         again = score(f"hf://someone/metric@{hub.COMMIT}")
         assert again.stdout == fetched.stdout
         asked.clear()

@@ -58,6 +58,7 @@ class Journal:
 
     Attributes:
       entries: those of earlier starts, in the order in which they were added.
+      damaged: how many lines do not give theirs, beside one that was cut off at the end.
     """
 
     def __init__(self, path: Path, identity: Mapping, *, anew: bool = False):
@@ -72,14 +73,14 @@ class Journal:
         """
         self._path, self._identity = path, json.loads(json.dumps(identity))
         self._file: IO[bytes] | None = None
-        self.entries, self._whole = ([], False) if anew else self._read()
+        self.entries, self.damaged, self._whole = ([], 0, False) if anew else self._read()
 
-    def _read(self) -> tuple[list, bool]:
-        """The entries, and whether the file has nothing else."""
+    def _read(self) -> tuple[list, int, bool]:
+        """The entries, how many lines are damaged, and whether the file has the entries alone."""
         try:
             content = self._path.read_bytes().decode("ascii", "replace")
         except FileNotFoundError:
-            return [], False
+            return [], 0, False
         header, *lines = content.split("\n")
         try:
             identity = unsealed(header, {})
@@ -87,13 +88,13 @@ class Journal:
             identity = None  # the lines tell by themselves whether they are of this work
         if identity not in (None, self._identity):
             raise OtherWork(identity)
-        entries, whole = [], identity is not None and lines[-1:] == [""]
+        entries, damaged = [], int(identity is None and bool(lines))
         for line in lines[:-1]:
             try:
                 entries.append(unsealed(line, self._identity))
             except ValueError:
-                whole = False
-        return entries, whole
+                damaged += 1
+        return entries, damaged, not damaged and lines[-1:] == [""]
 
     def add(self, *entries: Any) -> None:
         """Appends entries.

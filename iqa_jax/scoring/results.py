@@ -4,7 +4,6 @@ import contextlib
 import csv
 import dataclasses
 import functools
-import hashlib
 import io
 import json
 import math
@@ -15,6 +14,7 @@ from typing import IO
 
 from iqa_jax.errors import UserError
 from iqa_jax.files import Busy, fitting_name, locked, write_whole
+from iqa_jax.journal import Journal, OtherWork
 
 Pair = tuple[Path, Path | None]  # a target and its reference
 State = tuple[int, int, int] | None  # of a file: size, time of its content, time of its last change
@@ -98,19 +98,17 @@ class Growing:
     The journal, `NAME.journal`, knows what the scores depend on: the metric, and the state in which each file
     was read.  A second start takes over what it holds.  Nothing is touched before the first result.
 
-    Each line of the journal begins with a digest of the rest and of what the scores depend on, so that a
-    damaged line, or one of another metric, is never taken for a score.
-
     Attributes:
       path: of the CSV file.
       damaged: how many lines of the journal could not be used.
     """
 
-    def __init__(self, path: Path, identity: str, kept: dict[str, float], damaged: int):
-        self.path, self._kept, self.damaged = path, kept, damaged
-        self._identity, self._seal = identity, _digest(identity)
+    def __init__(self, path: Path, journal: Journal):
+        self.path, self.damaged = path, journal.damaged
+        self._journal = journal
+        self._kept = {entry[0]: entry[1] for entry in journal.entries if _is_score(entry)}
         self._open = contextlib.ExitStack()
-        self._files: tuple[IO[str], IO[str]] | None = None
+        self._file: IO[str] | None = None
 
     @classmethod
     @contextlib.contextmanager
@@ -125,7 +123,6 @@ class Growing:
         Raises:
           UserError: another process writes there, or the journal is another metric's or damaged.
         """
-        written = json.dumps(identity, sort_keys=True)
         lock = fitting_name(f".{path.name}", ".lock.soft").removesuffix(".soft")  # see `locked`
         with contextlib.ExitStack() as held:
             try:
@@ -134,21 +131,16 @@ class Growing:
                 raise UserError(f"{path}: another process writes its results there") from None
             if _as_parquet(path):
                 import pyarrow.parquet  # noqa: F401  before the work, not after it
-            growing = cls(path, written, *({}, 0) if anew else _kept(path, written))
+            growing = cls(path, held.enter_context(_journal(path, identity, anew)))
             held.enter_context(growing._open)
             yield growing
 
-    def _opened(self) -> tuple[IO[str], IO[str]]:
-        """The file and the journal, begun with the first result."""
-        if self._files is None:
-            lines = [_line(key, score, self._seal) for key, score in self._kept.items()]
-            # Written anew, so that no damaged or cut-off line stays before those to come.
-            write_whole(journal_of(self.path), "".join([_signed(self._identity), *lines]))
-            journal = self._open.enter_context(journal_of(self.path).open("a", encoding="utf-8"))
-            file = self._open.enter_context(_growing_file(self.path))
-            _put(file, csv_text([]))
-            self._files = file, journal
-        return self._files
+    def _opened(self) -> IO[str]:
+        """The file, begun with the first result."""
+        if self._file is None:
+            self._file = self._open.enter_context(_growing_file(self.path))
+            _put(self._file, csv_text([]))
+        return self._file
 
     def done(self, files: Sequence[Sequence[Path | None]]) -> dict[int, float]:
         """Scores that are there already, by the position of the files they depend on, as these are now."""
@@ -165,16 +157,15 @@ class Growing:
           files, states: what the score depends on, as it was when it was read; no states for a score that
             the journal has already.
         """
-        file, journal = self._opened()
-        _put(file, csv_text([result], header=False))
+        _put(self._opened(), csv_text([result], header=False))
         if result.error is None and result.score is not None and states is not None:
-            _put(journal, _line(_key(files, states), result.score, self._seal))
+            self._journal.add([_key(files, states), result.score])
 
     def finish(self, results: Sequence[Result]) -> None:
         """Puts the rows in order; the journal goes, unless another start may bring more."""
         (write_parquet if _as_parquet(self.path) else write_csv)(self.path, results)
         if not any(result.passing for result in results):
-            journal_of(self.path).unlink(missing_ok=True)
+            self._journal.remove()
 
 
 def _growing_file(path: Path) -> IO[str]:
@@ -212,58 +203,31 @@ def _key(files: Sequence[Path | None], states: Sequence[State]) -> str:
     return json.dumps([path and [str(path), *(state or ())] for path, state in pairs])
 
 
-def _signed(text: str, seal: str = "") -> str:
-    """A line of the journal: a digest of the text and the seal, then the text."""
-    return f"{_digest(f'{seal} {text}')[:16]} {text}\n"
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _line(key: str, score: float, seal: str) -> str:
-    return _signed(json.dumps([key, score], allow_nan=False), seal)
-
-
-def _text_of(line: bytes, seal: str = "") -> str | None:
-    """What a line says; None if it is damaged or was written with another seal."""
-    text = line.decode("ascii", errors="replace").partition(" ")[2].removesuffix("\n")
-    return text if _signed(text, seal).encode() == line else None
-
-
-def _kept(path: Path, identity: str) -> tuple[dict[str, float], int]:
-    """The scores in a journal, and how many of its lines cannot be used; one that was cut off is no such.
+def _journal(path: Path, identity: Mapping, anew: bool) -> Journal:
+    """The journal of a CSV file.
 
     Raises:
       UserError: it cannot be read, was begun with another identity, or does not tell any more with which.
     """
-    journal = journal_of(path)
     try:
-        content = journal.read_bytes()
-    except FileNotFoundError:
-        return {}, 0
-    except OSError as error:
-        raise UserError(f"{journal}: {error.strerror}; choose another file, or recompute") from None
-    header, *lines = content.splitlines(keepends=True) or [b""]
-    begun_with = _text_of(header)
-    if begun_with not in (None, identity):
+        journal = Journal(journal_of(path), identity, anew=anew)
+    except OtherWork:
         raise UserError(
             f"{path}: was begun with another metric or other settings; choose another file, or recompute to "
             "begin anew"
-        )
-    texts = [_text_of(line, _digest(identity)) for line in lines]
-    entries = [entry for text in texts if text is not None and _is_score(entry := json.loads(text))]
-    if begun_with is None and not entries and header.endswith(b"\n"):
+        ) from None
+    except OSError as error:
+        raise UserError(f"{journal_of(path)}: {error.strerror}; choose another file, or recompute") from None
+    if journal.damaged and not journal.entries:
         raise UserError(
-            f"{journal}: damaged, so that the metric of its scores is not known; choose another file, or "
-            "recompute to begin anew"
+            f"{journal_of(path)}: damaged, so that the metric of its scores is not known; choose another "
+            "file, or recompute to begin anew"
         )
-    cut_off = bool(lines) and not lines[-1].endswith(b"\n")
-    return dict(entries), len(lines) - cut_off - len(entries)
+    return journal
 
 
 def _is_score(entry: object) -> bool:
-    """Whether a line of the journal holds the name of a pair's files and a finite number."""
+    """Whether an entry of the journal is the name of a pair's files and a finite number."""
     return (
         isinstance(entry, list) and [type(part) for part in entry] == [str, float] and math.isfinite(entry[1])
     )

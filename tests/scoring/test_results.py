@@ -1,7 +1,6 @@
 """The journal of a CSV file of scores: what it gives back, and what it never does."""
 
 import contextlib
-import json
 import math
 import os
 import random
@@ -11,6 +10,7 @@ import pytest
 
 from iqa_jax.errors import UserError
 from iqa_jax.files import locked
+from iqa_jax.journal import Journal
 from iqa_jax.scoring.results import Growing, Result, journal_of, state_of
 
 pytestmark = pytest.mark.quick
@@ -155,27 +155,14 @@ def test_a_journal_that_was_cut_off_in_its_first_line_is_begun_again(tmp_path, c
     assert kept(table, files) == {} and interrupted(table, files) == kept(table, files)
 
 
-def test_rows_of_other_types_are_no_scores(tmp_path, monkeypatch):
-    from iqa_jax.scoring import results
-
+def test_rows_of_other_types_are_no_scores(tmp_path):
     files = images(tmp_path, 3)
     table = tmp_path / "s.csv"
     scores = interrupted(table, files)
-    seal = results._digest(json.dumps(MINE, sort_keys=True))
-    key = json.loads(results._text_of(journal_of(table).read_bytes().splitlines(keepends=True)[1], seal))[0]
-    odd = [
-        [key, "1.0"],
-        [key, None],
-        [key, True],
-        [key, [1.0]],
-        [key],
-        {"a": 1},
-        3.0,
-        [1.0, 2.0],
-        [key, math.inf],
-    ]
-    with journal_of(table).open("a") as file:
-        file.writelines(results._signed(json.dumps(entry), seal) for entry in odd)
+    (key, _), *_ = Journal(journal_of(table), MINE).entries
+    odd = [[key, "1.0"], [key, None], [key, True], [key, [1.0]], [key], {"a": 1}, 3.0, [1.0, 2.0]]
+    with Journal(journal_of(table), MINE) as journal:
+        journal.add(*odd)
     assert kept(table, files) == scores
     with Growing.at(table, MINE) as growing, pytest.raises(ValueError, match="not JSON compliant"):
         add(growing, files[0], math.nan)

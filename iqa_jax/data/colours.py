@@ -1,6 +1,7 @@
 """What the values of a picture mean as colours, and the same colours in sRGB."""
 
 import dataclasses
+import struct
 from collections.abc import Sequence
 from functools import cached_property
 
@@ -27,6 +28,7 @@ _PRIMARIES = {
 _GAMMA = {1: None, 2: None, 4: 2.2, 5: 2.8, 6: None, 7: None, 8: 1.0, 13: None, 14: None, 15: None}
 _HDR = {16: "PQ", 18: "HLG"}
 
+_D50 = np.array([0.9642, 1, 0.8249])  # XYZ, the white of profiles
 _BRADFORD = np.array([[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]])
 _SAME_PRIMARIES = 0.005  # so far apart, primaries are the same ones, rounded by whoever wrote them
 _SAME_GAMMA = 0.05  # relative; libpng's threshold
@@ -94,6 +96,66 @@ def measured_space(
     if abs(np.linalg.det(np.c_[corners[1:], np.ones(3)])) < 1e-3:  # three on a line
         return None
     return Space(primaries, gamma, tuple(tuple(curve) for curve in curves))
+
+
+def space_of_profile(profile: bytes, mode: str) -> Space | None:
+    """The space of a colour profile (ICC.1) that has primaries and curves, not tables; None for any other.
+
+    LittleCMS converts profiles, but Pillow lets it have 8 bits alone, which are too few for linear light.
+
+    Args:
+      mode: of the image, L or RGB; a profile of colours goes with grey too.
+    """
+    kind = profile[16:20]
+    try:
+        tags = _tags_of_profile(profile)
+        if profile[20:24] != b"XYZ " or any(name[:3] in (b"A2B", b"D2B") for name in tags):
+            return None
+        if (kind, mode) == (b"GRAY", "L"):
+            return measured_space(None, None, [_curve(tags[b"kTRC"])])
+        if kind != b"RGB ":
+            return None
+        curves = [_curve(tags[name]) for name in (b"rTRC", b"gTRC", b"bTRC")]
+        corners = [_fixed(tags[name][8:20]) for name in (b"rXYZ", b"gXYZ", b"bXYZ")]
+    except (KeyError, struct.error, ValueError):  # of a damaged one
+        return None
+    if mode == "L" and not curves[0] == curves[1] == curves[2]:
+        return None
+    primaries = [part / xyz.sum() for xyz in (_D50, *corners) if xyz.sum() for part in xyz[:2]]
+    return measured_space(None, primaries, curves)
+
+
+def _tags_of_profile(profile: bytes) -> dict[bytes, bytes]:
+    (count,) = struct.unpack_from(">I", profile, 128)
+    places = [struct.unpack_from(">4sII", profile, 132 + 12 * k) for k in range(min(count, 100))]
+    return {name: profile[start : start + size] for name, start, size in places}
+
+
+def _curve(tag: bytes) -> list[float]:
+    """Light at equal steps of the value, both from 0 to 1."""
+    values = np.linspace(0, 1, 4096)
+    if tag[:4] == b"curv":
+        (count,) = struct.unpack_from(">I", tag, 8)
+        steps = np.frombuffer(tag, ">u2", count, 12)
+        if count > 1:
+            return (steps / 65535).tolist()
+        return (values ** (steps[0] / 256) if count else values).tolist()
+    if tag[:4] != b"para":
+        raise ValueError("neither kind of curve")
+    (kind,) = struct.unpack_from(">H", tag, 8)
+    g, a, b, c, d, e, f = np.pad(_fixed(tag[12 : 12 + 4 * (1, 3, 4, 5, 7)[min(kind, 4)]]), (0, 7))[:7]
+    if kind == 0:
+        return (values**g).tolist()
+    if a == 0:
+        raise ValueError("not a curve")
+    if kind < 3:  # constant, c, below the power's root
+        e, f, d, c = c, c, -b / a, 0
+    return np.where(values >= d, np.maximum(a * values + b, 0) ** g + e, c * values + f).clip(0, 1).tolist()
+
+
+def _fixed(data: bytes) -> np.ndarray:
+    """Numbers with 16 bits behind the point."""
+    return np.frombuffer(data, ">i4") / 65536
 
 
 def to_srgb(values: np.ndarray, white: float, space: Space | None = None) -> np.ndarray:

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image, ImageCms, UnidentifiedImageError
 
 from iqa_jax.data import metadata, png, tiff
-from iqa_jax.data.colours import Space, to_srgb
+from iqa_jax.data.colours import Space, space_of_profile, to_srgb
 from iqa_jax.errors import DataError
 from iqa_jax.files import open_regular
 
@@ -48,8 +48,8 @@ def read_image(
     Of several frames it is the first.  The EXIF orientation is applied.  Colours become sRGB, whichever way
     the file tells them: a colour profile; cICP, gAMA and cHRM of PNG; nclx of AVIF and HEIC; TIFF tags; the
     mark of Adobe RGB in EXIF.  A gamma of 2.2 is taken as sRGB's curve.  More than 8 bits are rounded to 8,
-    after gamma and primaries, before a profile.  What is transparent is composited over mid-grey (128).  TIFF
-    that Pillow does not read is read where tifffile and imagecodecs are.
+    after the conversion, but for profiles of tables.  What is transparent is composited over mid-grey (128).
+    TIFF that Pillow does not read is read where tifffile and imagecodecs are.
 
     Args:
       say: is told when transparency was composited, colours could not be converted (HDR, a damaged profile),
@@ -252,8 +252,10 @@ def _sixteen_bits(image: Image.Image, file: BinaryIO) -> np.ndarray | None:
 
 
 def _rounded(mode, values, white, alpha, colours, exif) -> _Picture:
-    """An image of more bits: its gamma and primaries are converted before it has 8."""
-    space = colours if isinstance(colours, Space) and mode != "CMYK" else None
+    """An image of more bits: its colours are converted before it has 8, where it is done by numbers."""
+    space = space_of_profile(colours, mode) if isinstance(colours, bytes) else colours
+    if mode == "CMYK":
+        space = None
     height, width = values.shape[:2]
     image = Image.frombytes(mode, (width, height), to_srgb(values, white, space).tobytes())
     if alpha is not None:

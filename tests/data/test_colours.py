@@ -247,3 +247,51 @@ def test_profiles_that_pillow_does_not_give():
     header += b"DEBM" + bytes(48) + struct.pack("<IIII", 4, size, len(profile), 0)
     start = b"BM" + struct.pack("<IHHI", 14 + size + len(profile), 0, 0, 138)
     np.testing.assert_array_equal(decode_image(start + header + pixels + profile, say=quiet), by_profile)
+
+
+def profile_of(curve, kind=b"RGB "):
+    """sRGB's primaries with another curve."""
+    tags = {b"wtpt": b"XYZ \0\0\0\0" + struct.pack(">3i", 63190, 65536, 54061)}
+    columns = ((0.4361, 0.2225, 0.0139), (0.3851, 0.7169, 0.0971), (0.1431, 0.0606, 0.7141))
+    if kind == b"GRAY":
+        tags[b"kTRC"] = curve
+    for name, column in zip("rgb", columns if kind == b"RGB " else (), strict=False):
+        numbers = (round(65536 * value) for value in column)
+        tags[f"{name}XYZ".encode()] = b"XYZ \0\0\0\0" + struct.pack(">3i", *numbers)
+        tags[f"{name}TRC".encode()] = curve
+    place, table, data = 132 + 12 * len(tags), b"", b""
+    for name, tag in tags.items():
+        tag += bytes(-len(tag) % 4)
+        table += struct.pack(">4sII", name, place + len(data), len(tag))
+        data += tag
+    header = bytearray(128)
+    header[0:4] = struct.pack(">I", place + len(data))
+    header[8:12], header[12:16], header[16:20], header[20:24] = b"\x04\x30\0\0", b"mntr", kind, b"XYZ "
+    header[36:40], header[68:80] = b"acsp", struct.pack(">3i", 63190, 65536, 54061)
+    return bytes(header) + struct.pack(">I", len(tags)) + table + data
+
+
+LINEAR = b"curv" + bytes(8)
+GAMMA_1_8 = b"curv\0\0\0\0" + struct.pack(">IH", 1, round(1.8 * 256))
+TABLE = b"curv\0\0\0\0" + struct.pack(">I1024H", 1024, *(round(65535 * (k / 1023) ** 3) for k in range(1024)))
+POWER = b"para\0\0\0\0" + struct.pack(">HHi", 0, 0, round(2.2 * 65536))
+SRGB_CURVE = b"para\0\0\0\0" + struct.pack(
+    ">HH5i", 3, 0, *(round(65536 * value) for value in (2.4, 1 / 1.055, 0.055 / 1.055, 1 / 12.92, 0.04045))
+)
+
+
+@pytest.mark.parametrize("curve", [LINEAR, GAMMA_1_8, TABLE, POWER, SRGB_CURVE])
+@pytest.mark.parametrize("kind", [b"RGB ", b"GRAY"])
+def test_sixteen_bits_are_converted_by_a_profile_before_they_are_eight(curve, kind):
+    exact = {LINEAR: lambda x: x, GAMMA_1_8: lambda x: x**1.8, TABLE: lambda x: x**3, POWER: lambda x: x**2.2}
+    stored = np.rint(np.linspace(0, 65535, 40 * 60)).astype(int).reshape(40, 60)
+    if kind == b"RGB ":
+        stored = np.repeat(stored[..., None], 3, axis=-1)
+    iccp = chunk(b"iCCP", b"x\0\0" + zlib.compress(profile_of(curve, kind)))
+    found = decode_image(png(stored, iccp, bits=16), say=quiet)
+    expected = 255 * from_light(exact.get(curve, light)(stored / 65535)).reshape(40, 60, -1)
+    np.testing.assert_allclose(found, np.broadcast_to(expected, found.shape), atol=0.75)
+    if kind == b"RGB ":  # LittleCMS is off by ten levels in dark greys of linear light
+        of_eight_bits = decode_image(png(stored // 257, iccp), say=quiet)
+        again = decode_image(png(stored // 257 * 257, iccp, bits=16), say=quiet)
+        np.testing.assert_allclose(again, of_eight_bits, atol=1.5)

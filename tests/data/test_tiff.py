@@ -171,7 +171,7 @@ def test_orientation_profile_and_frames_of_what_pillow_does_not_read():
     converted = decode_image(written("rgb", "16", "separate", extratags=[profile])[0], say=quiet)
     eight_bits = io.BytesIO()
     Image.fromarray(plain).save(eight_bits, "PNG", icc_profile=swapped)
-    np.testing.assert_array_equal(converted, decode_image(eight_bits.getvalue(), say=quiet))
+    np.testing.assert_allclose(converted, decode_image(eight_bits.getvalue(), say=quiet), atol=1)
     buffer, said = io.BytesIO(), []
     pages = np.stack([np.moveaxis(SHARES[..., :3], -1, 0)] * 2).astype(np.float32)
     tifffile.imwrite(buffer, pages, photometric="rgb", planarconfig="separate", metadata=None)

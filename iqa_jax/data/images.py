@@ -1,10 +1,11 @@
 """Image files as the metrics take them: 8-bit sRGB arrays."""
 
+import contextlib
 import io
 import os
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import BinaryIO, NamedTuple, cast
 
 import numpy as np
@@ -73,20 +74,9 @@ def decode_image(
     encoded: bytes | BinaryIO, *, say: Say = warnings.warn, background: int = _BACKGROUND
 ) -> np.ndarray:
     """The same from the content of an image file; what it raises names no file."""
-    try:
+    with _damage_named():
         picture = _decoded(io.BytesIO(encoded) if isinstance(encoded, bytes) else encoded, say)
         return _finished(picture, say, background)
-    except DataError as error:
-        reason: str | Exception = error
-    except UnidentifiedImageError:
-        reason = f"not an image, or damaged; {_EXPECTED}"
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        reason = f"refused as a decompression bomb ({error})"
-    except OSError as error:
-        reason = error.strerror or error
-    except Exception as error:  # Pillow raises almost anything for damaged files
-        reason = error
-    raise DataError(" ".join(str(reason).split()) or type(reason).__name__)
 
 
 def from_pillow(image: Image.Image, *, say: Say = warnings.warn, background: int = _BACKGROUND) -> np.ndarray:
@@ -96,9 +86,30 @@ def from_pillow(image: Image.Image, *, say: Say = warnings.warn, background: int
     file's path, `read_image` gives all.
 
     Raises:
-      DataError: 32 bits or signed values in a channel, or a TIFF that Pillow reads wrongly.
+      DataError: 32 bits or signed values in a channel, a TIFF that Pillow reads wrongly, or an image whose
+        file is damaged or closed.
     """
-    return _finished(_of_pillow(image, say), say, background)
+    with _damage_named():
+        return _finished(_of_pillow(image, say), say, background)
+
+
+@contextlib.contextmanager
+def _damage_named() -> Iterator[None]:
+    """Turns what the readers raise into a DataError of one line."""
+    try:
+        yield
+        return
+    except DataError:
+        raise
+    except UnidentifiedImageError:
+        reason: str | Exception = f"not an image, or damaged; {_EXPECTED}"
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        reason = f"refused as a decompression bomb ({error})"
+    except OSError as error:
+        reason = error.strerror or error
+    except Exception as error:  # Pillow raises almost anything for damaged files
+        reason = error
+    raise DataError(" ".join(str(reason).split()) or type(reason).__name__)
 
 
 def _of_pillow(image: Image.Image, say: Say) -> _Picture:

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
-from iqa_jax.data.images import read_image
+from iqa_jax.data.images import from_pillow, read_image
 from iqa_jax.errors import DataError
 from tests.miniature import picture
 
@@ -283,6 +283,12 @@ def test_what_is_not_a_file_is_named(tmp_path):
         read_image(tmp_path / "missing.png")
     with pytest.raises(DataError, match="Is a directory"):
         read_image(tmp_path)
+
+
+def test_an_opened_image_whose_file_is_cut_off_is_refused():
+    opened = Image.open(io.BytesIO(encoded(Image.fromarray(PICTURE), "PNG")[:400]))
+    with pytest.raises(DataError, match="truncated"):
+        from_pillow(opened)
 
 
 MODES = ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16"]

@@ -97,11 +97,6 @@ def score(
     from iqa_jax.scoring.load import BLIND, FULL_REFERENCE, load
 
     name = weights or (FULL_REFERENCE if any(its for _, its in pairs) else BLIND)
-    if name in (FULL_REFERENCE, BLIND) and (ema or step != "best"):
-        raise UserError(
-            f"--step and --ema choose among the weights of a training run, {name} comes with the package; "
-            "leave them out, or give --weights RUN"
-        )
     keep_programs()
     say_of_device()
     options: dict = {"crops": crops, "batch_size": batch_size, "step": step_of(step), "ema": ema}

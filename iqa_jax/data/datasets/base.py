@@ -230,7 +230,9 @@ class PairBuilder(FileReaderBuilder):
         sizes: dict[str, tuple[int, int]] = {}
         digests: dict[str, str] = {}
         problems: list[str] = []
-        with tqdm(total=len(every), desc=f"preparing {self.name}", unit="image", dynamic_ncols=True) as bar:
+        with tqdm(
+            total=len(every), desc=f"preparing {self.name}", unit="image", dynamic_ncols=True, disable=None
+        ) as bar:
             infos = [
                 write_split(self, split, self._records(split, images, sizes, digests, problems, bar))
                 for split, images in splits.items()

@@ -160,7 +160,9 @@ def difference(prepared: PairBuilder, current: PairBuilder | None) -> str:
             if then.get(key) != now.get(key):
                 return f"{key.removesuffix('s')} changed from {then.get(key)} to {now.get(key)}"
     total = sum(len(table["name"]) for table in then["tables"].values())
-    with tqdm(total=total, desc=f"checking {prepared.name}", unit="image", dynamic_ncols=True) as bar:
+    with tqdm(
+        total=total, desc=f"checking {prepared.name}", unit="image", dynamic_ncols=True, disable=None
+    ) as bar:
         for split, table in then["tables"].items():
             stored, files = Images(prepared, split), splits.get(split)
             for position, name in enumerate(table["name"]):

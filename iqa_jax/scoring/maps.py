@@ -106,7 +106,8 @@ def below_roots(
     single = [path.parent for path, root in zip(absolute, whose, strict=True) if not root]
     shared = os.path.commonpath(single) if single else ""
     placed = [(root, path.relative_to(root or shared)) for path, root in zip(absolute, whose, strict=True)]
-    used = [root for root in roots if root and root in set(whose)]
+    around = set(whose)
+    used = [root for root in roots if root and root in around]
     names = told_apart(used) if len(used) > 1 else {}
     return placed, {root: name.lstrip("/") for root, name in names.items()}
 

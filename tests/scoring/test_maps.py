@@ -112,6 +112,11 @@ def test_many_equal_names_take_no_longer_than_others(here):
     equal = map_files(MAPS, [Path(f"{number}/x.png") for number in range(2000)])
     one = map_files(MAPS, [Path("x.png")] * 2000, [Path(f"{number}.png") for number in range(2000)])
     assert len(set(equal)) == len(set(one)) == 2000
+    folders(*(str(number) for number in range(500)))
+    roots = map_files(
+        MAPS, [Path(f"{k % 500}/{k}.png") for k in range(2000)], named=[str(k) for k in range(500)]
+    )
+    assert roots[501] == MAPS / "1" / "501-map.png"
 
 
 def test_after_an_interruption_every_map_is_still_its_target_s(here):

@@ -186,6 +186,8 @@ def _formats(start: bytes) -> tuple[str, ...]:
 
 def _opened(file: BinaryIO, start: bytes, say: Say) -> Image.Image | None:
     """Pillow's image of a file that starts so, its pixels not read yet; None for TIFF that it cannot."""
+    if start.startswith(tiff.BIG_BIG_ENDIAN):
+        return None
     if start.startswith(tiff.SIGNATURES):
         try:
             image = Image.open(file, formats=("TIFF",))

@@ -15,8 +15,10 @@ from PIL import Image
 
 from iqa_jax.errors import DataError
 
-SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"II\0*", b"MM*\0")
+BIG_BIG_ENDIAN = b"MM\0+"  # of which Pillow takes the header for a smaller one
+SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", BIG_BIG_ENDIAN, b"II\0*", b"MM*\0")
 _BITS, _COMPRESSION, _PHOTOMETRIC, _ORIENTATION = 258, 259, 262, 274  # tags
+_WIDTH, _HEIGHT, _STRIPS, _ROWS, _TILE_WIDTH, _TILE_HEIGHT, _TILES = 256, 257, 273, 278, 322, 323, 324
 _SAMPLES, _PLANAR, _SUBSAMPLING, _EXTRA, _FORMAT = 277, 284, 530, 338, 339
 _TRANSFER, _WHITE_POINT, _PRIMARIES, _PROFILE = 301, 318, 319, 34675
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _CMYK, _YCBCR = (
@@ -30,6 +32,7 @@ _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _CMYK, _YCBCR = (
 _MODES = {_WHITE_IS_ZERO: "L", _BLACK_IS_ZERO: "L", _RGB: "RGB", _PALETTE: "RGB", _CMYK: "CMYK"}
 _CHANNELS = {_WHITE_IS_ZERO: 1, _BLACK_IS_ZERO: 1, _RGB: 3, _PALETTE: 1, _CMYK: 4}
 _UNKNOWN, _ASSOCIATED, _ALPHA = 0, 1, 2  # extra samples; colours are multiplied by an associated alpha
+_WEBP = 50001  # a compression that not every libtiff has
 _MOST_BEYOND = 8  # extra samples; more are measurements, not pictures
 _COLOUR_TAGS = (_TRANSFER, _WHITE_POINT, _PRIMARIES)
 _ROUNDING = 1e-3  # so far outside of [0, 1] floats are clipped, as those of arrays are
@@ -67,6 +70,8 @@ def pillow_reads(image: Image.Image) -> bool:
     depths, formats = set(tags.get(_BITS, (1,))), set(tags.get(_FORMAT, (1,)))
     if formats != {1} or len(depths) != 1 or max(depths) > 16:  # signed values, floats; a depth for each
         return False
+    if tags.get(_COMPRESSION) == _WEBP or not _is_whole(tags, image.size):
+        return False
     deep, premultiplied = max(depths) > 8, _ASSOCIATED in extra
     if photometric == _YCBCR:  # Pillow itself takes no account of halved chroma; libtiff, which unpacks, does
         compressed = tags.get(_COMPRESSION, 1) != 1
@@ -74,6 +79,16 @@ def pillow_reads(image: Image.Image) -> bool:
     if tags.get(_PLANAR, 1) == 2 and tags.get(_SAMPLES, 1) > 1:
         return not deep and not premultiplied and len(extra) <= 1 and photometric in (_RGB, _CMYK)
     return not deep or not premultiplied
+
+
+def _is_whole(tags: Any, size: tuple[int, int]) -> bool:
+    """Whether there are as many strips or tiles as the image takes; Pillow leaves black what is missing."""
+    width, height = tags.get(_WIDTH, size[0]), tags.get(_HEIGHT, size[1])
+    planes = tags.get(_SAMPLES, 1) if tags.get(_PLANAR, 1) == 2 else 1
+    if strips := tags.get(_STRIPS):
+        return len(strips) >= planes * math.ceil(height / max(1, tags.get(_ROWS, height)))
+    across, down = (max(1, tags.get(tag, 1)) for tag in (_TILE_WIDTH, _TILE_HEIGHT))
+    return len(tags.get(_TILES, ())) >= planes * math.ceil(width / across) * math.ceil(height / down)
 
 
 def read_values(file: BinaryIO, say: Callable[[str], object]) -> Values:

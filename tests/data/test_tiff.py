@@ -2,6 +2,7 @@
 
 import io
 import itertools
+import struct
 import sys
 
 import numpy as np
@@ -17,6 +18,7 @@ pytestmark = pytest.mark.quick
 
 # Values from 0 to 1 of up to six channels; the sides fill no whole tile or strip.
 SHARES = np.dstack([picture(0, (38, 53)), picture(1, (38, 53))]) / 255
+PICTURE = picture(0, (40, 56))
 CHANNELS = {"minisblack": 1, "miniswhite": 1, "rgb": 3, "palette": 1, "separated": 4}
 EXTRA = [(), ("unassalpha",), ("assocalpha",), ("unspecified",)]
 LAYOUTS = [  # byte order, tile, compression, predictor
@@ -180,6 +182,46 @@ def test_orientation_profile_and_frames_of_what_pillow_does_not_read():
         "floating-point values are taken as sRGB from 0 to 1",
         "of several frames, the first is taken",
     ]
+
+
+@pytest.mark.parametrize("planar", ["contig", "separate"])
+def test_a_file_of_which_strips_are_missing_is_refused(planar):
+    content = written("rgb", "8", planar)[0]
+    strips = 3 * (3 if planar == "separate" else 1)
+    for tag, kind in ((273, 4), (279, 3)):
+        entry = struct.pack("<HHI", tag, kind, strips)
+        assert content.count(entry) == 1
+        content = content.replace(entry, struct.pack("<HHI", tag, kind, strips - 1))
+    with pytest.raises(DataError, match="parts are missing"):
+        decode_image(content, say=quiet)
+
+
+def test_big_tiff_of_either_byte_order():
+    for order, planar in itertools.product("<>", ("contig", "separate")):
+        content, expected = written("rgb", "16", planar, layout=(order, None, None, False), bigtiff=True)
+        np.testing.assert_allclose(decode_image(content, say=quiet), expected, atol=0.51)
+
+
+@pytest.mark.filterwarnings("error")
+def test_chroma_at_half_resolution_is_right_or_refused():
+    planes = np.asarray(Image.fromarray(PICTURE).convert("YCbCr"))
+    halved = b"".join(
+        planes[y : y + 2, x : x + 2, 0].tobytes() + planes[y, x, 1:].tobytes()
+        for y in range(0, 40, 2)
+        for x in range(0, 56, 2)
+    )
+    fields = [(256, 4, 1, 56), (257, 4, 1, 40), (258, 3, 3, 134), (259, 3, 1, 1), (262, 3, 1, 6)]
+    fields += [
+        (273, 4, 1, 142),
+        (277, 3, 1, 3),
+        (278, 4, 1, 40),
+        (279, 4, 1, len(halved)),
+        (530, 3, 2, 2 | 2 << 16),
+    ]
+    entries = b"".join(struct.pack("<HHII", *field) for field in fields)
+    start = b"II*\0" + struct.pack("<IH", 8, len(fields)) + entries + bytes(4)
+    with pytest.raises(DataError, match="interpretation 6"):
+        decode_image(start + struct.pack("<HHHxx", 8, 8, 8) + halved, say=quiet)
 
 
 @pytest.mark.parametrize("compression", [None, "zlib", "lzw"])

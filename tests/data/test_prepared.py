@@ -140,7 +140,8 @@ def test_what_was_prepared_stays_until_the_new_one_is_complete(table):
     assert everything(builder) == whole
     # A kill between the two steps of an exchange.
     builder.data_path.rename(builder.data_path.with_name("1.1.0.replaced"))
-    assert everything(datasets.prepare("pairs/mine", data_dir=table.parent.parent)) == whole
+    (builder.data_path.parent / "incomplete.abc").mkdir()
+    assert everything(datasets.prepare("pairs/mine", data_dir=table.parent.parent, check=True)) == whole
     assert [path.name for path in builder.data_path.parent.iterdir() if path.is_dir()] == ["1.1.0"]
 
 

@@ -20,6 +20,7 @@ from iqa_jax.data.datasets.overview import summary
 from iqa_jax.data.datasets.pairs import Pairs, TableOptions
 from iqa_jax.data.datasets.pipal import Pipal
 from iqa_jax.data.datasets.prepared import (
+    UNFINISHED,
     Damaged,
     damage,
     difference,
@@ -130,16 +131,14 @@ def prepare(
     request = _request(name, data_dir, manual_dir, options)
     check = check or manual_dir is not None
     builder, reason = (None, "") if force else _usable(request, check)
-    if builder:
-        return builder
     place = request.place
-    if not interrupted(place):
+    if builder and not (check and interrupted(place)):
+        return builder
+    if builder is None and not interrupted(place):
         _require_source(request, reason, manual_dir)
     _make_writable(place.parent, own=bool(data_dir))
     with locked(place.parent / ".lock"):  # no two processes at a time
         recover(place)
-        for left_over in place.parent.glob("incomplete.*"):  # of a killed attempt
-            shutil.rmtree(left_over)
         if not force:  # another process may have done it meanwhile, from another table perhaps
             builder, reason = _usable(request, check)
         if builder is None:
@@ -221,7 +220,7 @@ def _make_writable(directory: Path, *, own: bool) -> None:
 def _build(request: _Request) -> None:
     """Writes the data set beside its place, then puts it there; nothing half-written stays."""
     tfds.disable_progress_bar()  # `PairBuilder` has its own
-    aside = Path(tempfile.mkdtemp(prefix="incomplete.", dir=request.place.parent))
+    aside = Path(tempfile.mkdtemp(prefix=UNFINISHED, dir=request.place.parent))
     builder = request.new(aside)
     try:
         with tempfile.TemporaryDirectory() as unused, contextlib.redirect_stdout(io.StringIO()):

@@ -221,8 +221,8 @@ def _build(request: _Request) -> None:
     """Writes the data set beside its place, then puts it there; nothing half-written stays."""
     tfds.disable_progress_bar()  # `PairBuilder` has its own
     aside = Path(tempfile.mkdtemp(prefix=UNFINISHED, dir=request.place.parent))
-    builder = request.new(aside)
     try:
+        builder = request.new(aside)
         with tempfile.TemporaryDirectory() as unused, contextlib.redirect_stdout(io.StringIO()):
             builder.download_and_prepare(download_dir=unused)
         written = Path(builder.data_path)
@@ -231,11 +231,11 @@ def _build(request: _Request) -> None:
     except (UserError, *_FAULTS_OF_CODE):
         raise
     except KeyboardInterrupt as interruption:
-        interruption.args = (f"nothing of {builder.name} was prepared, nothing half-written stays",)
+        interruption.args = (f"nothing of {request.kind.name} was prepared, nothing half-written stays",)
         raise
     except Exception as error:  # array_record raises its own kinds, without a path, on a full disk say
         raise UserError(
-            f"{request.place.parent}: {builder.name} could not be written "
+            f"{request.place.parent}: {request.kind.name} could not be written "
             f"({failure_reason(error)}); nothing half-written stays. Free some space, or give a data "
             "directory on another disk"
         ) from None

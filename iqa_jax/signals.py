@@ -191,11 +191,12 @@ def others_handlers_undone() -> Iterator[None]:
 def kept_from_children() -> Iterator[None]:
     """Processes that are started in the block leave signals to this one, from their first instruction on.
 
-    All but SIGTERM, with which pools end their workers.  One that comes meanwhile waits for the block's end.
+    They have to call `follow_parent`: SIGTERM, with which pools end their workers, waits until then.  A
+    signal to this process waits for the block's end.
     """
     from multiprocessing import resource_tracker
 
-    kept = {signal.SIGINT, *STOP_SIGNALS} - {signal.SIGTERM}
+    kept = {signal.SIGINT, *STOP_SIGNALS}
     before = signal.pthread_sigmask(signal.SIG_BLOCK, kept)
     try:
         resource_tracker.ensure_running()  # is the first child, and lets SIGINT through
@@ -210,6 +211,7 @@ def follow_parent() -> None:
     import multiprocessing
     from multiprocessing.connection import wait
 
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     parent = multiprocessing.parent_process()
     if parent is None:
         return

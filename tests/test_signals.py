@@ -250,9 +250,12 @@ def test_a_process_ends_in_one_line_at_any_moment(tmp_path, moment, shown, code,
 
 
 def test_a_child_leaves_signals_to_its_parent():
-    code = "import time; print('ready', flush=True); time.sleep(60)"
+    code = (
+        "import time; from iqa_jax.signals import follow_parent; follow_parent()\n"
+        "print('ready', flush=True); time.sleep(60)"
+    )
     with kept_from_children():
-        child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+        child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, cwd=ROOT)
     assert not signal.pthread_sigmask(signal.SIG_BLOCK, ()) & {signal.SIGINT, signal.SIGHUP}
     child.stdout.readline()
     child.send_signal(signal.SIGINT)

@@ -1,5 +1,6 @@
 """Reference-distorted pairs from any photographs, at scale."""
 
+import contextlib
 import csv
 import dataclasses
 import io
@@ -103,21 +104,18 @@ def make_pairs(
     problems: dict[Path, str] = {}
     remarks: Counter[str] = Counter()
     context = multiprocessing.get_context("spawn")
-    with kept_from_children():
-        pool = ProcessPoolExecutor(processes, mp_context=context, initializer=follow_parent)
-        running = {pool.submit(_make, *task): task for task in tasks}
-    with pool:
-        try:
-            for future in as_completed(running):
-                path, _, _, number, _ = running[future]
-                problem, said = future.result()
-                remarks.update(said)
-                if problem:
-                    problems[path] = problem
-                progress(len(plan.versions(number)))
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+    with contextlib.ExitStack() as stack:
+        with kept_from_children():
+            pool = ProcessPoolExecutor(processes, mp_context=context, initializer=follow_parent)
+            stack.callback(pool.shutdown, cancel_futures=True)
+            running = {pool.submit(_make, *task): task for task in tasks}
+        for future in as_completed(running):
+            path, _, _, number, _ = running[future]
+            problem, said = future.result()
+            remarks.update(said)
+            if problem:
+                problems[path] = problem
+            progress(len(plan.versions(number)))
     for remark, count in remarks.items():
         say(f"{count} of {len(photographs)} photographs: {remark}")
     made = [task for task in tasks if task[0] not in problems]

@@ -1,5 +1,10 @@
 """Errors whose message is meant for the user as it stands."""
 
+import contextlib
+import os
+import traceback
+from collections.abc import Iterator
+
 
 class UserError(ValueError):
     """Bad input: names the thing, says what was expected and what to do."""
@@ -19,3 +24,30 @@ class ConfigError(UserError):
 
 class TrainingError(UserError):
     """Training cannot go on."""
+
+
+def of_missing_devices(error: BaseException) -> str | None:
+    """What to say of an error that JAX raised since `JAX_PLATFORMS` names devices that are not there.
+
+    Some releases raise a bare `AssertionError`, so that it is told by where it comes from.
+    """
+    asked = os.environ.get("JAX_PLATFORMS")
+    codes = [frame.f_code for frame, _ in traceback.walk_tb(error.__traceback__)]
+    if not asked or not any(c.co_name == "backends" and "xla_bridge" in c.co_filename for c in codes):
+        return None
+    reason = str(error).partition(" (set JAX_PLATFORMS")[0]
+    return (
+        f"JAX_PLATFORMS={asked}: JAX finds no such device here{f' ({reason})' if reason else ''}; unset it "
+        "for the devices that JAX finds, or set it to cpu"
+    )
+
+
+@contextlib.contextmanager
+def missing_devices_named() -> Iterator[None]:
+    """Raises UserError where JAX is asked for devices that are not there."""
+    try:
+        yield
+    except (AssertionError, RuntimeError) as error:
+        if text := of_missing_devices(error):
+            raise UserError(text) from None
+        raise

@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Iterator
 from typing import NoReturn
 
-from iqa_jax.errors import UserError
+from iqa_jax.errors import UserError, of_missing_devices
 from iqa_jax.files import full_disk
 from iqa_jax.signals import Stopped, StopRequest, stop_signals_interrupt
 
@@ -159,12 +159,8 @@ def plain_text(error: BaseException) -> str | None:
         return "out of memory"
     if _is_worker_lost(error):
         return "a worker process has ended, killed for memory perhaps; run the same command again to resume"
-    if os.environ.get("JAX_PLATFORMS") and _is_from_backends(error):
-        found = str(error).partition(" (set JAX_PLATFORMS")[0]
-        return (
-            f"JAX_PLATFORMS={os.environ['JAX_PLATFORMS']}: JAX finds no such device here"
-            f"{f' ({found})' if found else ''}; unset it for the devices that JAX finds, or set it to cpu"
-        )
+    if text := of_missing_devices(error):
+        return text
     if is_device_error(error):
         return f"the device failed ({_first_line(error)})"
     if isinstance(error, Exception) and (reason := full_disk(error)):
@@ -184,12 +180,6 @@ def _is_worker_lost(error: BaseException) -> bool:
 def _is_a(error: BaseException, *names: str) -> bool:
     """Whether the error is of a class of such a name, whose module need not be imported for that."""
     return any(kind.__name__ in names for kind in type(error).__mro__)
-
-
-def _is_from_backends(error: BaseException) -> bool:
-    """Whether JAX raised it while it looked for devices; some releases do so by a bare `AssertionError`."""
-    frames = [frame.f_code for frame, _ in traceback.walk_tb(error.__traceback__)]
-    return any(code.co_name == "backends" and "xla_bridge" in code.co_filename for code in frames)
 
 
 def _first_line(error: BaseException) -> str:

@@ -85,7 +85,7 @@ def spread(
         gpus = int(resources.get("GPU", 0))
         room = gpus or int(resources.get("CPU", 0))
         if workers > room:
-            raise UserError(f"ray {address}: --workers {workers}, but there is room for {room}")
+            raise UserError(f"ray {address}: {workers} workers were asked for, there is room for {room}")
         nodes = sum(node["Alive"] for node in ray.nodes())
         count = min(workers or gpus or nodes, len(parts))
         actor = ray.remote(num_cpus=1, num_gpus=1 if gpus else 0)(_Worker)

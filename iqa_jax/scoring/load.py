@@ -2,7 +2,7 @@
 
 import os
 
-from iqa_jax.errors import WeightsError
+from iqa_jax.errors import WeightsError, missing_devices_named
 from iqa_jax.files import local_path
 from iqa_jax.models import IQA_MODELS
 from iqa_jax.scoring.engine import BATCH_SIZE, Network, WindowModel
@@ -40,6 +40,7 @@ def load(
     return metric_of(model, record, crops=crops, batch_size=batch_size)
 
 
+@missing_devices_named()
 def load_model(
     path: str | os.PathLike, *, step: int | str = "best", ema: bool = False
 ) -> tuple[WindowModel, dict]:

@@ -257,7 +257,7 @@ class _Loop:
         """
         step, last = int(state.step), self._plan.last_step
         if step >= last and not self._owes_evaluation(step):
-            say(f"finished: step {step} of {last} is reached already")
+            say(f"finished: the run is at step {step}, and ends at {last}")
             return
         bar = tqdm(
             total=last,
@@ -291,7 +291,7 @@ class _Loop:
 
     def _owes_evaluation(self, step: int) -> bool:
         """Whether an evaluation is due at a step of which there is no line: a signal has ended it."""
-        due = step % self._eval_every == 0 or step == self._plan.last_step
+        due = step % self._eval_every == 0 or step >= self._plan.last_step
         return step > 0 and due and step not in (line["step"] for line in self._log.lines)
 
     def _concluded(

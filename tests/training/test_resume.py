@@ -100,6 +100,17 @@ def test_a_finished_run_of_the_version_before_without_its_lines_is_measured_agai
     assert metrics_of(run(whole)) == before and tiny.Evaluator.calls == [8]
 
 
+def test_a_run_that_is_beyond_its_end_is_measured_and_left(run, whole, tmp_path):
+    run(tmp_path / "run", num_steps=7)
+    for step in Saved(tmp_path / "run").steps:
+        seal = tmp_path / "run" / "checkpoints" / str(step) / "sha256.json"
+        seal.write_text(json.dumps(json.loads(seal.read_text())["files"]))
+    (tmp_path / "run" / "metrics.jsonl").unlink()
+    assert run(tmp_path / "run", num_steps=5)["step"] == 7
+    run(tmp_path / "run")
+    assert [json.loads(line)["step"] for line in metrics(tmp_path / "run").splitlines()] == [8]
+
+
 def metrics_of(line):
     return {name: line[name] for name in ("step", "loss", "srcc", "plcc")}
 

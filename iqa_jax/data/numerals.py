@@ -54,7 +54,9 @@ class _Reading(NamedTuple):
     points_separate: bool  # it can only be one with points between thousands
 
 
-def numbers(cells: Sequence[str | float | None]) -> list[float | None]:
+def numbers(
+    cells: Sequence[str | float | None], *, within: tuple[float, float] | None = None
+) -> list[float | None]:
     """The numbers of a column; None for a cell that holds none, or one that is not finite.
 
     Decimal points or commas, thousands divided by commas, points, spaces or apostrophes, exponents, and the
@@ -62,6 +64,8 @@ def numbers(cells: Sequence[str | float | None]) -> list[float | None]:
     both are allowed and mean the same, it does not matter; a point alone is a decimal point, unless another
     cell has points between thousands and a decimal comma.
 
+    Args:
+      within: the ends of the scale, if they are known; of two meanings, one outside of it is none.
     Raises:
       AmbiguousNumber: `1,420` beside whole numbers, say.
     """
@@ -81,15 +85,12 @@ def numbers(cells: Sequence[str | float | None]) -> list[float | None]:
             possible = [reading.point] if point or either else []
             possible += [reading.comma] if comma or either else []
         meanings = list(dict.fromkeys(value for value in possible if value is not None))
+        if len(meanings) > 1 and within:
+            meanings = [value for value in meanings if within[0] <= value <= within[1]] or meanings
         if len(meanings) > 1:
             raise AmbiguousNumber(position, str(cells[position]).strip(), *meanings)
         values.append(meanings[0] if meanings else None)
     return values
-
-
-def number(text: str | float | None) -> float | None:
-    """The number of a cell that stands alone; see `numbers`."""
-    return numbers([text])[0]
 
 
 def _reading(cell: str | float | None) -> _Reading | None:

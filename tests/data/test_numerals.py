@@ -53,6 +53,13 @@ def test_a_cell_that_means_two_numbers_is_asked_about(cells, problem):
         numbers(cells)
 
 
+def test_the_scale_tells_which_of_two_numbers_is_meant():
+    assert numbers(["1,420", "3"], within=(1, 5)) == [1.42, 3]
+    assert numbers(["1,420", "999"], within=(900, 1900)) == [1420, 999]
+    with pytest.raises(DataError, match="'1,420' is 1420 or 1.42"):
+        numbers(["1,420", "3"], within=(0, 10_000))
+
+
 def edited(path, *replacements):
     text = path.read_text()
     for old, new in replacements:

@@ -6,6 +6,7 @@ import io
 import math
 import os
 import statistics
+import unicodedata
 from pathlib import Path
 
 from PIL import Image
@@ -107,7 +108,8 @@ class Pairs(PairBuilder):
         """The image of each row; of several rows of one image, the mean of their scores on request."""
         found: dict[str, list[DistortedImage]] = {}
         lines: dict[str, int] = {}
-        scores, levels = (_numbers(file, rows, column) for column in (label, "level"))
+        scores = _numbers(file, rows, label, self.options.scale)
+        levels = _numbers(file, rows, "level")
         for (number, row), score, level in zip(rows, scores, levels, strict=True):
             try:
                 image = _image(file.parent, row, label, score, level, paired)
@@ -140,10 +142,12 @@ class Pairs(PairBuilder):
         ]
 
 
-def _numbers(file: Path, rows: Rows, column: str) -> list[float | None]:
+def _numbers(
+    file: Path, rows: Rows, column: str, within: tuple[float, float] | None = None
+) -> list[float | None]:
     """Raises DataError for a cell that means two numbers."""
     try:
-        return numbers([row.get(column) for _, row in rows])
+        return numbers([row.get(column) for _, row in rows], within=within)
     except AmbiguousNumber as error:
         line = rows[error.position][0]
         raise DataError(f"{file}, line {line}: {column} {error}; nothing was prepared") from None
@@ -161,7 +165,11 @@ def _image(
             other = "not a regular file:" if (folder / name).exists() and name != "." else "no such file"
             raise DataError(f"{other} {name!r}")
     distorted = _name(paths["distorted"])
-    reference = _name(paths["reference"]) if paired else row.get("content") or distorted
+    reference = (
+        _name(paths["reference"])
+        if paired
+        else unicodedata.normalize("NFC", row.get("content", "")) or distorted
+    )
     if mos is None and row.get(label):
         raise DataError(f"{label} {row[label]!r}, expected a number")
     if level is None and not row.get("level"):

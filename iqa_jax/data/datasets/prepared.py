@@ -72,7 +72,7 @@ def put_in_place(new: Path, place: Path) -> None:
                 aside.rename(place)
         raise
     if replaces:
-        shutil.rmtree(aside)
+        shutil.rmtree(aside, ignore_errors=True)  # what is left of it, the next preparation removes
 
 
 def interrupted(place: Path) -> bool:
@@ -117,6 +117,8 @@ class Images:
         try:
             decoders = {"image": tfds.decode.SkipDecoding()}
             self._records = builder.as_data_source(split, decoders=decoders)
+        except MemoryError:
+            raise
         except Exception as error:  # of many kinds, where files are damaged
             raise Damaged(self._of, str(error)) from None
 
@@ -128,6 +130,8 @@ class Images:
         try:
             record = self._records[position]
             encoded = record["image"]
+        except MemoryError:
+            raise
         except Exception as error:  # array_record and tensorflow-datasets raise many kinds
             raise Damaged(self._of, f"{name}: {error}") from None
         if record["name"] != as_bytes(name):

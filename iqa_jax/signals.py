@@ -37,10 +37,12 @@ class StopRequest:
 
     Attributes:
       number: of the first signal; None before it.
+      held_back: `Stopped` waits; see `kept_from_children`.
     """
 
     def __init__(self, end_at_once: Callable[[int], object] | None = None):
         self.number: int | None = None
+        self.held_back = False
         self._end_at_once = end_at_once
         self._since = 0.0
         self._settled = False
@@ -90,7 +92,7 @@ class StopRequest:
         if hasattr(signal, "setitimer"):
             self._set(signal.SIGALRM, signal.getsignal(signal.SIGALRM), self._again)
             signal.setitimer(signal.ITIMER_REAL, _AGAIN, _AGAIN)
-        if _imports(frame) <= self._imports:
+        if self._may_raise(frame):
             raise Stopped(number)
 
     def _again(self, number: int, frame: FrameType | None) -> None:
@@ -98,9 +100,12 @@ class StopRequest:
             return
         if time.monotonic() - self._since > _LONGEST:
             self._give_up()
-        if _imports(frame) <= self._imports and not _stopping():
+        if self._may_raise(frame) and not _stopping():
             assert self.number is not None
             raise Stopped(self.number)
+
+    def _may_raise(self, frame: FrameType | None) -> bool:
+        return not self.held_back and _imports(frame) <= self._imports
 
     def _give_up(self) -> None:
         if self._end_at_once and self.number is not None:
@@ -197,12 +202,15 @@ def kept_from_children() -> Iterator[None]:
     from multiprocessing import resource_tracker
 
     kept = {signal.SIGINT, *STOP_SIGNALS}
+    request = _current or StopRequest()
+    request.held_back = True  # other threads take signals too
     before = signal.pthread_sigmask(signal.SIG_BLOCK, kept)
     try:
         resource_tracker.ensure_running()  # is the first child, and lets SIGINT through
         signal.pthread_sigmask(signal.SIG_BLOCK, kept)
         yield
     finally:
+        request.held_back = False
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 

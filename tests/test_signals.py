@@ -267,6 +267,19 @@ def test_a_child_leaves_signals_to_its_parent():
     child.stdout.close()
 
 
+def test_a_signal_waits_while_children_are_started(capsys):
+    def work():
+        with kept_from_children():
+            signal.raise_signal(signal.SIGTERM)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})  # as another thread takes it
+            time.sleep(0.1)
+            started.append("all of them")
+        time.sleep(10)
+
+    started = []
+    assert ended(work, capsys) == (143, ["stopped by SIGTERM"]) and started
+
+
 _PARENT = """
 import multiprocessing, os, sys
 from concurrent.futures import ProcessPoolExecutor

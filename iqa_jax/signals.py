@@ -17,6 +17,7 @@ STOP_SIGNALS = tuple(
 )
 _AGAIN = 0.05  # seconds until an exception that was swallowed is raised again
 _PATIENCE = 2.0  # seconds of cleaning up, after which a further signal ends the process at once
+_IMPORT = 1.0  # seconds that a module may still take to be imported, after which the process ends at once
 _LONGEST = 30.0  # seconds of cleaning up at most
 
 
@@ -98,7 +99,8 @@ class StopRequest:
     def _again(self, number: int, frame: FrameType | None) -> None:
         if self._settled or self._exit_code is not None:
             return
-        if time.monotonic() - self._since > _LONGEST:
+        waited = time.monotonic() - self._since
+        if waited > _LONGEST or (waited > _IMPORT and _imports(frame) > self._imports and not _stopping()):
             self._give_up()
         if self._may_raise(frame) and not _stopping():
             assert self.number is not None

@@ -212,7 +212,7 @@ def test_outside_the_main_thread_nothing_is_taken():
 _MODULE = """
 import atexit, sys, time
 print("importing", flush=True)
-if "import" in sys.argv: time.sleep(0.3)
+if "import" in sys.argv: time.sleep(60)
 def at_exit():
     print("ending", flush=True)
     if "exit" in sys.argv: time.sleep(60)

@@ -27,7 +27,10 @@ _EXPORTED = "a metric that `python -m iqa_jax export` wrote, with its .json besi
 def _check_flatbuffers() -> None:
     """`jax.export` says nothing of what it lacks."""
     if importlib.util.find_spec("flatbuffers") is None:
-        raise ModuleNotFoundError("No module named 'flatbuffers'", name="flatbuffers")
+        raise UserError(
+            "an exported metric needs flatbuffers, which is not installed; it comes with: "
+            "pip install 'iqa_jax[export]'"
+        )
 
 
 def export(metric: Metric, path: str | os.PathLike) -> tuple[Path, Path]:

@@ -9,7 +9,7 @@ from iqa_jax.scoring.engine import BATCH_SIZE, Network, WindowModel
 from iqa_jax.scoring.metric import BlindMetric, FullReferenceMetric, Metric
 from iqa_jax.weights.flat import iqa_model_with
 from iqa_jax.weights.hub import on_hub
-from iqa_jax.weights.reading import read_any
+from iqa_jax.weights.reading import check_choice, read_any
 
 FULL_REFERENCE, BLIND = "full-reference", "blind"  # the metrics that come with the package
 
@@ -34,7 +34,8 @@ def load(
     Returns:
       A `FullReferenceMetric` or a `BlindMetric`.
     Raises:
-      WeightsError: nothing there to load, it is damaged, or it is a backbone's.
+      WeightsError: nothing there to load, it is damaged, or it is a backbone's; a step or a moving average is
+        chosen of what is no run.
     """
     model, record = load_model(path, step=step, ema=ema)
     return metric_of(model, record, crops=crops, batch_size=batch_size)
@@ -52,6 +53,7 @@ def load_model(
     if not on_hub(path) and local_path(path).is_file():
         from iqa_jax.scoring.export import read_exported
 
+        check_choice(path, step=step, ema=ema)
         return read_exported(path)
     config, weights, record = read_any(path, step=step, ema=ema)
     if config.name not in IQA_MODELS:

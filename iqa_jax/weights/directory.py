@@ -209,8 +209,13 @@ def read_weights(directory: str | os.PathLike) -> tuple[ModelConfig, dict[str, A
 
 def _restored(folder: Path, expected: Mapping[str, tuple[int, ...]]) -> dict[str, Array]:
     """The arrays of an orbax checkpoint, which must have these shapes."""
-    import orbax.checkpoint as ocp
-
+    try:
+        import orbax.checkpoint as ocp
+    except ModuleNotFoundError as error:
+        raise WeightsError(
+            f"an orbax checkpoint needs {error.name}, which is not installed; it comes with: "
+            "pip install 'iqa_jax[train]'"
+        ) from None
     with ocp.StandardCheckpointer(multiprocessing_options=by_itself()) as checkpointer:
         try:
             kept = checkpointer.metadata(folder).item_metadata

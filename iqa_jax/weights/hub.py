@@ -57,7 +57,7 @@ def from_hub(what: str, fetch: Callable[[], Fetched], instead: str = "") -> Fetc
     try:
         return fetch()
     except ModuleNotFoundError as error:
-        if error.name != "huggingface_hub":
+        if (error.name or "").partition(".")[0] != "huggingface_hub":
             raise
         raise WeightsError(
             f"{what} is on the model hub, which needs huggingface_hub; it comes with: "

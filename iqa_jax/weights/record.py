@@ -80,8 +80,10 @@ def read_config(directory: str | os.PathLike) -> dict:
         raise WeightsError(f"{path}: not a file; expected a run or converted weights")
     try:
         record = parsed(path.read_text(encoding="utf-8"))
-        if record.get("format") != FORMAT:
-            raise WeightsError(f"{path}: format {record.get('format')!r}, this version reads {FORMAT}")
+        if "format" not in record:
+            raise ValueError("format: is missing")
+        if record["format"] != FORMAT:
+            raise WeightsError(f"{path}: format {record['format']!r}, this version reads {FORMAT}")
         _check_fields(record)
         return record
     except OSError as error:

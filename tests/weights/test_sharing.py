@@ -38,9 +38,10 @@ def test_a_name_that_nothing_has_says_what_there_is(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("options", [{"step": "bogus"}, {"step": 5}, {"step": "latest"}, {"ema": True}])
-def test_options_that_do_nothing_are_refused(options, small_weights):
+def test_options_that_do_nothing_are_refused(options, small_weights, tmp_path):
     (name,) = options
-    for path in ("blind", small_weights):
+    (tmp_path / "a.jaxexport").write_bytes(b"")
+    for path in ("blind", small_weights, tmp_path / "a.jaxexport"):
         with pytest.raises(WeightsError, match=f"no training run; {name} chooses between those of a run"):
             iqa_jax.load(path, **options)
 
@@ -69,12 +70,16 @@ def test_weights_of_the_hub_say_which_revision_was_taken(tmp_path, monkeypatch):
         assert record["name"] == f"someone/metric@{hub.COMMIT[:12]}"
 
 
-def test_the_hub_without_its_package_says_what_to_install(monkeypatch):
+def test_what_is_not_installed_is_said_with_what_to_install(monkeypatch, small_weights, tmp_path):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    (tmp_path / "a.jaxexport").write_bytes(b"")
+    with pytest.raises(UserError, match="needs flatbuffers, .*pip install .iqa_jax.export"):
+        iqa_jax.load(tmp_path / "a.jaxexport")
     plain_import = builtins.__import__
 
     def without(name, *args, **kw):
-        if name.startswith("huggingface_hub"):
-            raise ModuleNotFoundError(f"No module named {name!r}", name="huggingface_hub")
+        if name.startswith(("huggingface_hub", "orbax")):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
         return plain_import(name, *args, **kw)
 
     monkeypatch.setattr(builtins, "__import__", without)
@@ -82,6 +87,8 @@ def test_the_hub_without_its_package_says_what_to_install(monkeypatch):
         WeightsError, match=r"hf://a/b .*needs huggingface_hub; .*pip install 'iqa_jax\[convert\]'"
     ):
         iqa_jax.load("hf://a/b")
+    with pytest.raises(WeightsError, match="needs orbax.checkpoint, .*pip install .iqa_jax.train"):
+        iqa_jax.load(small_weights)
 
 
 # Where they come from

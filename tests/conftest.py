@@ -16,10 +16,12 @@ if "IQA_JAX_TESTS" not in os.environ:
     os.environ["IQA_JAX_TESTS"] = os.environ["JAX_COMPILATION_CACHE_DIR"] = _COMPILED.name
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
+# Programs are small here: they take longer to optimise than to run.  The parity of the networks is tested on
+# programs that are optimised as users have them.
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=1".strip()
 os.environ.setdefault("MALLOC_ARENA_MAX", "2")  # of the workers; more arenas keep what was freed
 
 import jax
-import networks
 import psutil
 import pytest
 import reference
@@ -28,6 +30,7 @@ from iqa_jax.cli import app as commands
 from iqa_jax.weights.directory import save_weights
 from iqa_jax.weights.flat import model_with
 from iqa_jax.weights.pytorch.convert import convert_state_dict, pretrained_backbone
+from tests import networks
 
 MOST_MEMORY = 2000 * 2**20  # of a worker, so that a laptop passes the tests
 PROGRAMS_GO = 1100 * 2**20  # above this, compiled programs are dropped after a test

@@ -5,6 +5,7 @@ The weights come from NumPy: to initialise a network as for training, JAX compil
 
 import math
 import zlib
+from typing import Any
 
 import numpy as np
 from flax import nnx
@@ -13,7 +14,14 @@ from iqa_jax.models import ModelConfig
 from iqa_jax.weights.flat import model_with, weight_shapes
 
 # The smallest backbone that has a convolution of each kind: the others stand in the tests of the models.
-SMALL = {"backbone": "efficientnet_lite0", "taps": ("conv_stem", "stage0"), "stride": 16, "dim": 32}
+SMALL: dict[str, Any] = {
+    "backbone": "efficientnet_lite0",
+    "taps": ("conv_stem", "stage0"),
+    "stride": 16,
+    "dim": 32,
+}
+# The same as fields of a recipe.
+SMALL_RUN = {**SMALL, "taps": ",".join(SMALL["taps"]), "crop_size": 64}
 SCALE = {"mos_mean": 3.0, "mos_std": 1.0, "mos_low": 1.0, "mos_high": 5.0}
 
 
@@ -23,7 +31,7 @@ def small_config(name: str = "iqa_conformer", **fields) -> ModelConfig:
 
 
 def random_weights(config: ModelConfig, seed: int = 0) -> dict[str, np.ndarray]:
-    """Weights for every entry, from the seed and the names alone; statistics and scales vary too."""
+    """Weights for every entry as training draws its first ones, from the seed and the names alone."""
     return {name: _random(name, shape, seed) for name, shape in weight_shapes(config).items()}
 
 
@@ -33,17 +41,13 @@ def random_model(config: ModelConfig, seed: int = 0) -> nnx.Module:
 
 
 def _random(name: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
-    rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
-    values = rng.standard_normal(shape)
     last = name.rpartition(".")[2]
-    if last == "var":
-        values = rng.uniform(0.5, 1.5, shape)
-    elif last == "scale":
-        values = 1 + 0.1 * values
-    elif last.endswith(("bias", "mean")):
-        values = 0.1 * values
-    elif last.endswith("kernel"):
-        values *= math.sqrt(2 / math.prod(shape[:-1]))
-    else:
-        values *= 0.5
+    if last in ("scale", "var"):
+        return np.ones(shape, np.float32)
+    if last.endswith(("bias", "mean")):
+        return np.zeros(shape, np.float32)
+    values = np.random.default_rng([seed, zlib.crc32(name.encode())]).standard_normal(shape)
+    if last.endswith("kernel"):
+        variance = 2 if name.startswith("backbone.") else 1 / 3
+        values *= math.sqrt(variance / math.prod(shape[:-1]))
     return values.astype(np.float32)

@@ -5,13 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from flax import nnx
 
-from iqa_jax.models import ModelConfig, build
 from iqa_jax.scoring.engine import Network
 from iqa_jax.scoring.metric import FullReferenceMetric
 from iqa_jax.training.config import parse
-from tests import miniature
+from tests import miniature, networks
 
 _EXAMPLES = Path(__file__).parent.parent / "examples"
 
@@ -39,8 +37,7 @@ def test_the_recipes_of_the_packages_metrics_are_complete(recipe):
 
 def test_a_denoiser_learns_from_the_error_and_from_the_metric():
     denoise = example("denoise")
-    model = build(ModelConfig("iqa_conformer", "efficientnet_lite0", crop_size=32, dim=16), rngs=nnx.Rngs(0))
-    model.eval()
+    model = networks.random_model(networks.small_config(crop_size=32, dim=16))
     metric = FullReferenceMetric(Network.of(model), {"sha256": ""})
     photographs = np.stack([miniature.picture(seed, (48, 48)) / np.float32(255) for seed in range(2)])
     noisy = photographs + denoise.NOISE * np.random.default_rng(0).standard_normal(photographs.shape)

@@ -4,13 +4,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 
-from iqa_jax.models import BACKBONES, IQA_MODELS, ModelConfig, build, split_model
+from iqa_jax.models import BACKBONES, IQA_MODELS, ModelConfig, split_model
 from iqa_jax.ops.noise import InputNoise
 from iqa_jax.scoring.engine import Network
 from iqa_jax.training.batches import Batch
 from iqa_jax.training.step import initial_state, make_optimizer, make_train_step
+from tests import networks
 
 SIZE = 64
 PLATFORMS = ("cuda", "tpu")
@@ -19,7 +19,7 @@ PLATFORMS = ("cuda", "tpu")
 def parts(name, dtype="float32", backbone="efficientnet_lite0"):
     # Of a structure that no other test has, so that each program is traced here.
     config = ModelConfig(name, backbone, crop_size=SIZE, dim=32, dtype=dtype, mos_mean=2.25)
-    return build(config, rngs=nnx.Rngs(0))
+    return networks.random_model(config)
 
 
 @pytest.mark.parametrize("name", IQA_MODELS)

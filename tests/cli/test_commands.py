@@ -17,7 +17,7 @@ from iqa_jax.scoring.load import load_model
 from iqa_jax.training.config import parse
 from iqa_jax.training.loop import train
 from iqa_jax.weights.checkpoints import Saved
-from tests import miniature
+from tests import miniature, networks
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -31,8 +31,7 @@ def prepared(tmp_path_factory, packaged_weights):
     )
     fields = {
         "data_dir": folder,
-        "backbone": "efficientnet_lite0",
-        "crop_size": 96,
+        **networks.SMALL_RUN,
         "batch_size": 6,
         "num_epochs": 3,
         "train_split": "train[:50%]",

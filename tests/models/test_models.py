@@ -22,11 +22,13 @@ from iqa_jax.models.base import TRAINABLE
 from iqa_jax.models.conformer import ConformerBlock
 from iqa_jax.models.layers import Dropout
 from iqa_jax.models.transformer import TransformerBlock
+from iqa_jax.ops import programs
 from iqa_jax.ops.conv import conv2d
 from iqa_jax.ops.windows import windows
 from iqa_jax.weights.flat import flat_weights, model_with, weight_shapes
 from iqa_jax.weights.pytorch.convert import convert_model, sources
 from iqa_jax.weights.pytorch.tables import recognise, renamed
+from tests import networks
 
 TOLERANCE = 1e-4
 BLOCKS = {"iqa_conformer": ConformerBlock, "iqa_transformer": TransformerBlock}
@@ -55,15 +57,20 @@ def unit(images):
 
 def small_model(name, backbone="efficientnet_lite0", **fields):
     fields = {"crop_size": 64, "dropout": 0.0, **fields}
-    model = build(ModelConfig(name, backbone=backbone, **fields), rngs=nnx.Rngs(0))
-    model.eval()
-    return model
+    return networks.random_model(ModelConfig(name, backbone=backbone, **fields))
+
+
+@pytest.fixture(autouse=True)
+def optimised(monkeypatch):
+    """Programs as users have them; the other tests' are optimised less."""
+    options = {**programs._CPU_OPTIONS, "xla_backend_optimization_level": 3}
+    monkeypatch.setattr(programs, "compiler_options", lambda: options)
 
 
 def jitted(model, method="__call__"):
     """A compiled method of a model whose state does not change."""
     graph, state = nnx.split(model)
-    call = jax.jit(lambda state, *args: getattr(nnx.merge(graph, state), method)(*args))
+    call = programs.jit(lambda state, *args: getattr(nnx.merge(graph, state), method)(*args))
     return lambda *args: call(state, *args)
 
 
@@ -76,7 +83,7 @@ def test_stages_and_predictions_match_the_figures(name, filled):
     graph, state = nnx.split(model)
     block = BLOCKS[name]
 
-    @jax.jit
+    @programs.jit
     def stages(state, images, distorted):
         model = nnx.merge(graph, state)
         outputs, call = [], block.__call__
@@ -112,28 +119,40 @@ def test_ten_crop_scores_match_the_figures(name, filled):
     np.testing.assert_allclose(scores, [g["score"] for g in golden], rtol=1e-6)
 
 
-@pytest.fixture(scope="module", params=[*BLOCKS])
-def trained(request, converted):
+@pytest.fixture(params=[*BLOCKS])
+def trained(request, training_step):
+    return training_step(request.param)
+
+
+@pytest.fixture(scope="module")
+def training_step(converted):
+    return functools.cache(functools.partial(trained_once, converted))
+
+
+def trained_once(converted, name):
     """(name, model before, loss, gradients, model after) of the figures' training step."""
-    before = converted(request.param)
+    before = converted(name)
     config = dataclasses.replace(before.config, dropout=0.0)
     model = model_with(config, before.weights)
     model.train()
-    optimizer = nnx.Optimizer(model, optax.adam(1e-4), wrt=TRAINABLE)
+    graph, state = nnx.split((model, nnx.Optimizer(model, optax.adam(1e-4), wrt=TRAINABLE)))
 
-    @nnx.jit
-    def step(model, optimizer, images, distorted, targets):
+    @programs.jit
+    def step(state, images, distorted, targets):
+        model, optimizer = nnx.merge(graph, state)
+
         def loss(model):
             return jnp.square(model(images, distorted) - targets).mean()
 
         value, gradients = nnx.value_and_grad(loss, argnums=nnx.DiffState(0, TRAINABLE))(model)
         optimizer.update(model, gradients)
-        return value, gradients
+        return value, gradients, nnx.state((model, optimizer))
 
     targets = np.random.default_rng(2000).standard_normal((4, 1))[:, 0]
-    loss, gradients = step(model, optimizer, *reference.pair(2000, 192, 4), targets)
+    loss, gradients, state = step(state, *reference.pair(2000, 192, 4), targets)
+    model, _ = nnx.merge(graph, state)
     model.eval()
-    return request.param, model_with(config, before.weights), loss, flat_weights(gradients), model
+    return name, model_with(config, before.weights), loss, flat_weights(gradients), model
 
 
 def test_training_step_matches_the_figures(trained):
@@ -174,7 +193,7 @@ def test_inception_resnet_v2_matches_the_figures(filled):
     names = ["block35_10" if stage == "repeat" else stage for stage in expected]
     graph, state = nnx.split(model)
 
-    @jax.jit
+    @programs.jit
     def run(state, images):
         model = nnx.merge(graph, state)
         return model.features(images, tuple(names)), model(images)
@@ -196,7 +215,7 @@ def test_efficientnet_lite0_matches_the_figures(size, filled):
     stages = tuple(f"stage{number}" for number in range(7))
     graph, state = nnx.split(model)
 
-    @jax.jit
+    @programs.jit
     def run(state, images):
         model = nnx.merge(graph, state)
         # The figure of the stem is that of its convolution alone.
@@ -305,20 +324,20 @@ def test_packaged_weights_match_their_pytorch_network_and_recognise_photographs(
 def test_a_prediction_depends_on_its_own_pair_alone(name, backbone):
     model = small_model(name, backbone)
     call = jitted(model)
-    images, distorted = reference.pair(5, 64, 3)
-    together = call(images, distorted)
-    images, distorted = unit(images), unit(distorted)  # floats give the same as uint8
-    alone = [call(images[i : i + 1], distorted[i : i + 1])[0] for i in range(3)]
-    assert together.shape == (3,)
-    np.testing.assert_allclose(together, alone, rtol=1e-4, atol=1e-5)
+    images, others = (np.stack(reference.pair(seed, 64, 3)) for seed in (5, 6))
+    together = call(*images)
+    assert together.shape == (3,) and np.ptp(together) > 0
+    for i in range(3):
+        among_others = others.copy()
+        among_others[:, i] = images[:, i]
+        np.testing.assert_allclose(call(*among_others)[i], together[i], rtol=1e-4, atol=1e-5)
 
 
-@each_model
-@each_backbone
+@each_once
 def test_gradients_reach_the_images(name, backbone):
     model = small_model(name, backbone)
     graph, state = nnx.split(model)
-    gradient = jax.jit(jax.grad(lambda pair, state: nnx.merge(graph, state)(*pair).sum(), argnums=0))
+    gradient = programs.jit(jax.grad(lambda pair, state: nnx.merge(graph, state)(*pair).sum(), argnums=0))
     images, distorted = map(unit, reference.pair(5, 64, 2))
     for pair in ((images, distorted), (images, images)):
         for found in gradient(pair, state):
@@ -328,14 +347,19 @@ def test_gradients_reach_the_images(name, backbone):
 @each_once
 def test_the_backbone_stays_in_evaluation_mode(name, backbone):
     model = small_model(name, backbone, dropout=0.1)
-    graph, state = nnx.split(model.backbone)
-    images = unit(reference.pair(5, 64, 2)[0])
-    expected = jitted(model, "features")(images)
+    evaluating = nnx.graphdef(model.backbone)
     model.train()
     assert not nnx.state(model.backbone, nnx.RngState)
-    np.testing.assert_array_equal(jitted(model, "features")(images), expected)
-    for found, before in zip(jax.tree.leaves(nnx.state(model.backbone)), jax.tree.leaves(state), strict=True):
-        np.testing.assert_array_equal(found, before)
+    assert nnx.graphdef(model.backbone) == evaluating != nnx.graphdef(model)
+
+    def statistics_after(model, images):
+        model.features(images)
+        return nnx.state(model.backbone, nnx.BatchStat)
+
+    images = unit(reference.pair(5, 64, 2)[0])
+    graph, state = nnx.split(model)
+    traced = jax.make_jaxpr(lambda state: statistics_after(nnx.merge(graph, state), images))(state).jaxpr
+    assert set(traced.outvars) <= set(traced.invars)  # they come out as they went in
 
 
 @pytest.mark.parametrize(
@@ -359,13 +383,19 @@ def test_bfloat16_computes_with_float32_parameters(name, backbone):
     exact, fast = (small_model(name, backbone, dtype=dtype) for dtype in ("float32", "bfloat16"))
     assert {leaf.dtype for leaf in jax.tree.leaves(nnx.state(fast))} == {jnp.dtype(jnp.float32)}
     images, distorted = reference.pair(5, 64, 2)
-    features = jitted(fast, "features")(images)
-    expected = jitted(exact, "features")(images)
+
+    def computed(model):
+        graph, state = nnx.split(model)
+        call = programs.jit(
+            lambda m, *pair: (nnx.merge(graph, m).features(pair[0]), nnx.merge(graph, m)(*pair))
+        )
+        return call(state, images, distorted)
+
+    (features, prediction), (expected, of_exact) = computed(fast), computed(exact)
     assert features.dtype == jnp.bfloat16
     assert jnp.sqrt(jnp.mean((features - expected) ** 2) / jnp.mean(expected**2)) < 0.02
-    prediction = jitted(fast)(images, distorted)
     assert prediction.dtype == jnp.float32
-    np.testing.assert_allclose(prediction, jitted(exact)(images, distorted), atol=0.05)
+    np.testing.assert_allclose(prediction, of_exact, atol=0.05)
 
 
 @each_model
@@ -376,10 +406,10 @@ def test_dropout_needs_keys_and_follows_them(name):
     model.train()
     images, distorted = reference.pair(5, 64, 2)
     with pytest.raises(ValueError, match="rngs"):
-        model(images, distorted)
+        nnx.eval_shape(lambda model: model(images, distorted), model)
     graph, state = nnx.split(model)
 
-    @jax.jit
+    @programs.jit
     def call(state, key):
         return nnx.merge(graph, state, copy=True)(images, distorted, rngs=nnx.Rngs(dropout=key))
 
@@ -446,11 +476,13 @@ def test_the_pytorch_iqa_models_match_the_figures(name):
 def test_the_student_sees_each_image_by_itself(backbone):
     model = small_model("blind_student", backbone)
     call = jitted(model)
-    images, _ = reference.pair(5, 64, 3)
+    images, others = reference.pair(5, 64, 3)[0], reference.pair(6, 64, 3)[0]
     together = call(images)
     assert together.shape == (3,) and np.ptp(together) > 0
-    alone = [call(unit(images[i : i + 1]))[0] for i in range(3)]
-    np.testing.assert_allclose(alone, together, atol=1e-4)
+    for i in range(3):
+        among_others = others.copy()
+        among_others[i] = images[i]
+        np.testing.assert_allclose(call(among_others)[i], together[i], atol=1e-4)
 
 
 def test_the_student_is_made_of_the_conformers_parts():
@@ -494,16 +526,23 @@ CHOSEN = {"taps": ("stage1", "stage3"), "stride": 32, "magnitudes": ("stage1", "
 def test_chosen_maps_are_averaged_over_cells():
     model = small_model("iqa_conformer", **CHOSEN)
     images, distorted = map(unit, reference.pair(5, 64, 2))
-    maps, other = (model.backbone.features(x, ("stage1", "stage2", "stage3")) for x in (images, distorted))
+    graph, state = nnx.split(model)
+
+    @programs.jit
+    def computed(state, images, distorted):
+        model = nnx.merge(graph, state)
+        features, of_distorted = model.features(images), model.features(distorted)
+        maps = [model.backbone.features(x, ("stage1", "stage2", "stage3")) for x in (images, distorted)]
+        return features, model.magnitudes(features[..., channels:], of_distorted[..., channels:]), maps
+
+    channels = 24 + 80
+    features, magnitudes, (maps, other) = computed(state, images, distorted)
 
     def cell(values, row, column):  # of the 2 x 2 positions
         side = values.shape[1] // 2
         return values[:, row * side : (row + 1) * side, column * side : (column + 1) * side]
 
-    features = jitted(model, "features")(images)
     assert features.shape[:3] == (2, 2, 2) and model.grid == 2
-    channels = 24 + 80
-    magnitudes = model.magnitudes(*(model.features(x)[..., channels:] for x in (images, distorted)))
     for row, column in np.ndindex(2, 2):
         means = [cell(maps[name], row, column).mean((1, 2)) for name in CHOSEN["taps"]]
         np.testing.assert_allclose(

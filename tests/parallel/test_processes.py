@@ -18,7 +18,7 @@ from iqa_jax.errors import ConfigError
 from iqa_jax.parallel.processes import join
 from iqa_jax.training.config import parse
 from iqa_jax.weights.checkpoints import Saved
-from tests import miniature
+from tests import miniature, networks
 
 ROOT = Path(__file__).resolve().parents[2]
 STEPS = 4
@@ -37,8 +37,7 @@ def data_dir(tmp_path_factory, packaged_weights):
 def start(data_dir, workdir, cache, *arguments, devices=1, **fields):
     fields = {
         "data_dir": data_dir,
-        "backbone": "efficientnet_lite0",
-        "crop_size": 96,
+        **networks.SMALL_RUN,
         "batch_size": 8,
         "optimizer": "sgd",
         "learning_rate": 1e-2,

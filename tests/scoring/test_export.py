@@ -6,22 +6,19 @@ import sys
 import jax
 import numpy as np
 import pytest
-from flax import nnx
 
 import iqa_jax
 from iqa_jax.errors import UserError, WeightsError
-from iqa_jax.models import ModelConfig, build
 from iqa_jax.scoring.engine import Network
 from iqa_jax.scoring.export import export
 from iqa_jax.scoring.metric import FullReferenceMetric
-from tests import miniature
+from tests import miniature, networks
 
 
 @pytest.fixture(scope="module", params=["iqa_conformer", "iqa_transformer"])
 def exported(request, tmp_path_factory):
     """A metric and the file that it was exported to."""
-    model = build(ModelConfig(request.param, "efficientnet_lite0", crop_size=64, dim=32), rngs=nnx.Rngs(0))
-    model.eval()
+    model = networks.random_model(networks.small_config(request.param))
     metric = FullReferenceMetric(Network.of(model), {"sha256": "a" * 64, "source": {"file": "random"}})
     path, _ = export(metric, tmp_path_factory.mktemp("exported") / "metric.jaxexport")
     return metric, path

@@ -3,7 +3,6 @@ import pickle
 
 import jax
 import jax.numpy as jnp
-import networks
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -14,7 +13,7 @@ from iqa_jax.errors import UserError
 from iqa_jax.ops.windows import windows
 from iqa_jax.scoring.engine import Network
 from iqa_jax.scoring.metric import FullReferenceMetric
-from tests import miniature
+from tests import miniature, networks
 
 CROP = 64
 

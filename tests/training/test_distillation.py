@@ -17,7 +17,7 @@ from iqa_jax.training.inputs import open_data
 from iqa_jax.training.loop import train
 from iqa_jax.weights.checkpoints import Saved
 from iqa_jax.weights.record import text_of
-from tests import miniature
+from tests import miniature, networks
 
 ROOT = Path(__file__).resolve().parents[2]
 STEPS = 4
@@ -40,8 +40,7 @@ def place(tmp_path_factory, packaged_weights):
 def arguments(name, place, **fields):
     fields = {
         "data_dir": place,
-        "backbone": "efficientnet_lite0",
-        "crop_size": 96,
+        **networks.SMALL_RUN,
         "batch_size": 4,
         "num_steps": STEPS,
         "eval_every": STEPS,

@@ -6,36 +6,20 @@ import json
 import jax
 import numpy as np
 import pytest
-from flax import nnx
 
 from iqa_jax.data.splits import digests_trained_on
 from iqa_jax.errors import ConfigError, DataError, WeightsError
-from iqa_jax.models import ModelConfig, build
 from iqa_jax.training.distillation import train_student
 from iqa_jax.training.initial import Start, taken_over
 from iqa_jax.training.loop import train
-from iqa_jax.weights.flat import STORED, flat_weights, iqa_model_with
+from iqa_jax.weights.flat import iqa_model_with
 from iqa_jax.weights.portable import save_portable
 from iqa_jax.weights.reading import read_any, read_run_weights
-from tests import miniature
+from tests import miniature, networks
 from tests.training.test_run import cache, configured, data_dir  # noqa: F401  fixtures
 
-OTHER = ModelConfig(
-    "iqa_conformer",
-    "efficientnet_lite0",
-    dim=32,
-    crop_size=96,
-    taps=("stage1", "stage2"),
-    stride=32,
-    mos_mean=3.0,
-    mos_std=1.1,
-    mos_low=1.0,
-    mos_high=5.0,
-)
-
-
-def weights_of(config, seed=0):
-    return flat_weights(nnx.state(build(config, rngs=nnx.Rngs(seed)), STORED))
+OTHER = networks.small_config(dim=16, crop_size=96, taps=("stage0", "stage1"), stride=32, mos_std=1.1)
+weights_of = networks.random_weights
 
 
 @pytest.fixture
@@ -62,7 +46,7 @@ def test_a_run_has_the_architecture_and_the_weights_it_begins_from(data_dir, oth
     train(config, data_dir / "run")
     assert "begins from" in capsys.readouterr().out
     record = json.loads((data_dir / "run" / "config.json").read_text())
-    assert record["model"]["dim"] == 32 and record["model"]["taps"] == ["stage1", "stage2"]
+    assert record["model"]["dim"] == 16 and record["model"]["taps"] == ["stage0", "stage1"]
     assert record["source"]["init_from"]["sha256"] == read_any(other)[2]["sha256"]
     trained = read_run_weights(data_dir / "run", step="latest")
     _, given, _ = read_any(other)

@@ -19,7 +19,7 @@ from iqa_jax.training.config import parse
 from iqa_jax.training.feed import Feed
 from iqa_jax.training.loop import train
 from iqa_jax.weights.checkpoints import Saved
-from tests import miniature
+from tests import miniature, networks
 
 ROOT = Path(__file__).resolve().parents[2]
 STEPS = 8
@@ -41,8 +41,7 @@ def arguments(data_dir, **fields):
     """16 training pairs in batches of 4: an epoch is four steps."""
     fields = {
         "data_dir": data_dir,
-        "backbone": "efficientnet_lite0",
-        "crop_size": 96,
+        **networks.SMALL_RUN,
         "batch_size": 4,
         "num_steps": STEPS,
         "ema_decay": 0.9,

@@ -26,7 +26,7 @@ from iqa_jax.training.loop import Interrupted, train
 from iqa_jax.weights.checkpoints import Saved
 from iqa_jax.weights.directory import read_weights, save_weights
 from iqa_jax.weights.reading import read_run_weights
-from tests import miniature
+from tests import miniature, networks
 from tests.training.test_loop import losses
 from tests.training.test_step import parts, random_batch, started, step_of
 
@@ -47,8 +47,7 @@ def data_dir(tmp_path):
 def configured(place, model="conformer", **fields):
     fields = {
         "data_dir": place,
-        "backbone": "efficientnet_lite0",
-        "crop_size": 96,
+        **networks.SMALL_RUN,
         "batch_size": 4,
         "num_steps": 2,
         "eval_every": 2,
@@ -364,7 +363,7 @@ def test_training_goes_without_torch(data_dir):
         "import train; train.main()"
     )
     arguments = [f"--config={ROOT}/configs/conformer.py:pipal", f"--workdir={data_dir / 'run'}"]
-    fields = {"data_dir": data_dir, "backbone": "efficientnet_lite0", "crop_size": 96, "batch_size": 4}
+    fields = {"data_dir": data_dir, **networks.SMALL_RUN, "batch_size": 4}
     arguments += [f"--config.{name}={value}" for name, value in {**fields, "num_steps": 1}.items()]
     environment = {**os.environ, "IQA_JAX_CACHE": str(data_dir / "cache")}  # nothing is converted there
     done = subprocess.run(

@@ -10,7 +10,7 @@ import pytest
 from flax import nnx
 
 from iqa_jax.errors import WeightsError
-from iqa_jax.models import ModelConfig, build, split_model
+from iqa_jax.models import split_model
 from iqa_jax.training.batches import Batch
 from iqa_jax.training.placement import Placement
 from iqa_jax.training.step import (
@@ -21,6 +21,7 @@ from iqa_jax.training.step import (
     make_train_step,
     to_arrays,
 )
+from tests import networks
 
 CROP = 64
 
@@ -40,8 +41,7 @@ def random_batch(size=8):
 
 def parts(name="iqa_conformer", **kw):
     """Training graph, trained and frozen weights of a small model."""
-    config = ModelConfig(name, "efficientnet_lite0", crop_size=CROP, dim=32, **kw)
-    model = build(config, rngs=nnx.Rngs(0))
+    model = networks.random_model(networks.small_config(name, crop_size=CROP, **kw))
     model.train()
     return split_model(model)
 
@@ -69,15 +69,20 @@ def conformer():
     return parts()
 
 
-def test_only_the_parameters_after_the_backbone_train(conformer):
-    graph, trained, frozen = conformer
+@pytest.fixture(scope="module")
+def adam(conformer):
+    """An optimizer and the step with it, of seed 0."""
     optimizer = make_optimizer(1e-3)
+    return optimizer, step_of(conformer[0], optimizer)
+
+
+def test_only_the_parameters_after_the_backbone_train(conformer, adam):
+    (_, trained, frozen), (optimizer, step) = conformer, adam
     state = started(trained, optimizer)
     assert not any("backbone" in ".".join(map(str, path)) for path, _ in nnx.to_flat_state(trained))
     slots = sum(leaf.size for leaf in jax.tree.leaves(state.optimizer))
     parameters = sum(leaf.size for leaf in jax.tree.leaves(nnx.filter_state(trained, nnx.Param)))
     assert slots == 2 * parameters + 1  # Adam's two moments and its count
-    step = step_of(graph, optimizer)
     batch = random_batch()
     after, first_loss = step(state, frozen, batch)
     changed = jax.tree.map(lambda a, b: bool((a != b).any()), after.trained, trained)
@@ -87,12 +92,12 @@ def test_only_the_parameters_after_the_backbone_train(conformer):
     assert loss < first_loss and int(after.step) == 6
 
 
-def test_the_same_seed_gives_the_same_bits(conformer):
-    graph, trained, frozen = conformer
-    optimizer = make_optimizer(1e-3)
+def test_the_same_seed_gives_the_same_bits(conformer, adam):
+    (graph, trained, frozen), (optimizer, of_seed_0) = conformer, adam
 
     def after_two_steps(seed):
-        step, state = step_of(graph, optimizer, seed=seed), started(trained, optimizer)
+        step = step_of(graph, optimizer, seed=seed) if seed else of_seed_0
+        state = started(trained, optimizer)
         for _ in range(2):
             state, _ = step(state, frozen, random_batch())
         return state.trained

@@ -5,8 +5,8 @@
     python benchmarks/agreement.py judged.csv --measure brisque      # NumPy below 2.3
 
 The table has the columns reference, distorted, mos (higher is better) and distortion; files are relative to
-it.  MS-SSIM is pytorch-msssim's on luma, BRISQUE that of the package brisque, negated.  PSNR, SSIM and the
-metrics of this project are measured by `evaluate`.
+it.  MS-SSIM is pytorch-msssim's on luma, BRISQUE that of the package brisque, negated, PSNR this project's.
+SSIM and the metrics of this project are measured by `evaluate`.
 """
 
 import csv
@@ -17,13 +17,16 @@ from typing import Annotated
 import numpy as np
 import typer
 from PIL import Image
+from tables import need
 from tqdm import tqdm
 
 from iqa_jax.evaluation.agreement import srcc
+from iqa_jax.evaluation.baselines import psnr
 from iqa_jax.evaluation.statistics import bootstrap_intervals
 
 
 def ms_ssim() -> Callable[[np.ndarray, np.ndarray], float]:
+    need("pytorch_msssim", "pytorch-msssim")
     import torch
     from pytorch_msssim import ms_ssim
 
@@ -35,13 +38,18 @@ def ms_ssim() -> Callable[[np.ndarray, np.ndarray], float]:
 
 
 def brisque() -> Callable[[np.ndarray, np.ndarray], float]:
+    need("brisque", "'brisque[opencv-python-headless]'")
     from brisque import BRISQUE
 
     score = BRISQUE(url=False).score
     return lambda reference, distorted: -float(score(distorted))
 
 
-MEASURES = {"ms-ssim": ms_ssim, "brisque": brisque}
+def luma_psnr() -> Callable[[np.ndarray, np.ndarray], float]:
+    return lambda reference, distorted: float(psnr(reference, distorted))
+
+
+MEASURES = {"ms-ssim": ms_ssim, "brisque": brisque, "psnr": luma_psnr}
 
 
 def main(

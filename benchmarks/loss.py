@@ -8,15 +8,11 @@ neither time nor memory).  Each case is a process of its own, so that its memory
 
 import multiprocessing
 import resource
-import sys
 import time
-from pathlib import Path
 from typing import Annotated
 
 import typer
-from tables import Output, put_out
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from tables import Output, Small, put_out
 
 METRICS = {"package": "the package's, full reference", "inception": "IQA Conformer, Inception-ResNet-v2"}
 
@@ -55,16 +51,21 @@ def _drawn():
 
 def main(
     sides: Annotated[str, typer.Option(help="Sides of square images, pixels.")] = "256,1024,2048",
+    small: Small = False,
     output: Output = None,
 ) -> None:
+    """Measure gradients through the loss."""
+    names, sides = (["package"], "192") if small else ([*METRICS], sides)
     context = multiprocessing.get_context("spawn")
     rows = []
-    for name, title in METRICS.items():
+    for name in names:
         for side in map(int, sides.split(",")):
             for windows in (None, 4):
                 with context.Pool(1) as pool:
                     seconds, memory = pool.apply(measured, (name, side, windows))
-                rows.append([title, f"{side} x {side}", windows or "all", f"{seconds:.2f}", f"{memory:,.0f}"])
+                rows.append(
+                    [METRICS[name], f"{side} x {side}", windows or "all", f"{seconds:.2f}", f"{memory:,.0f}"]
+                )
                 print(*rows[-1], sep=", ", flush=True)
     header = ["metric", "image", "windows", "seconds", "MiB at the peak"]
     lines = [header, ["---", "---", "---", "---:", "---:"], *rows]

@@ -24,9 +24,8 @@ from typing import Annotated
 import numpy as np
 import typer
 from PIL import Image
-from tables import Output, put_out
+from tables import ROOT, Output, put_out
 
-_ROOT = Path(__file__).resolve().parent.parent
 _SIDE, _PICTURES = 288, 5  # pictures of each kind that the files are links to
 _GROUPS = (12, 16, 10, 24, 13, 14, 27)  # distorted images of a reference in PIPAL's groups 00 to 06
 
@@ -72,7 +71,7 @@ def measured(command: list[str], environment: dict) -> tuple[float, float]:
     """Seconds and peak memory (MiB) of a command; ends here, with its output, if it fails."""
     start = time.perf_counter()
     with tempfile.TemporaryFile("w+") as log:
-        process = subprocess.Popen(command, cwd=_ROOT, env=environment, stdout=log, stderr=log)
+        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
         if process.returncode:
@@ -106,7 +105,7 @@ def main(
         if shard_mib:
             bound = f"from iqa_jax.data.datasets import writer; writer.SHARD_BYTES = {shard_mib} * 2**20; "
             prepare = [sys.executable, "-c", bound + "from iqa_jax.cli.app import main; main()"]
-        train = [sys.executable, "train.py", f"--config={_ROOT}/configs/conformer.py:pipal"]
+        train = [sys.executable, "train.py", f"--config={ROOT}/configs/conformer.py:pipal"]
         train += [
             f"--config.{field}"
             for field in (

@@ -16,7 +16,6 @@ import os
 import platform
 import re
 import statistics
-import sys
 import tempfile
 import time
 from importlib.metadata import version
@@ -26,17 +25,12 @@ from typing import Annotated
 import numpy as np
 import typer
 from PIL import Image
-from tables import Output, put_out
+from tables import Output, Small, need, put_out
 from tqdm import tqdm
 
-_ROOT = Path(__file__).resolve().parent.parent
 _MODEL = "iqa_conformer"
 _PHOTOGRAPHS = 2
-TASKS = {
-    "pair": "ten-crop pair, 288 x 288",
-    "pipal": "1 reference, 66 distorted, ten crops",
-    "folder": f"{_PHOTOGRAPHS} files of 12 megapixels and their references",
-}
+PHOTOGRAPH, SMALL_PHOTOGRAPH = (3000, 4000), (240, 320)  # height and width
 
 
 def example_images(height: int, width: int, count: int) -> tuple[np.ndarray, list[np.ndarray]]:
@@ -48,9 +42,9 @@ def example_images(height: int, width: int, count: int) -> tuple[np.ndarray, lis
     return reference.astype(np.uint8), versions
 
 
-def write_folder(folder: Path) -> None:
+def write_folder(folder: Path, size: tuple[int, int]) -> None:
     """Photographs' size and format, in pairs that `folder_pairs` finds."""
-    reference, distorted = example_images(3000, 4000, _PHOTOGRAPHS)
+    reference, distorted = example_images(*size, _PHOTOGRAPHS)
     for number, image in enumerate(distorted):
         Image.fromarray(reference).save(folder / f"reference-{number}.jpg", quality=95)
         Image.fromarray(image).save(folder / f"distorted-{number}.jpg", quality=95)
@@ -148,7 +142,6 @@ def peak_memory() -> float:
 def serve(who: str, folder: Path, pipe) -> None:
     """A contestant's process: gets (task, count), answers (scores, seconds, peak memory in MiB)."""
     os.environ["JAX_PLATFORMS"] = "cpu"
-    sys.path[:0] = [str(_ROOT), str(_ROOT / "tests")]
     score, score_folder = CONTESTANTS[who]()
     while (asked := pipe.recv()) is not None:
         task, count = asked
@@ -164,9 +157,9 @@ def _processor() -> str:
     return told[1] if told else platform.machine()
 
 
-def table(results: dict) -> str:
+def table(results: dict, titles: dict[str, str]) -> str:
     """Markdown: medians, how many times as long as ours, and the largest memory so far."""
-    who = list(CONTESTANTS)
+    who = list(next(iter(results.values())))
     lines = [f"| task | {' | '.join(who)} |", f"|---|{'---:|' * len(who)}"]
     for task, by_contestant in results.items():
         base = statistics.median(s for s, _ in by_contestant["iqa_jax"])
@@ -175,7 +168,7 @@ def table(results: dict) -> str:
             seconds = statistics.median(s for s, _ in by_contestant[name])
             memory = max(m for _, m in by_contestant[name])
             cells.append(f"{seconds:.2f} s ({seconds / base:.2f} ×), {memory:,.0f} MiB")
-        lines.append(f"| {TASKS[task]} | {' | '.join(cells)} |")
+        lines.append(f"| {titles[task]} | {' | '.join(cells)} |")
     versions = ", ".join(f"{package} {version(package)}" for package in ("jax", "torch"))
     lines += [
         "",
@@ -189,16 +182,25 @@ def table(results: dict) -> str:
 
 def main(
     rounds: Annotated[int, typer.Option(min=1, help="Times that each is measured, in turns.")] = 9,
+    small: Small = False,
     output: Output = None,
 ) -> None:
     """Measure seconds and memory of scoring, ours and PyTorch's."""
+    need("torch")
+    contestants = [who for who in CONTESTANTS if not small or "careful" not in who]  # nothing to compile
+    size, versions, rounds = (SMALL_PHOTOGRAPH, 2, 1) if small else (PHOTOGRAPH, 66, rounds)
+    titles = {
+        "pair": "ten-crop pair, 288 x 288",
+        "pipal": f"1 reference, {versions} distorted, ten crops",
+        "folder": f"{_PHOTOGRAPHS} files of {size[1]} x {size[0]} and their references",
+    }
     context = multiprocessing.get_context("spawn")
-    results = {task: {who: [] for who in CONTESTANTS} for task in TASKS}
+    results = {task: {who: [] for who in contestants} for task in titles}
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        write_folder(folder)
+        write_folder(folder, size)
         pipes = {}
-        for who in CONTESTANTS:
+        for who in contestants:
             pipes[who], theirs = context.Pipe()
             process = context.Process(target=serve, args=(who, folder, theirs), daemon=True)
             process.start()
@@ -209,19 +211,18 @@ def main(
             pipes[who].send((task, count))
             return pipes[who].recv()
 
-        times = {task: rounds if task == "pair" else max(rounds // 3, 1) for task in TASKS}
-        bar = stack.enter_context(tqdm(total=sum(times.values()) + len(TASKS), unit="round"))
-        for task, count in (("pair", 1), ("pipal", 66), ("folder", _PHOTOGRAPHS)):
-            warm = [ask(who, task, min(count, 2))[0] for who in CONTESTANTS]  # compiles
+        times = {task: rounds if task == "pair" else max(rounds // 3, 1) for task in titles}
+        bar = stack.enter_context(tqdm(total=sum(times.values()) + len(titles), unit="round"))
+        for task, count in (("pair", 1), ("pipal", versions), ("folder", _PHOTOGRAPHS)):
+            warm = [ask(who, task, min(count, 2))[0] for who in contestants]  # compiles
             if np.ptp(warm, axis=0).max() > 0.05:
                 raise SystemExit(f"{task}: the implementations disagree: {warm}")
             bar.update()
             for _ in range(times[task]):
-                for who in CONTESTANTS:
+                for who in contestants:
                     results[task][who].append(ask(who, task, count)[1:])
                 bar.update()
-    text = table(results)
-    put_out(text, output)
+    put_out(table(results, titles), output)
 
 
 if __name__ == "__main__":

@@ -18,12 +18,9 @@ from typing import Annotated
 import numpy as np
 import typer
 from PIL import Image
-from scoring import example_images, folder_pairs, write_folder
-from tables import Output, put_out
+from scoring import PHOTOGRAPH, SMALL_PHOTOGRAPH, example_images, folder_pairs, write_folder
+from tables import ROOT, Output, Small, put_out
 from tqdm import tqdm
-
-_ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(_ROOT))
 
 import iqa_jax
 
@@ -42,7 +39,7 @@ def tasks(weights: str, folder: Path) -> list:
     command = [sys.executable, "-m", "iqa_jax", "score", "--weights", weights, "-t", small_files[0]]
     if metric.full_reference:
         command += ["-r", small_files[1]]
-    environment = os.environ | {"PYTHONPATH": str(_ROOT)}
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
     return [
         lambda: score(*small),
         lambda: score(*large),
@@ -53,13 +50,15 @@ def tasks(weights: str, folder: Path) -> list:
 def main(
     beside: Annotated[list[str] | None, typer.Option(help="Other weights, as often as needed.")] = None,
     rounds: Annotated[int, typer.Option(min=1, help="Times that each is measured, in turns.")] = 9,
+    small: Small = False,
     output: Output = None,
 ) -> None:
     """Measure the seconds of the metrics of the package."""
+    rounds, size = (1, SMALL_PHOTOGRAPH) if small else (rounds, PHOTOGRAPH)
     contestants = ["full-reference", "blind", *(beside or [])]
     with tempfile.TemporaryDirectory() as directory:
         folder = Path(directory)
-        write_folder(folder)
+        write_folder(folder, size)
         reference, (distorted,) = example_images(288, 288, 1)
         Image.fromarray(reference).save(folder / "small-reference.png")
         Image.fromarray(distorted).save(folder / "small.png")

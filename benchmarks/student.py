@@ -19,10 +19,7 @@ from typing import Annotated
 
 import numpy as np
 import typer
-from tables import Output, put_out
-
-_ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(_ROOT))
+from tables import ROOT, Output, Small, put_out
 
 from iqa_jax.data.datasets import prepare
 from iqa_jax.data.source import PairSource
@@ -41,7 +38,11 @@ ARMS = {
 }
 
 
-def trained(workdir: Path, arm: str, seed: int) -> Path:
+SMALL = {"num_steps": 1, "batch_size": 4, "taps": "stage1", "stride": 32, "dim": 16}
+SMALL_STUDENT = {"unlabelled_split": "unlabelled[:2%]", "pseudo_crops": "center"}
+
+
+def trained(workdir: Path, arm: str, seed: int, small: bool) -> Path:
     """The run of an arm, trained if it is not done; the teacher's first."""
     name = "".join(c if c.isalnum() else "-" for c in arm)
     run = workdir / f"{name}-{seed}"
@@ -51,8 +52,10 @@ def trained(workdir: Path, arm: str, seed: int) -> Path:
         options = list(ARMS[arm])
         if "--config.pseudo_ratio=0" not in options:
             options.append(f"--config.teacher={workdir / f'teacher--with-reference-{seed}'}")
+    fields = SMALL | (SMALL_STUDENT if config == "student" else {}) if small else {}
+    options += [f"--config.{name}={value}" for name, value in fields.items()]
     command = [sys.executable, "train.py", "--config", f"configs/{config}.py:demo", f"--config.seed={seed}"]
-    subprocess.run([*command, *options, "--workdir", run.resolve()], cwd=_ROOT, check=True)
+    subprocess.run([*command, *options, "--workdir", run.resolve()], cwd=ROOT, check=True)
     return run
 
 
@@ -95,19 +98,21 @@ def row(name: str, source: PairSource, predictions: list[np.ndarray]) -> str:
 def main(
     seeds: Annotated[int, typer.Option(min=1, help="Seeds 0, 1, ...")] = 3,
     workdir: Annotated[Path, typer.Option(help="Where the runs are kept.")] = Path("runs/student-benchmark"),
+    small: Small = False,
     output: Output = None,
 ) -> None:
     """Train teachers and students over seeds and compare them."""
     keep_programs()
-    source = PairSource(prepare("iqa_demo"), "validation")
+    source = PairSource(prepare("iqa_demo"), "validation[:5%]" if small else "validation")
+    seeds, crops, workdir = (1, "center", workdir / "small") if small else (seeds, "ten", workdir)
     images = [source.distorted_image(position) for position in range(len(source))]
     lines = ["| | PLCC | SRCC | SRCC of each seed |", "|---|---:|---:|---:|"]
     rates = {}
     for arm in ARMS:
-        runs = [trained(workdir, arm, seed) for seed in range(seeds)]
+        runs = [trained(workdir, arm, seed, small) for seed in range(seeds)]
         predictions = []
         for run in runs:
-            predictor = Predictor(run, step="latest", ema=True, crops="ten")
+            predictor = Predictor(run, step="latest", ema=True, crops=crops)
             predictions.append(predictor(source))
             start = time.perf_counter()
             predictor(source)

@@ -1,11 +1,26 @@
-"""How the benchmarks put out their tables."""
+"""What the benchmarks share: where this project is found, their options, how they put out their tables."""
 
+import importlib.util
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]  # they run from a clone that is not installed
+
 Output = Annotated[Path | None, typer.Option(help="Also write the table to this file.")]
+Small = Annotated[
+    bool,
+    typer.Option("--small", help="Once and tiny, to see that it runs; its figures mean nothing."),
+]
+
+
+def need(package: str, install: str = "-r requirements-dev.txt") -> None:
+    """Ends the benchmark with one line where a package is not installed."""
+    if importlib.util.find_spec(package) is None:
+        sys.exit(f"this benchmark needs {package}: pip install {install}")
 
 
 def put_out(text: str, output: Path | None) -> None:

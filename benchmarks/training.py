@@ -14,21 +14,18 @@ import dataclasses
 import os
 import platform
 import statistics
-import sys
 import time
 from importlib.metadata import version
-from pathlib import Path
 from typing import Annotated
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import typer
-from tables import Output, put_out
+from tables import Output, Small, need, put_out
 from tqdm import tqdm
 
-_ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(_ROOT), str(_ROOT / "tests")]
+need("torch")
 
 import reference
 
@@ -169,12 +166,14 @@ def peaks(dtype: str) -> tuple[float, float]:
 def main(
     rounds: Annotated[int, typer.Option(min=1, help="Times that each is measured, in turns.")] = 5,
     steps: Annotated[int, typer.Option(min=1, help="Steps of a measurement.")] = 4,
+    small: Small = False,
     output: Output = None,
 ) -> None:
     """Measure training on this machine's default device, ours and PyTorch's."""
     source = PairSource(prepare("iqa_demo"), "train")
+    rounds, steps, dtypes = (1, 1, ["float32"]) if small else (rounds, steps, ["float32", "bfloat16"])
     makers = {}
-    for dtype in ("float32", "bfloat16"):
+    for dtype in dtypes:
         for kept in ("stream", "host", "device"):
             makers[f"iqa_jax, {kept}", dtype] = lambda k=kept, d=dtype: Ours(k, d, 1, source)
         makers[f"iqa_jax, device, {steps} steps at once", dtype] = lambda d=dtype: Ours(
@@ -209,7 +208,7 @@ def main(
         "| | dtype | steps a second | pairs a second | first step, s | of the roofline | memory |",
         "|---|---|---:|---:|---:|---:|---:|",
     ]
-    rates = {dtype: peaks(dtype) for dtype in ("float32", "bfloat16")}
+    rates = {dtype: peaks(dtype) for dtype in dtypes}
     for name in makers:
         who, dtype = name
         if name in failed:

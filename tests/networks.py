@@ -21,7 +21,7 @@ SMALL: dict[str, Any] = {
     "dim": 32,
 }
 # The same as fields of a recipe.
-SMALL_RUN = {**SMALL, "taps": ",".join(SMALL["taps"]), "crop_size": 64}
+SMALL_RUN = {**SMALL, "taps": ",".join(SMALL["taps"]), "crop_size": 96, "stride": 32}
 SCALE = {"mos_mean": 3.0, "mos_std": 1.0, "mos_low": 1.0, "mos_high": 5.0}
 
 

@@ -177,7 +177,7 @@ def compare_eight_devices_with_one():
 
 def test_eight_devices_give_the_gradients_of_one():
     environment = os.environ | {
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+        "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8",
         "JAX_PLATFORMS": "cpu",
     }
     code = "from tests.training.test_step import compare_eight_devices_with_one as compare; compare()"

@@ -50,9 +50,10 @@ def trained(workdir: Path, arm: str, seed: int, small: bool) -> Path:
     if ARMS[arm] is not None:
         config = "student"
         options = list(ARMS[arm])
-        if "--config.pseudo_ratio=0" not in options:
-            options.append(f"--config.teacher={workdir / f'teacher--with-reference-{seed}'}")
-    fields = SMALL | (SMALL_STUDENT if config == "student" else {}) if small else {}
+    fields = SMALL if small else {}
+    if config == "student" and "--config.pseudo_ratio=0" not in options:
+        options.append(f"--config.teacher={workdir / f'teacher--with-reference-{seed}'}")
+        fields = fields | (SMALL_STUDENT if small else {})
     options += [f"--config.{name}={value}" for name, value in fields.items()]
     command = [sys.executable, "train.py", "--config", f"configs/{config}.py:demo", f"--config.seed={seed}"]
     subprocess.run([*command, *options, "--workdir", run.resolve()], cwd=ROOT, check=True)

@@ -1,6 +1,6 @@
 """Trains a small denoiser with a metric as its loss, and shows what that changes.
 
-    python -m examples.denoise --weights runs/conformer --judge runs/transformer
+    python examples/denoise.py --weights runs/conformer --judge runs/transformer
 
 Crops of the built-in set's training photographs get Gaussian noise; a network of five convolutions learns to
 take it away, once by mean squared error alone and once with `metric.loss` added.  The table has the three
@@ -8,6 +8,7 @@ photographs that were held out, noisy and restored by each network; a second met
 trained with, judges whether the first was only gamed.
 """
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -18,6 +19,8 @@ import optax
 import typer
 from flax import nnx
 from tqdm import tqdm
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a clone need not be installed
 
 import iqa_jax
 from iqa_jax.data.datasets.iqa_demo import PHOTOGRAPHS, VALIDATION, photograph

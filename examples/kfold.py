@@ -8,6 +8,7 @@ done again, so that the same command continues.  Options that are not known here
 """
 
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from typing import Annotated
 import typer
 
 MEASURES = ("plcc", "srcc", "krcc")
+_ROOT = Path(__file__).resolve().parent.parent  # of the clone, which need not be installed
 
 
 def main(
@@ -74,7 +76,9 @@ def _seed(path: Path) -> int:
 
 def command(*arguments) -> None:
     """Runs one of the project's commands."""
-    done = subprocess.run([sys.executable, "-m", "iqa_jax", *map(str, arguments)])
+    path = os.pathsep.join([str(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = {**os.environ, "PYTHONPATH": path}
+    done = subprocess.run([sys.executable, "-m", "iqa_jax", *map(str, arguments)], env=environment)
     if done.returncode:
         sys.exit(done.returncode)
 

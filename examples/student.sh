@@ -1,10 +1,12 @@
 #!/usr/bin/env bash
 # A teacher, its pseudo-labels and a student on the built-in set; evaluates both.  Under 25 minutes on two cores.
+#     bash examples/student.sh [RUNS [--config.FIELD=VALUE …]]    fields for both trainings
 set -euo pipefail
 cd "$(dirname "$0")/.."
 runs=${1:-runs}
-python train.py --config configs/conformer.py:demo --workdir "$runs/teacher"
-python train.py --config configs/student.py:demo --config.teacher="$runs/teacher" --workdir "$runs/student"
+shift || true
+python train.py --config configs/conformer.py:demo --workdir "$runs/teacher" "$@"
+python train.py --config configs/student.py:demo --config.teacher="$runs/teacher" --workdir "$runs/student" "$@"
 for run in teacher student; do
     python -m iqa_jax evaluate --weights "$runs/$run" --dataset iqa_demo --output "$runs/evaluation-$run"
 done

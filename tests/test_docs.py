@@ -12,6 +12,8 @@ from PIL import Image
 
 from iqa_jax.cli.app import app
 from iqa_jax.configs import conformer, student, transformer
+from iqa_jax.data.datasets import iqa_demo
+from iqa_jax.data.distortions import KADID_TYPES
 from iqa_jax.weights.portable import SHIPPED
 from tests import miniature
 
@@ -97,3 +99,71 @@ def test_python_snippets_run(code, tmp_path, monkeypatch):
     exec(compile(code, "snippet", "exec"), namespace)
     score = namespace.get("score", namespace.get("mos"))
     assert score is None or np.isfinite(score).all()
+
+
+# Numbers
+
+
+def text_of(page: str) -> str:
+    return re.sub(r"\s+", " ", (ROOT / page).read_text())
+
+
+def counted() -> list[tuple[str, str]]:
+    """Sentences of the documents with numbers that follow from the code."""
+    photographs, held_out, types = (
+        len(names) for names in (iqa_demo.PHOTOGRAPHS, iqa_demo.VALIDATION, iqa_demo.TYPES)
+    )
+    pairs, versions = photographs * types * 5, types * 5
+    parts = 4 * len([n for n in (*iqa_demo.PHOTOGRAPHS, *iqa_demo._MORE) if n not in iqa_demo.VALIDATION])
+    return [
+        ("README.md", f"five levels, {pairs} pairs; `chelsea`, `china` and `coffee` are held out"),
+        ("README.md", f"SRCC on the {held_out * versions} held-out pairs"),
+        ("docs/agreement.md", f"({held_out * versions} pairs)"),
+        ("docs/datasets.md", f"| `iqa_demo` | {pairs} | {photographs} |"),
+        ("docs/datasets.md", f"| `iqa_demo_unlabelled` | {parts * types}, without labels | {parts} |"),
+        ("docs/student.md", f"({parts * types} pairs of {parts} parts of photographs"),
+        ("docs/student.md", f"reading a reference once for its {versions} versions"),
+        ("docs/student.md", f"KADID-10k's {len(KADID_TYPES)} distortion types at five levels"),
+        ("docs/student_results.md", f"{held_out * versions} pairs of {held_out} photographs"),
+    ]
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize(("page", "sentence"), counted())
+def test_what_is_counted_is_what_the_code_has(page, sentence):
+    assert sentence in text_of(page)
+
+
+@pytest.mark.quick
+def test_what_is_told_of_the_student_is_in_its_table():
+    table = (ROOT / "docs/student_results.md").read_text()
+    told = re.search(r"In short, as SRCC: (.*?)\.\s*\n\n", (ROOT / "docs/student.md").read_text(), re.DOTALL)[
+        1
+    ]
+    rows = re.findall(r"^\| [^|]+\| [^|]+\| (-?[\d.]+) \(", table, re.MULTILINE)
+    assert len(rows) >= 5 and re.findall(r"-?\d\.\d{3}", told) == [*rows[:4], *reversed(rows[4:])]
+
+
+@pytest.mark.quick
+def test_what_was_measured_was_measured_with_the_pinned_versions():
+    pinned = dict(re.findall(r"^([\w-]+)==(.+)$", (ROOT / "requirements.txt").read_text(), re.MULTILINE))
+    for page in (ROOT / "docs").glob("*.md"):
+        for package, version in re.findall(r"\b(jax|flax) (\d+\.\d+\.\d+)", page.read_text()):
+            assert version == pinned[package], f"{page.name}: {package} {version}"
+
+
+@pytest.mark.quick
+def test_commands_print_json_but_those_that_the_readme_names():
+    without = {
+        name
+        for name in typer.main.get_command(app).commands
+        if name != "train" and "--json" not in options_of(name)
+    }
+    assert without == {"convert"} and "all but `train` and `convert` have `--json`" in text_of("README.md")
+
+
+@pytest.mark.quick
+def test_every_benchmark_has_a_small_mode_that_is_run():
+    run = (ROOT / ".ci" / "benchmarks").read_text()
+    for path in (ROOT / "benchmarks").glob("*.py"):
+        assert path.stem == "tables" or path.name in run, path.name

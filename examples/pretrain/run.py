@@ -7,17 +7,19 @@ cores 20 to 60 minutes for the pairs, 20 to 40 for each model.
 """
 
 import argparse
+import os
 import subprocess
 import sys
 from pathlib import Path
 
-HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE))
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent.parent  # of the clone, which need not be installed
+sys.path[:0] = [str(HERE), str(ROOT)]
 
-from card import write_card  # noqa: E402
-from pairs import make_all  # noqa: E402
-from photographs import photographs  # noqa: E402
-from sets import write_set  # noqa: E402
+from card import write_card
+from pairs import make_all
+from photographs import photographs
+from sets import write_set
 
 PARTS = 2  # of each photograph that is trained on
 SHIPPED = {"conformer": "full-reference", "student": "blind"}  # recipes, and the metrics they make
@@ -76,7 +78,9 @@ def main() -> None:
 def command(*arguments) -> None:
     """Runs one of the project's commands."""
     print("iqa-jax", *arguments, flush=True)
-    done = subprocess.run([sys.executable, "-m", "iqa_jax", *map(str, arguments)])
+    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = {**os.environ, "PYTHONPATH": path}
+    done = subprocess.run([sys.executable, "-m", "iqa_jax", *map(str, arguments)], env=environment)
     if done.returncode:
         sys.exit(done.returncode)
 

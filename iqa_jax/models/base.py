@@ -9,7 +9,7 @@ from flax import nnx
 
 from iqa_jax.models.backbones import BACKBONES, build_backbone
 from iqa_jax.models.config import ModelConfig
-from iqa_jax.models.layers import dense
+from iqa_jax.models.layers import by_channel, dense
 from iqa_jax.ops.programs import few_at_a_time
 
 # What trains in a full-reference model: everything but the backbone.
@@ -110,8 +110,9 @@ class FullReferenceModel(IQAModel):
         each image is projected once, and a reference once for all its distorted versions.
         """
         dim = self.config.dim
-        bias = cast("nnx.Param[jax.Array]", self.conv_proj.bias)  # `dense` gives one
-        difference = reference[..., :dim] - distorted[..., :dim] + bias[...].astype(reference.dtype)
+        parameter = cast("nnx.Param[jax.Array]", self.conv_proj.bias)  # `dense` gives one
+        bias = by_channel(parameter[...].astype(reference.dtype), reference)
+        difference = reference[..., :dim] - distorted[..., :dim] + bias
         if self.magnitude_proj is not None:
             difference += self.magnitude_proj(self.magnitudes(reference[..., dim:], distorted[..., dim:]))
         return self.compare(reference[..., :dim], difference, rngs=rngs).astype(jnp.float32)

@@ -13,6 +13,7 @@ from iqa_jax.models.layers import (
     MultiHeadAttention,
     NoiseFor,
     StochasticDepth,
+    by_channel,
     dense,
     layer_norm,
 )
@@ -55,7 +56,7 @@ class ConvolutionModule(nnx.Module):
         value, gate = jnp.split(self.expand(self.norm(x)), 2, axis=-1)
         x = value * jax.nn.sigmoid(gate)  # (B, h, w, D)
         x = depthwise_conv2d(x, self.depthwise_kernel[...].astype(x.dtype))
-        x = self.batch_norm(x + self.depthwise_bias[...].astype(x.dtype))
+        x = self.batch_norm(x + by_channel(self.depthwise_bias[...].astype(x.dtype), x))
         return self.dropout(self.project(jax.nn.swish(x)), rngs=rngs)
 
 
@@ -136,7 +137,7 @@ class IQAConformer(FullReferenceModel):
 
     def compare(self, reference, difference, *, rngs=None):
         def positioned(x):
-            return self.dropout(x + self.emb_p[...].astype(x.dtype), rngs=rngs)
+            return self.dropout(x + self.emb_p[None].astype(x.dtype), rngs=rngs)
 
         encoded = self.encoder(positioned(difference), rngs=rngs)
         decoded = self.decoder(positioned(reference), encoded, rngs=rngs)

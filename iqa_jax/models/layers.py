@@ -30,6 +30,11 @@ def layer_norm(features: int, *, dtype, rngs: nnx.Rngs) -> nnx.LayerNorm:
     return nnx.LayerNorm(features, epsilon=1e-5, dtype=dtype, rngs=rngs)
 
 
+def by_channel(vector: jax.Array, like: jax.Array) -> jax.Array:
+    """A vector (C,) beside an array (…, C), of as many axes: callers may forbid that JAX adds them."""
+    return jnp.expand_dims(vector, range(like.ndim - 1))
+
+
 class ConvNorm(nnx.Module):
     """Convolution without bias, then BatchNorm with its *running* statistics, then an activation.
 
@@ -70,7 +75,8 @@ class ConvNorm(nnx.Module):
         """Kernel and bias of the equivalent convolution without BatchNorm."""
         factor = self.scale[...] * lax.rsqrt(self.var[...] + self.epsilon)
         bias = self.bias[...] - self.mean[...] * factor
-        return (self.kernel[...] * factor).astype(self.dtype), bias.astype(self.dtype)
+        kernel = self.kernel[...]
+        return (kernel * by_channel(factor, kernel)).astype(self.dtype), bias.astype(self.dtype)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         kernel, bias = self.folded()
@@ -79,14 +85,15 @@ class ConvNorm(nnx.Module):
             y = depthwise_conv2d(x, kernel, stride=self.stride)
         else:
             y = conv2d(x, kernel, stride=self.stride, padding=self.padding)
-        return self.activation(y + bias)
+        return self.activation(y + by_channel(bias, y))
 
 
 def pointwise_branches(x: jax.Array, *branches: ConvNorm) -> list[jax.Array]:
     """Several 1 x 1 `ConvNorm`s with ReLU that read the same input, as one matrix product."""
     kernels, biases = zip(*(branch.folded() for branch in branches), strict=True)
     kernel, bias = jnp.concatenate(kernels, axis=-1), jnp.concatenate(biases)
-    y = jax.nn.relu(x.astype(kernel.dtype) @ kernel[0, 0] + bias)
+    y = x.astype(kernel.dtype) @ kernel[0, 0]
+    y = jax.nn.relu(y + by_channel(bias, y))
     edges = [0]
     for part in biases:
         edges.append(edges[-1] + part.shape[0])
@@ -116,13 +123,14 @@ class BatchNorm(nnx.Module):
         else:
             axes = tuple(range(x.ndim - 1))
             mean = x.mean(axes)
-            var = jnp.square(x - mean).mean(axes)
+            var = jnp.square(x - by_channel(mean, x)).mean(axes)
             count = x.size // x.shape[-1]
             unbiased = var * (count / (count - 1))
             self.mean[...] += self.momentum * lax.stop_gradient(mean - self.mean[...])
             self.var[...] += self.momentum * lax.stop_gradient(unbiased - self.var[...])
         factor = self.scale[...] * lax.rsqrt(var + self.epsilon)
-        return ((x - mean) * factor + self.bias[...]).astype(dtype)
+        mean, factor, bias = (by_channel(v, x) for v in (mean, factor, self.bias[...]))
+        return ((x - mean) * factor + bias).astype(dtype)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -27,7 +27,7 @@ class BlindStudent(IQAModel):
 
     def assess(self, distorted: jax.Array, *, rngs: nnx.Rngs | NoiseFor | None = None) -> jax.Array:
         """Normalised MOS (B,) from the features after `conv_proj`, (B, h, w, D)."""
-        positioned = self.dropout(distorted + self.emb_p[...].astype(distorted.dtype), rngs=rngs)
+        positioned = self.dropout(distorted + self.emb_p[None].astype(distorted.dtype), rngs=rngs)
         encoded = self.encoder(positioned, rngs=rngs)
         return self.head(encoded.mean((1, 2))).astype(jnp.float32)
 

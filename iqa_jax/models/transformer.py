@@ -64,7 +64,7 @@ class IQATransformer(FullReferenceModel):
         def tokens(x, quality_token):
             x = x.reshape(x.shape[0], -1, x.shape[-1])  # (B, h * w, D)
             first = jnp.broadcast_to(quality_token, (x.shape[0], 1, x.shape[-1])).astype(x.dtype)
-            x = jnp.concatenate([first, x], axis=1) + self.emb_p[...].astype(x.dtype)
+            x = jnp.concatenate([first, x], axis=1) + self.emb_p[None].astype(x.dtype)
             return self.dropout(x, rngs=rngs)  # (B, h * w + 1, D)
 
         encoded = self.encoder(tokens(difference, self.emb_q[1]), rngs=rngs)

@@ -52,7 +52,8 @@ def places_of_part(crops: str, mask: np.ndarray, size: int) -> tuple[list[Place]
     """The windows of a protocol in the part of an image that a mask shows, and how much each has of it.
 
     They lie in the box around the part, which is made as large as a window where the image allows it;
-    windows that have nothing of the part are left out.
+    windows that have nothing of the part are left out.  Where none has anything of it, the part being in the
+    corners of its box say and the protocol in the centre, they are those of the grid, which covers the box.
 
     Args:
       mask: (H, W), 0 outside the part, up to 1 within; not 0 everywhere.
@@ -60,10 +61,13 @@ def places_of_part(crops: str, mask: np.ndarray, size: int) -> tuple[list[Place]
       The places, and for each the mean of the mask over its window.
     """
     (top, height), (left, width) = (_extent(np.any(mask, axis=axis), size) for axis in (1, 0))
-    inside = places(crops, height, width, size)
-    shifted = [Place(place.top + top, place.left + left, place.mirrored) for place in inside]
     large = mirrored_up(mask[..., None].astype(np.float64), size)
-    weights = np.array([cut(large, place, size).mean() for place in shifted])
+    for protocol in (crops, "grid"):
+        inside = places(protocol, height, width, size)
+        shifted = [Place(place.top + top, place.left + left, place.mirrored) for place in inside]
+        weights = np.array([cut(large, place, size).mean() for place in shifted])
+        if weights.any():
+            break
     seen = np.flatnonzero(weights)
     return [shifted[k] for k in seen], weights[seen]
 

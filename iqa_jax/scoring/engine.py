@@ -6,6 +6,7 @@ versions.  Memory is bounded by the programs' size and by the features that are 
 
 import collections
 import functools
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple, Protocol, cast
 
@@ -14,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from iqa_jax.errors import UserError
 from iqa_jax.models.base import IQAModel, split_model
 from iqa_jax.models.config import ModelConfig
 from iqa_jax.ops import Array
@@ -181,6 +183,21 @@ class Reference:
         return cut(self._large, place, size)
 
 
+@functools.cache
+def _first_process() -> int:
+    """The process that made the first engine, and so started JAX; one that is forked from it remembers."""
+    return os.getpid()
+
+
+def check_process() -> None:
+    """Raises UserError in a process that was forked after a metric was made: JAX's threads are not in it."""
+    if os.getpid() != _first_process():
+        raise UserError(
+            "this process was forked from one that had loaded a metric, and JAX would wait for ever in it; "
+            'start processes by multiprocessing.get_context("spawn") and load the metric in each'
+        )
+
+
 class _Task(NamedTuple):
     """A window to be scored: where it comes from and where its score belongs."""
 
@@ -196,6 +213,7 @@ class Engine:
 
     def __init__(self, model: WindowModel, *, batch_size: int = BATCH_SIZE):
         """Takes the model and how many windows go through it together, at most."""
+        _first_process()
         self._model, self._size, self._batch_size = model, model.config.crop_size, batch_size
 
     def scores(
@@ -207,6 +225,7 @@ class Engine:
           items: the reference, if the model compares with one; the distorted image (H, W, 3); and which
             windows of both.  They are taken as they are needed.
         """
+        check_process()
         results: dict[int, np.ndarray] = {}
         missing: dict[int, int] = {}
         running: collections.deque = collections.deque()
@@ -253,6 +272,7 @@ class Engine:
         Args:
           places: the windows of an image.
         """
+        check_process()
         waiting = [(reference, place) for reference in references for place in places(reference.image)]
         for start in range(0, len(waiting), self._batch_size):
             self._compute(waiting[start : start + self._batch_size])

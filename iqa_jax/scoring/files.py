@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
+from iqa_jax.data.arrays import read_mask
 from iqa_jax.data.images import read_image
 from iqa_jax.errors import UserError
 from iqa_jax.scoring.results import Pair, Result, State, state_of
@@ -152,11 +153,11 @@ def _loaded(
 
     def paths():
         for reference, positions in groups.items():
-            yield reference
+            yield read_image, reference
             for position in positions:
-                yield pairs[position][0]
+                yield read_image, pairs[position][0]
                 if masks:
-                    yield masks.get(pairs[position][0])
+                    yield read_mask, masks.get(pairs[position][0])
 
     files = _read_ahead(paths(), say)
     for positions in groups.values():
@@ -177,15 +178,13 @@ def _loaded(
 def _checked(
     metric, images: tuple[np.ndarray, ...], resize: str | None
 ) -> tuple[np.ndarray, ...] | UserError:
-    """The images as the metric takes them, a mask with one channel."""
-    used = 1 + metric.full_reference
+    """The images as the metric takes them."""
     try:
         if metric.full_reference and images[0].shape != images[1].shape:
             if not resize:
                 sizes = ["{1} x {0}".format(*image.shape) for image in images[:2]]
                 raise _SizesDiffer(f"reference and target differ in shape: {sizes[0]} and {sizes[1]} pixels")
             images = _of_one_size(*images, resize=resize)
-        images = (*images[:used], *(mask.mean(axis=-1).astype(np.uint8) for mask in images[used:]))
         metric.check(*images)
     except Exception as error:
         return _failure(error)
@@ -206,25 +205,25 @@ def _of_one_size(
 
     if resize == "reference":
         return scaled(reference, target), target, *masks
-    fitting = [scaled(mask, reference) if mask.shape == target.shape else mask for mask in masks]
+    fitting = [scaled(mask, reference) if mask.shape == target.shape[:2] else mask for mask in masks]
     return reference, scaled(target, reference), *fitting
 
 
-def _read_ahead(paths: Iterable[Path | None], say) -> Iterator[_File]:
-    """The file of each path, decoded in a thread; an empty one for None."""
+def _read_ahead(files: Iterable[tuple[Callable, Path | None]], say) -> Iterator[_File]:
+    """The file of each path, decoded in a thread by what stands before it; an empty one for None."""
 
-    def read(path):
+    def read(decode, path):
         # Noted before the file is opened: where it is replaced in between, the next start sees another state.
         state = state_of(path)
         try:
-            return _File(read_image(path, say=say), state) if path else _NO_FILE
+            return _File(decode(path, say=say), state) if path else _NO_FILE
         except Exception as error:
             return _File(_failure(error, f"{path}: "), state)
 
     with ThreadPoolExecutor(1) as reader:
         waiting: deque[Future[_File]] = deque()
-        for path in paths:
-            waiting.append(reader.submit(read, path))
+        for decode, path in files:
+            waiting.append(reader.submit(read, decode, path))
             if len(waiting) > _AHEAD:
                 yield waiting.popleft().result()
         while waiting:

@@ -5,7 +5,7 @@ import os
 from iqa_jax.errors import WeightsError, missing_devices_named
 from iqa_jax.files import local_path
 from iqa_jax.models import IQA_MODELS
-from iqa_jax.scoring.engine import BATCH_SIZE, Network, WindowModel
+from iqa_jax.scoring.engine import BATCH_SIZE, Network, WindowModel, check_process
 from iqa_jax.scoring.metric import BlindMetric, FullReferenceMetric, Metric
 from iqa_jax.weights.flat import iqa_model_with
 from iqa_jax.weights.hub import on_hub
@@ -49,7 +49,9 @@ def load_model(
 
     Raises:
       WeightsError: see `load`.
+      UserError: this process was forked from one that had loaded a metric.
     """
+    check_process()
     if not on_hub(path) and local_path(path).is_file():
         from iqa_jax.scoring.export import read_exported
 

@@ -1,27 +1,20 @@
 """Quality scores for whole images of any size, with a reference or without."""
 
 import dataclasses
-import os
 from collections import deque
 from collections.abc import Iterable, Iterator
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from PIL import Image
 
 from iqa_jax import __version__
+from iqa_jax.data.arrays import Given, check_one_shape, image_of, images_of, mask_of, pair_of, traceable
 from iqa_jax.errors import UserError
-from iqa_jax.models.base import as_unit_float
 from iqa_jax.ops import Array
 from iqa_jax.ops.windows import CROPS, Place, places, places_of_part, weighted_mean
-from iqa_jax.ops.windows import windows as cut_windows
-from iqa_jax.scoring.checks import check_images, check_one, check_pair, image_of, mask_of
 from iqa_jax.scoring.engine import BATCH_SIZE, KEPT_WINDOWS, Engine, Reference, WindowModel
+from iqa_jax.scoring.loss import mean_mos
 from iqa_jax.weights.record import identity_of, title_of
-
-LOSS_WINDOWS = 8  # that a loss, and its gradient, look at together
-Given = Array | str | os.PathLike | Image.Image  # what is taken as an image
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +55,8 @@ class Metric:
     are taken too, as `read_image` reads them.  Scores are in MOS units.
 
     A mask, (H, W) or (B, H, W), bool or from 0 to 1, asks for the score of the part that it shows: of the
-    windows of the protocol in the box around it, each by its share of the part.
+    windows of the protocol in the box around it, each by its share of the part, or of those of the grid where
+    the protocol's have none.
 
     Attributes:
       model: the network with its weights, or an exported program, on windows.
@@ -90,9 +84,9 @@ class Metric:
         Raises:
           UserError: an unknown crop protocol, or a batch size below 1.
         """
-        if batch_size < 1:
-            raise UserError(f"batch_size {batch_size}: expected 1 or more")
-        if crops not in CROPS:
+        if not isinstance(batch_size, int | np.integer) or isinstance(batch_size, bool) or batch_size < 1:
+            raise UserError(f"batch_size {batch_size!r}: expected a whole number, 1 or more")
+        if not isinstance(crops, str) or crops not in CROPS:
             raise UserError(f"crops {crops!r}: expected one of {', '.join(CROPS)}")
         self.model, self.config, self.crops = model, model.config, crops
         self.record, self._size, self._batch_size = record, self.config.crop_size, batch_size
@@ -115,15 +109,18 @@ class Metric:
         return identity_of(self.config, self.record["sha256"])
 
     def describe(self) -> dict:
-        """What a paper must quote: model, weights' origin and hash, crop protocol, version, scale."""
+        """What a paper must quote; `record` holds all that is known of the weights.
+
+        Two metrics that may score differently have another "identity".
+        """
         config = self.config
         return {
             "metric": config.name,
             "backbone": config.backbone,
-            **({"name": self.record["name"]} if "name" in self.record else {}),
-            "weights": self.record.get("source", {}),
+            "weights": self.record.get("name", "without a name"),
             "sha256": self.record["sha256"],
-            **({"card": self.record["card"]} if "card" in self.record else {}),
+            "trained_on": _trained_on(self.record),
+            "identity": self.identity,
             "crops": self.crops,
             "crop_size": config.crop_size,
             "dtype": config.dtype,
@@ -153,7 +150,7 @@ class Metric:
         for scores in self._engine.scores(tasks()):
             yield np.float32(np.average(scores[0].astype(np.float64), weights=weights.popleft()))
 
-    def _scores(self, references: Iterable[Reference | None], distorted: Array, mask) -> np.ndarray:
+    def _scores(self, references: Iterable[Reference | None], distorted: np.ndarray, mask) -> np.ndarray:
         """() or (B,)."""
         single = distorted.ndim == 3
         images = [distorted] if single else list(distorted)
@@ -161,24 +158,13 @@ class Metric:
         if mask is not None:
             mask = mask_of(mask, distorted)
             masks = [mask] if single else list(mask)
-        found = np.stack(list(self._stream(zip(references, images, masks, strict=True))))
-        return found[0] if single else found
+        scores = np.stack(list(self._stream(zip(references, images, masks, strict=True))))
+        return scores[0] if single else scores
 
-    def _loss(self, *images: jax.Array, windows: int | None, key: jax.Array | None) -> jax.Array:
+    def _loss(self, *images: Array, windows: int | None, key: jax.Array | None) -> jax.Array:
         """() or (B,), from one or two images or batches of them."""
-        if windows is not None and windows < 1:
-            raise UserError(f"windows={windows}: expected 1 or more")
-        single = images[0].ndim == 3
-        cut = [cut_windows(as_unit_float(x[None] if single else x), "grid", self._size) for x in images]
-        count = cut[0].shape[1]
-        if windows is not None and windows < count:
-            if key is None:
-                raise UserError(f"windows={windows}: expected a key, jax.random.key(0), to draw them with")
-            chosen = jax.random.choice(key, count, (windows,), replace=False)
-            cut = [x[:, chosen] for x in cut]
-        mos = _few_at_a_time(self.model.predict, *(x.reshape(-1, *x.shape[2:]) for x in cut))
-        loss = (self.range[1] - mos.reshape(cut[0].shape[:2]).mean(1)) / self.config.mos_std
-        return loss[0] if single else loss
+        mos = mean_mos(self.model, *images, windows=windows, key=key)
+        return (self.range[1] - mos) / self.config.mos_std
 
     def _map(self, reference: Reference | None, distorted: Array) -> QualityMap:
         height, width = distorted.shape[:2]
@@ -190,17 +176,14 @@ class Metric:
         return QualityMap(values, np.array(clipped), scores)
 
 
-def _few_at_a_time(predict, *windows: jax.Array) -> jax.Array:
-    """MOS (N,) of windows (N, S, S, 3); what a gradient needs of them is computed again for few at a time."""
-    count = windows[0].shape[0]
-    parts = -(-count // LOSS_WINDOWS)
-    if parts == 1:
-        return predict(*windows)
-    padded = [
-        jnp.pad(x, ((0, parts * LOSS_WINDOWS - count), *[(0, 0)] * (x.ndim - 1)), "edge") for x in windows
-    ]
-    grouped = tuple(x.reshape(parts, LOSS_WINDOWS, *x.shape[1:]) for x in padded)
-    return jax.lax.map(jax.checkpoint(lambda part: predict(*part)), grouped).reshape(-1)[:count]
+def _trained_on(record: dict) -> str:
+    """The data that weights were trained on, or what is known instead, in a line."""
+    source = record.get("source", {})
+    data = record.get("data") or source.get("data") or {}
+    part = data.get("training", {})
+    known = (data.get("dataset"), part.get("split"), "pairs" in part and f"{part['pairs']} pairs")
+    named = source.get("file")
+    return ", ".join(map(str, filter(None, known))) or (f"not known, from {named}" if named else "not known")
 
 
 def _unpickled(kind: type[Metric], model: WindowModel, record: dict, options: dict) -> Metric:
@@ -223,12 +206,12 @@ class FullReferenceMetric(Metric):
         Raises:
           UserError: anything else came; says what, and what is wanted.
         """
-        distorted = image_of(distorted)
-        return self._scores(self._references(reference, distorted), distorted, mask)
+        references, distorted = self._references(reference, distorted)
+        return self._scores(references, distorted, mask)
 
     def check(self, reference: Array, distorted: Array, mask: Array | None = None) -> None:
         """Raises UserError unless the metric takes these images."""
-        check_pair(reference, distorted)
+        pair_of(reference, distorted)
         if mask is not None:
             mask_of(mask, distorted)
 
@@ -244,12 +227,13 @@ class FullReferenceMetric(Metric):
         """
 
         def items():
-            image, one = None, None
-            for reference, distorted, *mask in pairs:
-                check_one(distorted, "distorted", "stream")
-                self.check(reference, distorted)
-                if one is None or reference is not image:
-                    image, one = reference, Reference(reference, keep=self._keeps(reference))
+            latest, one = None, None
+            for reference, given, *mask in pairs:
+                distorted = image_of(given, "distorted", "stream")
+                if one is None or reference is not latest:
+                    image = image_of(reference, "reference", "stream")
+                    latest, one = reference, Reference(image, keep=self._keeps(image))
+                check_one_shape(one.image, distorted)
                 yield one, distorted, mask_of(*mask, distorted) if mask else None
 
         return self._stream(items())
@@ -260,14 +244,12 @@ class FullReferenceMetric(Metric):
         Args:
           reference: (H, W, 3) or (B, H, W, 3).
         """
-        reference = image_of(reference)
-        check_images(reference, "reference")
-        keep = self._keeps(reference)
-        images = [reference] if reference.ndim == 3 else list(reference)
-        references = tuple(Reference(image, keep=keep) for image in images)
+        images = images_of(reference, "reference")
+        keep = self._keeps(images)
+        references = tuple(Reference(x, keep=keep) for x in (images if images.ndim == 4 else [images]))
         if keep:
             self._engine.features(references, self._places)
-        return Prepared(reference.shape, self, references)
+        return Prepared(images.shape, self, references)
 
     def loss(
         self,
@@ -291,8 +273,9 @@ class FullReferenceMetric(Metric):
         Raises:
           UserError: another shape, size, dtype or range.
         """
-        check_pair(reference, distorted, traced=True)
-        return self._loss(reference, distorted, windows=windows, key=key)
+        images = traceable(reference, "reference"), traceable(distorted, "distorted")
+        check_one_shape(*images)
+        return self._loss(*images, windows=windows, key=key)
 
     def map(self, reference: Given | Prepared, distorted: Given) -> QualityMap:
         """A quality map at image size, from windows that overlap by half or more.
@@ -301,30 +284,27 @@ class FullReferenceMetric(Metric):
           reference: (H, W, 3), or what `prepare` gave of one.
           distorted: (H, W, 3).
         """
-        distorted = image_of(distorted)
-        check_one(distorted, "distorted", "map")
-        (one,) = self._references(reference, distorted)
-        return self._map(Reference(one.image, keep=False), distorted)
+        image = image_of(distorted, "distorted", "map")
+        (one,), _ = self._references(reference, image)
+        return self._map(Reference(one.image, keep=False), image)
 
     def _keeps(self, image: Array) -> bool:
         """Whether the features of all its windows are to be kept."""
         return len(self._places(image)) <= KEPT_WINDOWS
 
-    def _references(self, reference: Given | Prepared, distorted: Array) -> list[Reference]:
-        """Of each image of `distorted`, checked against it."""
+    def _references(self, reference: Given | Prepared, given: Given) -> tuple[list[Reference], np.ndarray]:
+        """Of each of the distorted images that are given, and these, checked against them."""
         if not isinstance(reference, Prepared):
-            reference = image_of(reference)
-            check_pair(reference, distorted)
-            images = [reference] if reference.ndim == 3 else reference
-            return [Reference(image, keep=False) for image in images]
-        check_images(distorted, "distorted")
+            images, distorted = pair_of(reference, given)
+            return [Reference(x, keep=False) for x in (images if images.ndim == 4 else [images])], distorted
+        distorted = images_of(given, "distorted")
         if distorted.shape != reference.shape:
             raise UserError(
                 f"distorted {distorted.shape}: expected {reference.shape}, the prepared reference's"
             )
         if reference.metric is not self:
             raise UserError("a reference that another metric prepared; prepare it with this one")
-        return list(reference.references)
+        return list(reference.references), distorted
 
 
 class BlindMetric(Metric):
@@ -340,14 +320,12 @@ class BlindMetric(Metric):
         Raises:
           UserError: anything else came; says what, and what is wanted.
         """
-        distorted = image_of(distorted)
-        check_images(distorted, "distorted")
-        count = 1 if distorted.ndim == 3 else len(distorted)
-        return self._scores([None] * count, distorted, mask)
+        images = images_of(distorted, "distorted")
+        return self._scores([None] * (1 if images.ndim == 3 else len(images)), images, mask)
 
     def check(self, distorted: Array, mask: Array | None = None) -> None:
         """Raises UserError unless the metric takes this image."""
-        check_images(distorted, "distorted")
+        images_of(distorted, "distorted")
         if mask is not None:
             mask_of(mask, distorted)
 
@@ -361,8 +339,8 @@ class BlindMetric(Metric):
         """
 
         def items():
-            for distorted, *mask in images:
-                check_one(distorted, "distorted", "stream")
+            for given, *mask in images:
+                distorted = image_of(given, "distorted", "stream")
                 yield None, distorted, mask_of(*mask, distorted) if mask else None
 
         return self._stream(items())
@@ -384,8 +362,7 @@ class BlindMetric(Metric):
         Raises:
           UserError: another shape, size, dtype or range.
         """
-        check_images(distorted, "distorted", traced=True)
-        return self._loss(distorted, windows=windows, key=key)
+        return self._loss(traceable(distorted, "distorted"), windows=windows, key=key)
 
     def map(self, distorted: Given) -> QualityMap:
         """A quality map at image size, from windows that overlap by half or more.
@@ -393,6 +370,4 @@ class BlindMetric(Metric):
         Args:
           distorted: (H, W, 3).
         """
-        distorted = image_of(distorted)
-        check_one(distorted, "distorted", "map")
-        return self._map(None, distorted)
+        return self._map(None, image_of(distorted, "distorted", "map"))

@@ -1,9 +1,12 @@
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 from scipy import stats
 
+from iqa_jax.errors import UserError
 from iqa_jax.evaluation.agreement import correlations, srcc
-from iqa_jax.evaluation.baselines import psnr, ssim
+from iqa_jax.evaluation.baselines import luma, psnr, ssim
 from tests import miniature
 
 pytestmark = pytest.mark.quick
@@ -34,6 +37,51 @@ def test_an_undefined_correlation_is_nan(values):
 def test_shapes_must_agree():
     with pytest.raises(ValueError, match=r"\(3,\) and mos \(4,\)"):
         correlations(np.zeros(3), np.zeros(4))
+
+
+@pytest.mark.parametrize("size", [(32, 32), (33, 47), (120, 90)])
+def test_ssim_is_scikit_image_s(size):
+    from skimage.metrics import structural_similarity
+
+    image = miniature.picture(3, size)
+    for strength in (0.0, 2.0, 50.0):
+        distorted = miniature.noisy(image, strength, 0)
+        expected = structural_similarity(
+            luma(image),
+            luma(distorted),
+            data_range=255.0,
+            gaussian_weights=True,
+            sigma=1.5,
+            use_sample_covariance=False,
+        )
+        assert ssim(image, distorted) == pytest.approx(expected, abs=1e-13)
+
+
+def test_psnr_and_ssim_take_what_a_metric_takes(tmp_path):
+    reference = miniature.picture(3, (60, 80))
+    distorted = miniature.noisy(reference, 9.0, 0)
+    zeros = np.zeros((40, 40, 3))
+    assert psnr(zeros, zeros + 0.5) == pytest.approx(20 * np.log10(2))
+    paths = [tmp_path / name for name in ("r.png", "d.png")]
+    for path, image in zip(paths, (reference, distorted), strict=True):
+        miniature.save(path, image)
+    for measure in (psnr, ssim):
+        expected = measure(reference, distorted)
+        floats = reference / 255, distorted / 255
+        assert measure(*floats) == pytest.approx(expected, rel=1e-12)
+        assert measure(*(jnp.asarray(x) for x in floats)) == pytest.approx(expected, rel=1e-5)
+        assert measure(*paths) == measure(*map(Image.open, paths)) == expected
+        batch = measure(np.stack([reference, distorted]), np.stack([distorted, distorted]))
+        assert batch.shape == (2,) and batch[0] == expected and batch[1] == measure(distorted, distorted)
+        for bad, message in (
+            ((reference, zeros[:1, :1]), "expected 32 pixels or more"),
+            ((reference, distorted[:50]), "differ in shape"),
+            ((reference, distorted.astype(float)), "divide by 255"),
+            ((reference, distorted * np.nan), "NaN"),
+            ((reference, distorted.astype(int)), "distorted: int64"),
+        ):
+            with pytest.raises(UserError, match=message):
+                measure(*bad)
 
 
 def test_psnr_and_ssim():

@@ -114,7 +114,7 @@ def test_a_prepared_reference_fits_one_size_and_protocol(model, metric):
         FullReferenceMetric(Network.of(model), {"sha256": ""}, crops="ten")(prepared, IMAGE)
     with pytest.raises(UserError, match="expected one of grid, ten, center"):
         FullReferenceMetric(Network.of(model), {"sha256": ""}, crops="five")
-    with pytest.raises(UserError, match="batch_size 0: expected 1 or more"):
+    with pytest.raises(UserError, match="batch_size 0: expected a whole number, 1 or more"):
         FullReferenceMetric(Network.of(model), {"sha256": ""}, batch_size=0)
 
 
@@ -151,7 +151,7 @@ def test_the_map_has_the_size_of_the_image_and_shows_where_it_is_bad(metric):
 def test_describe_is_what_a_paper_must_quote(metric):
     told = metric.describe()
     assert told["metric"] == "iqa_conformer" and told["sha256"] == "0" * 64 and told["crops"] == "grid"
-    assert told["weights"] == {"file": "random"} and told["version"].startswith("iqa_jax ")
+    assert told["trained_on"] == "not known, from random" and told["version"].startswith("iqa_jax ")
     assert metric.higher_is_better and metric.range == (1.0, 5.0) == told["range"]
 
 

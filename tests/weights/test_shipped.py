@@ -102,7 +102,7 @@ def test_pack_writes_what_load_takes(call, tmp_path, small_weights):
     metric, before = iqa_jax.load(tmp_path / "mine"), iqa_jax.load(small_weights)
     reference, distorted = next(pairs())
     assert float(metric(reference, distorted)) == pytest.approx(float(before(reference, distorted)), abs=0.01)
-    assert metric.describe()["card"] == str(tmp_path / "mine" / CARD)
+    assert metric.record["card"] == str(tmp_path / "mine" / CARD)
     assert 'iqa_jax.load("hf://OWNER/mine")' in (tmp_path / "mine" / CARD).read_text()
 
 

@@ -1,0 +1,222 @@
+"""Images and masks as users give them -> checked arrays.
+
+Everything that takes images goes through here, so that all of it takes and refuses the same.
+"""
+
+import os
+import warnings
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from PIL import Image
+
+from iqa_jax.data.images import from_pillow, read_image
+from iqa_jax.errors import UserError
+from iqa_jax.ops import Array
+from iqa_jax.ops.windows import SMALLEST
+
+Given = Array | str | os.PathLike | Image.Image  # what is taken as an image
+
+_ROUNDING = 1e-3  # so far outside [0, 1] a value is clipped; further out it is an error
+_RINGING = 0.25  # so far outside, a resized or restored image reaches, whose scale is the right one
+# What each pixel becomes between, by the mean and deviation of ImageNet's channels and of CLIP's.
+_NORMALISED = (-2.12, 2.65)
+_WANTED = "expected a NumPy or JAX array (H, W, 3) or (B, H, W, 3), uint8 or float in [0, 1]"
+_WANTED_MASK = "expected (H, W) or (B, H, W), bool, uint8 (255 is 1) or float in [0, 1]"
+_CONVERTED = {
+    "torch": "convert it: image.permute(1, 2, 0).cpu().numpy() of (3, H, W)",
+    "tensorflow": "convert it: image.numpy()",
+}
+
+
+def images_of(given: Given, name: str) -> np.ndarray:
+    """The images of an array, of a file's name or path, or of one of Pillow's, checked and on the host.
+
+    Args:
+      name: what to call them.
+    Returns:
+      (H, W, 3) or (B, H, W, 3), uint8, or float with nothing outside [0, 1] but rounding errors.
+    Raises:
+      UserError: anything else came; says what, and what is wanted.
+      DataError: a file that cannot be read, see `iqa_jax.data.images.read_image`.
+    """
+    if isinstance(given, str | os.PathLike):
+        given = read_image(given)
+    elif isinstance(given, Image.Image):
+        given = from_pillow(given)
+    if isinstance(given, jax.core.Tracer):
+        raise UserError(
+            f"{name}: traced by jax.jit, jax.vmap or jax.grad; a metric scores arrays whose values are "
+            "known: inside a transformed function, use metric.loss"
+        )
+    _check_kind(given, name)
+    images = _on_host(given, name)
+    _check_range(images, name)
+    return images
+
+
+def pair_of(reference: Given, distorted: Given) -> tuple[np.ndarray, np.ndarray]:
+    """Both as `images_of` gives them.
+
+    Raises:
+      UserError, DataError: see there, or they differ in shape.
+    """
+    images = images_of(reference, "reference"), images_of(distorted, "distorted")
+    check_one_shape(*images)
+    return images
+
+
+def image_of(given: Given, name: str, purpose: str) -> np.ndarray:
+    """One image, (H, W, 3), as `images_of` gives it, to be used for a purpose ("map")."""
+    image = images_of(given, name)
+    if image.ndim != 3:
+        raise UserError(f"{name} {image.shape}: expected one image, (H, W, 3), to {purpose}")
+    return image
+
+
+def traceable(images: Array, name: str) -> Array:
+    """Images for `jax.jit`, `jax.grad` and the like, checked as `images_of` does where the values are known.
+
+    Raises:
+      UserError: see there; files are not taken.
+    """
+    _check_kind(images, name)
+    if isinstance(images, jax.core.Tracer):
+        return images
+    if isinstance(images, np.ndarray) or images.is_fully_addressable:  # else other processes have a part
+        host = _on_host(images, name)
+        _check_range(host, name)
+        return host if isinstance(images, np.ndarray) else images
+    return images
+
+
+def check_one_shape(reference: Array, distorted: Array) -> None:
+    """Raises UserError unless both have the same."""
+    a, b = reference.shape, distorted.shape
+    if a == b:
+        return
+    if a[-3:] == b[-3:]:
+        hint = "give both with a batch axis of one length, or both without"
+    elif a == (*b[:-3], b[-2], b[-3], b[-1]):
+        hint = "is one of them turned by 90 degrees?"
+    else:
+        hint = "scale one to the other's size (Image.resize, jax.image.resize) or cut the same part of both"
+    raise UserError(f"reference {a} and distorted {b} differ in shape; {hint}")
+
+
+def mask_of(given: Given, images: Array) -> np.ndarray:
+    """A mask as an array of the images' height and width, and batch, float32 in [0, 1].
+
+    Args:
+      given: (H, W), for all images of a batch, or (B, H, W); bool, uint8 (255 is 1) or float in [0, 1]; where
+        an array of `numpy.ma` is masked it is 0.  Or a file or an image of Pillow's, see `read_mask`.
+    Raises:
+      UserError: it has another shape, dtype or range, or shows nothing.
+    """
+    if isinstance(given, str | os.PathLike | Image.Image):
+        given = read_mask(given)
+    if isinstance(given, jax.core.Tracer):
+        raise UserError("mask: traced by jax.jit, jax.vmap or jax.grad; a mask's values have to be known")
+    if not isinstance(given, np.ndarray | jax.Array):
+        raise UserError(f"mask: a {type(given).__name__}; {_WANTED_MASK}, or an image file")
+    if given.dtype not in (np.bool_, np.uint8) and not _is_float(given.dtype):
+        raise UserError(f"mask: {given.dtype}; {_WANTED_MASK}; of labels, give mask == label")
+    mask = np.asarray(given.filled(0) if isinstance(given, np.ma.MaskedArray) else given)
+    mask = mask.astype(np.float32) / (255 if mask.dtype == np.uint8 else 1)
+    if mask.shape not in (images.shape[:-1], images.shape[-3:-1]):
+        expected = " or ".join(map(str, dict.fromkeys((images.shape[-3:-1], images.shape[:-1]))))
+        raise UserError(f"mask: shape {mask.shape}; expected {expected}, as the images are")
+    if not (mask.min() >= 0 and mask.max() <= 1):  # NaN is neither
+        raise UserError(f"mask: values from {mask.min()} to {mask.max()}; expected [0, 1]")
+    if not np.all(mask.any(axis=(-2, -1))):
+        raise UserError("mask: shows nothing, it is 0 everywhere")
+    return np.broadcast_to(mask, images.shape[:-1])
+
+
+def read_mask(
+    given: str | os.PathLike | Image.Image, *, say: Callable[[str], object] = warnings.warn
+) -> np.ndarray:
+    """A mask from an image file or one of Pillow's: its brightness, black where it is transparent.
+
+    Args:
+      say: see `iqa_jax.data.images.read_image`.
+    Returns:
+      (H, W) uint8, 255 where it shows all.
+    Raises:
+      DataError: see `iqa_jax.data.images.read_image`.
+    """
+    if isinstance(given, Image.Image):
+        pixels = from_pillow(given, say=say, background=0)
+    else:
+        pixels = read_image(given, say=say, background=0)
+    if np.array_equal(pixels[..., 0], pixels[..., 1]) and np.array_equal(pixels[..., 0], pixels[..., 2]):
+        return np.ascontiguousarray(pixels[..., 0])
+    return np.rint(pixels.mean(axis=-1, dtype=np.float32)).astype(np.uint8)
+
+
+def _check_kind(images: Array, name: str) -> None:
+    """Raises UserError unless type, shape and dtype are those of images."""
+    if not isinstance(images, np.ndarray | jax.Array):
+        hint = _CONVERTED.get(type(images).__module__.partition(".")[0], _WANTED)
+        raise UserError(f"{name}: a {type(images).__name__}; {hint}")
+    if np.ma.is_masked(images):
+        raise UserError(
+            f"{name}: a masked array; give its values, image.data, and the part to be scored as a mask (H, W)"
+        )
+    if images.ndim not in (3, 4) or images.shape[-1] != 3:
+        first = images.ndim in (3, 4) and images.shape[-3] == 3
+        hint = "; channels come last: jnp.moveaxis(image, -3, -1)" if first else ""
+        raise UserError(f"{name}: shape {images.shape}; {_WANTED}{hint}")
+    if images.dtype != np.uint8 and not _is_float(images.dtype):
+        hint = "; of 16 bits, give image / 65535" if images.dtype == np.uint16 else ""
+        raise UserError(f"{name}: {images.dtype}; {_WANTED}{hint}")
+    if images.ndim == 4 and not images.shape[0]:
+        raise UserError(f"{name}: shape {images.shape}; an empty batch, expected one image or more")
+    if min(images.shape[-3:-1]) < SMALLEST:
+        raise UserError(f"{name}: shape {images.shape}; expected {SMALLEST} pixels or more on each side")
+
+
+def _is_float(dtype) -> bool:
+    """Whether it is a float of NumPy's or JAX's; others, of objects say, JAX refuses to compare."""
+    return dtype.kind == "f" or (dtype.kind == "V" and jnp.issubdtype(dtype, jnp.floating))
+
+
+def _on_host(images: Array, name: str) -> np.ndarray:
+    """The same values in NumPy, of a dtype that JAX knows too."""
+    try:
+        host = np.asarray(images)
+    except RuntimeError as error:  # deleted, or of several processes
+        raise UserError(f"{name}: its values cannot be read ({error})") from None
+    if host.dtype.kind == "f" and (not host.dtype.isnative or host.dtype.itemsize > 8):
+        return host.astype(np.float32)
+    return host
+
+
+def _check_range(images: np.ndarray, name: str) -> None:
+    """Raises UserError unless all values are in [0, 1], or nearly; NumPy compiles nothing for each shape."""
+    if images.dtype == np.uint8:
+        return
+    low, high = float(images.min()), float(images.max())
+    if not (np.isfinite(low) and np.isfinite(high)):
+        raise UserError(f"{name}: holds NaN or infinite values; {_WANTED}")
+    if low < -_ROUNDING or high > 1 + _ROUNDING:
+        hint = _undone(low, high)
+        raise UserError(f"{name}: values from {low} to {high}; expected [0, 1]{hint and f'; {hint}'}")
+
+
+def _undone(low: float, high: float) -> str:
+    """How values of such a range are brought into [0, 1], as far as can be guessed."""
+    if low >= -_RINGING and high <= 1 + _RINGING:
+        return "clip them? np.clip(image, 0, 1)"
+    if low >= 0:
+        return next((f"divide by {white}?" for white in (255, 65535) if high <= white), "")
+    if low >= -1 - _ROUNDING and high <= 1 + _ROUNDING:
+        return "are they scaled to [-1, 1]? Then give (image + 1) / 2"
+    if low >= _NORMALISED[0] and high <= _NORMALISED[1]:
+        return (
+            "are they normalised? Then give image * std + mean; of ImageNet's channels, std is "
+            "[0.229, 0.224, 0.225] and mean [0.485, 0.456, 0.406]"
+        )
+    return ""

@@ -90,7 +90,7 @@ class Log:
 
 
 def _raw_lines(path: Path) -> list[str]:
-    return path.read_text("utf-8", errors="replace").splitlines() if path.exists() else []
+    return path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
 
 
 def read_lines(workdir: Path) -> list[dict]:

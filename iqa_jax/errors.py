@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import traceback
 from collections.abc import Iterator
 
 
@@ -31,6 +30,8 @@ def of_missing_devices(error: BaseException) -> str | None:
 
     Some releases raise a bare `AssertionError`, so that it is told by where it comes from.
     """
+    import traceback
+
     asked = os.environ.get("JAX_PLATFORMS")
     codes = [frame.f_code for frame, _ in traceback.walk_tb(error.__traceback__)]
     if not asked or not any(c.co_name == "backends" and "xla_bridge" in c.co_filename for c in codes):

@@ -2,13 +2,10 @@
 
 import contextlib
 import errno
-import hashlib
 import io
 import os
 import re
-import shutil
 import stat
-import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -75,6 +72,8 @@ def told_apart(paths: Iterable[Path]) -> dict[Path, str]:
 
 def fitting_name(name: str, ending: str = "") -> str:
     """`name` and `ending` as one file name; where it is too long, a digest stands for the rest of `name`."""
+    import hashlib
+
     if len(os.fsencode(name + ending)) <= _LONGEST_NAME:
         return name + ending
     digest = hashlib.sha256(os.fsencode(name)).hexdigest()[:12]
@@ -103,6 +102,8 @@ def writable_directory(path: str | os.PathLike) -> Path:
     Raises:
       UserError: it has a scheme, is a file or named like one, cannot be created or is not writable.
     """
+    import tempfile
+
     new_directory(path)
     path = local_path(path)
     try:
@@ -173,6 +174,8 @@ def partial_folder(parent: Path) -> Iterator[Path]:
 
     Its permissions are the usual ones there.  `remove_leftovers` removes that of a killed process.
     """
+    import shutil
+
     folder = parent / _partial_name()
     with naming(parent):
         folder.mkdir()  # fails if the name is taken, by a link too
@@ -245,6 +248,8 @@ def _opened_and_held(path: Path) -> int | None:
 
 
 def _remove_abandoned(path: Path) -> None:
+    import shutil
+
     known = path.lstat()
     folder = stat.S_ISDIR(known.st_mode)
     if not (folder or stat.S_ISREG(known.st_mode)) or known.st_uid != getattr(os, "geteuid", lambda: 0)():

@@ -84,6 +84,8 @@ class StopRequest:
     def _asked(self, number: int, frame: FrameType | None) -> None:
         if self._exit_code is not None:
             os._exit(self._exit_code)
+        if self._settled:
+            return
         if self.number is not None:
             if time.monotonic() - self._since > _PATIENCE:
                 self._give_up()

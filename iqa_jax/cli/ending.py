@@ -9,7 +9,6 @@ import signal
 import sys
 import threading
 import time
-import traceback
 import warnings
 from collections.abc import Iterator
 from typing import NoReturn
@@ -197,6 +196,8 @@ def _stopped(error: BaseException | None, request: StopRequest) -> int:
     if request.number is None and isinstance(error, Stopped):
         number = error.number
     if isinstance(error, KeyboardInterrupt):
+        import traceback
+
         traceback.clear_frames(error.__traceback__)  # what generators have to clean up
         reason = str(error)
     word = "interrupted" if number == signal.SIGINT else f"stopped by {signal.Signals(number).name}"

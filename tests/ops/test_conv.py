@@ -53,12 +53,8 @@ def normal(*shape, seed=0):
     "size, kernel, stride",
     [
         ((9, 8), (1, 1), 1),
-        ((9, 8), (3, 3), 1),
-        ((9, 8), (5, 5), 1),
         ((9, 8), (1, 7), 1),
-        ((9, 8), (7, 1), 1),
         ((9, 8), (3, 3), 2),
-        ((40, 35), (3, 3), 1),
     ],
 )
 def test_convolution(size, kernel, stride, padding, both_forms):

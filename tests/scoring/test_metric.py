@@ -123,8 +123,9 @@ def test_the_loss_falls_as_the_score_rises_and_has_finite_gradients(metric):
     score = metric(*images)
     loss = jax.jit(metric.loss)(*images)
     assert float(loss) == pytest.approx(5.0 - float(score), abs=1e-4)
+    gradient_of = jax.jit(jax.grad(metric.loss, argnums=1))
     for reference, distorted in (images, (images[0], images[0]), (images[0] * 0, images[0] * 0)):
-        gradient = jax.grad(lambda x, r=reference: metric.loss(r, x))(distorted)
+        gradient = gradient_of(reference, distorted)
         assert gradient.shape == distorted.shape and bool(jnp.isfinite(gradient).all())
     batch = [jnp.stack([x, x]) for x in images]
     constant = jnp.asarray(images[0])
@@ -209,20 +210,24 @@ def test_a_metric_survives_pickle(metric):
 
 def test_the_loss_of_a_large_image_goes_through_the_model_in_parts(metric, monkeypatch):
     reference, distorted = (np.float32(x) / 255 for x in pair(200, 240))
-    whole = metric.loss(reference, distorted)
-    gradient = jax.grad(lambda x: metric.loss(reference, x))(distorted)
+
+    def loss_and_gradient():
+        return jax.jit(jax.value_and_grad(lambda x: metric.loss(reference, x)))(distorted)
+
+    whole, gradient = loss_and_gradient()
     monkeypatch.setattr("iqa_jax.scoring.metric.LOSS_WINDOWS", 100)
-    np.testing.assert_allclose(metric.loss(reference, distorted), whole, rtol=1e-5)
-    at_once = jax.grad(lambda x: metric.loss(reference, x))(distorted)
+    loss, at_once = loss_and_gradient()
+    np.testing.assert_allclose(loss, whole, rtol=1e-5)
     np.testing.assert_allclose(gradient, at_once, atol=1e-3 * np.abs(at_once).max())
 
 
 def test_some_windows_are_drawn_for_the_loss_with_a_key(metric):
     reference, distorted = (np.float32(x) / 255 for x in pair(200, 240))
     keys = jax.random.split(jax.random.key(0), 8)
-    drawn = [float(metric.loss(reference, distorted, windows=2, key=key)) for key in keys]
+    of_two = jax.jit(lambda key: metric.loss(reference, distorted, windows=2, key=key))
+    drawn = [float(of_two(key)) for key in keys]
     assert len({round(loss, 6) for loss in drawn}) > 3
-    assert drawn[0] == float(metric.loss(reference, distorted, windows=2, key=keys[0]))
+    assert drawn[0] == float(of_two(keys[0]))
     assert float(metric.loss(reference, distorted, windows=99)) == pytest.approx(
         float(metric.loss(reference, distorted))
     )

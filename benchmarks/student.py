@@ -30,9 +30,10 @@ from iqa_jax.ops.programs import keep_programs
 from iqa_jax.scoring.dataset import Predictor
 
 _QUIET = ("flip", "rotation", "cut_out", "grid_mask", "dropout", "stochastic_depth")
+LABELS_ONLY = ["--config.pseudo_ratio=0", "--config.batch_size=8"]
 ARMS = {
     "teacher, with reference": None,
-    "student, labels only": ["--config.pseudo_ratio=0", "--config.batch_size=8"],
+    "student, labels only": LABELS_ONLY,
     "student, pseudo-labels without noise": [f"--config.noise.{name}=0" for name in _QUIET],
     "student, pseudo-labels with noise": [],
 }
@@ -46,14 +47,12 @@ def trained(workdir: Path, arm: str, seed: int, small: bool) -> Path:
     """The run of an arm, trained if it is not done; the teacher's first."""
     name = "".join(c if c.isalnum() else "-" for c in arm)
     run = workdir / f"{name}-{seed}"
-    config, options = "conformer", []
+    config, options, fields = "conformer", [], SMALL if small else {}
     if ARMS[arm] is not None:
-        config = "student"
-        options = list(ARMS[arm])
-    fields = SMALL if small else {}
-    if config == "student" and "--config.pseudo_ratio=0" not in options:
-        options.append(f"--config.teacher={workdir / f'teacher--with-reference-{seed}'}")
-        fields = fields | (SMALL_STUDENT if small else {})
+        config, options = "student", [*ARMS[arm]]
+        if ARMS[arm] is not LABELS_ONLY:
+            options.append(f"--config.teacher={workdir / f'teacher--with-reference-{seed}'}")
+            fields = fields | (SMALL_STUDENT if small else {})
     options += [f"--config.{name}={value}" for name, value in fields.items()]
     command = [sys.executable, "train.py", "--config", f"configs/{config}.py:demo", f"--config.seed={seed}"]
     subprocess.run([*command, *options, "--workdir", run.resolve()], cwd=ROOT, check=True)

@@ -95,7 +95,7 @@ def _shortened(names: list[str], most: int = 40) -> str:
 
 def splits(
     name: Annotated[str, typer.Argument(help="Data set.")],
-    seeds: Annotated[int, typer.Option(help="How many splits, with seeds 0, 1, ...")] = 10,
+    seeds: Annotated[int, typer.Option(min=1, help="How many splits, with seeds 0, 1, ...")] = 10,
     train: Annotated[float, typer.Option(help="Share of the references to train on.")] = 0.8,
     split: Annotated[str, typer.Option(help="The split that is divided.")] = "train",
     output: Annotated[Path, typer.Option(help="Directory for the files.")] = Path("splits"),
@@ -108,9 +108,11 @@ def splits(
     """
     from iqa_jax.data.splits import reference_splits
 
+    if not 0 < train < 1:
+        raise UserError(f"--train {train}: expected a share between 0 and 1")
     output = new_directory(output)
     source = opened(name, split, data_dir)
-    divided = reference_splits(sorted(set(source.reference)), seeds, train)
+    divided = reference_splits(source.digests(), seeds, train)
     directory = writable_directory(output)
     files = []
     for part in divided:
@@ -175,10 +177,15 @@ def distort(
 
     if name != Path(name).name:
         raise UserError(f"--name {name}: expected a name without folders; --output gives the folder")
-    chosen = tuple(filter(None, map(str.strip, types.split(",")))) or making.Plan.types
+    chosen = tuple(filter(None, map(str.strip, types.split(","))))
+    chosen_levels = tuple(numbers_of("--levels", levels))
+    if types and not chosen:
+        raise UserError(f"--types {types}: names no distortion type")
+    if not chosen_levels:
+        raise UserError("--levels: expected levels such as 1-5 or 2,4")
     plan = making.Plan(
-        types=chosen,
-        levels=tuple(numbers_of("--levels", levels)),
+        types=chosen or making.Plan.types,
+        levels=chosen_levels,
         per_image=per_image,
         seed=seed,
         short_side=short_side,

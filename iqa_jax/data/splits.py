@@ -1,7 +1,7 @@
 """Division by reference content: which pairs a model is trained on, and which are left to evaluate it on."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -100,25 +100,32 @@ def trained_on(record: Mapping, source: PairSource) -> np.ndarray:
     return np.isin(source.reference.astype(str), list(known)) if known else np.zeros(len(source), bool)
 
 
-def reference_splits(references: Sequence[str], seeds: int, train: float) -> list[dict]:
+def reference_splits(digests: Mapping[str, str], seeds: int, train: float) -> list[dict]:
     """`seeds` divisions of the references, with seeds 0, 1, …; at least one on either side.
 
+    All names of one picture stay on one side.
+
     Args:
-      train: share of the references to train on.
+      digests: what tells each reference's picture from others, by its name, see `PairSource.digests`.
+      train: share of the pictures to train on.
     Returns:
       [{"seed", "train": names, "validation": names}], as `part_of_splits` reads them.
     Raises:
-      DataError: fewer than two references, or values that make no sense.
+      DataError: fewer than two pictures, or values that make no sense.
     """
-    references = sorted(set(references))
-    if len(references) < 2:
-        raise DataError(f"{len(references)} reference: expected two or more to divide")
+    pictures: dict[str, list[str]] = {}
+    for name in sorted(digests):
+        pictures.setdefault(digests[name], []).append(name)
+    groups = list(pictures.values())
+    if len(groups) < 2:
+        raise DataError(f"{len(groups)} reference picture: expected two or more to divide")
     if seeds < 1 or not 0 < train < 1:
         raise DataError(f"seeds {seeds}, train {train}: expected 1 or more and a share between 0 and 1")
-    count = min(max(round(train * len(references)), 1), len(references) - 1)
+    count = min(max(round(train * len(groups)), 1), len(groups) - 1)
     divided = []
     for seed in range(seeds):
-        order = np.random.default_rng(seed).permutation(len(references))
-        names = [references[k] for k in order]
-        divided.append({"seed": seed, "train": sorted(names[:count]), "validation": sorted(names[count:])})
+        order = np.random.default_rng(seed).permutation(len(groups))
+        sides = {"train": order[:count], "validation": order[count:]}
+        names = {side: sorted(name for k in chosen for name in groups[k]) for side, chosen in sides.items()}
+        divided.append({"seed": seed, **names})
     return divided

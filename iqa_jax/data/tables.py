@@ -92,17 +92,36 @@ def _sheet_cells(file: BinaryIO, sheet: str) -> Iterator[tuple[int, list[str]]]:
         size = sum(part.file_size for part in archive.infolist())
     if size > _UNPACKED_BYTES:
         raise ValueError(f"{size / 2**20:,.0f} MiB unpacked, expected at most {_UNPACKED_BYTES / 2**20:,.0f}")
-    book = openpyxl.load_workbook(file, data_only=True, read_only=True)
-    chosen = book[sheet] if sheet in book.sheetnames else book.active
-    chosen.reset_dimensions()  # rows end with their own last cell, not with the sheet's
-    for number, row in enumerate(chosen.iter_rows(values_only=True), start=1):
+
+    def rows(data_only: bool) -> Iterator[tuple]:
+        book = openpyxl.load_workbook(file, data_only=data_only, read_only=True)
+        chosen = book[sheet] if sheet in book.sheetnames else book.active
+        chosen.reset_dimensions()  # rows end with their own last cell, not with the sheet's
+        return chosen.iter_rows(values_only=True)
+
+    blank = False
+    for number, row in enumerate(rows(data_only=True), start=1):
         if number > _SHEET_ROWS:
             raise ValueError(f"a row beyond {_SHEET_ROWS:,}")
         if not row:
             continue
+        blank = blank or None in row
         cells = ["" if cell is None else _cell_text(cell) for cell in row]
         if any(cells):
             yield number, cells
+    if blank:
+        _check_formulas(rows(data_only=True), rows(data_only=False))
+
+
+def _check_formulas(values: Iterable[tuple], formulas: Iterable[tuple]) -> None:
+    """Raises ValueError for a formula without its value, which would be taken for a blank cell."""
+    for number, (row, written) in enumerate(zip(values, formulas, strict=True), start=1):
+        for value, formula in zip(row, written, strict=False):
+            if value is None and isinstance(formula, str) and formula.startswith("="):
+                raise ValueError(
+                    f"row {number} holds the formula {formula} without its value; open the file in a "
+                    "spreadsheet program, save it, and try again"
+                )
 
 
 def _cell_text(cell: object) -> str:

@@ -132,7 +132,7 @@ def label_of(source: PairSource) -> str:
 
 def _facts(evaluation):
     source, score = evaluation.source, evaluation.source.score
-    label = f"{score.kind}, {score.low:g} to {score.high:g}, "
+    label = f"{score.kind}, {score.low:zg} to {score.high:zg}, "
     if score.higher_is_better:
         label += "higher is better"
     else:

@@ -26,6 +26,8 @@ from iqa_jax.weights.record import config_in, read_config
 
 DECAY = 0.9  # the original's
 
+_SEEN_BEFORE = ("init_from", "pseudo_labels", "seen_in_validation")  # of a run's "source"
+
 
 def average(
     arrays: Sequence[Mapping[str, np.ndarray]], *, kind: str = "equal", decay: float | None = None
@@ -113,6 +115,8 @@ def average_run(
         "dataset": config.dataset,
         "backbone": backbone_record["source"],
         "data": record.get("data"),
+        # What the weights saw before the run, through their start or their teacher.
+        **{name: record["source"][name] for name in _SEEN_BEFORE if name in record["source"]},
     }
     # A backbone that was trained too is among the averaged weights.
     whole = {name: np.asarray(array) for name, array in {**backbone, **weights}.items()}

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 from ml_collections import ConfigDict
-from tqdm import tqdm
 
 from iqa_jax.data.datasets import prepare
 from iqa_jax.data.source import PairSource
@@ -13,10 +12,9 @@ from iqa_jax.data.splits import digests_trained_on
 from iqa_jax.errors import DataError, WeightsError
 from iqa_jax.files import writable_cache
 from iqa_jax.models import ModelConfig
-from iqa_jax.parallel import processes
 from iqa_jax.scoring.dataset import Predictor
 from iqa_jax.training.inputs import model_config_for, open_data
-from iqa_jax.training.log import say
+from iqa_jax.training.log import progress_bar, say
 from iqa_jax.training.loop import train
 from iqa_jax.training.run import check_directory
 from iqa_jax.weights.reading import place_of
@@ -83,8 +81,8 @@ def _teacher(config: ConfigDict, student: ModelConfig) -> Predictor:
     if scales[0] != scales[1]:
         (low, high), (wanted_low, wanted_high) = scales
         raise WeightsError(
-            f"{given}: has learned scores from {low:g} to {high:g}, the labels of {config.dataset} go from "
-            f"{wanted_low:g} to {wanted_high:g}; expected a teacher that was trained on that scale"
+            f"{given}: has learned scores from {low:zg} to {high:zg}, the labels of {config.dataset} go from "
+            f"{wanted_low:zg} to {wanted_high:zg}; expected a teacher that was trained on that scale"
         )
     say(f"teacher: {teacher.name}")
     return teacher
@@ -125,8 +123,7 @@ def pseudo_labels(labeller: Predictor, source: PairSource) -> np.ndarray:
     depends_on = f"{labeller.identity} {labeller.crops} {source.fingerprint()}"
     key = hashlib.sha256(depends_on.encode()).hexdigest()[:32]
     directory = writable_cache("pseudo_labels", key)
-    quiet = not processes.is_first()
-    with tqdm(total=len(source), desc="pseudo-labels", unit="pair", dynamic_ncols=True, disable=quiet) as bar:
+    with progress_bar(len(source), "pseudo-labels", "pair") as bar:
         labels = labeller.together(source, directory, bar.update)
     say(f"pseudo-labels: {len(source):,} pairs by {labeller.name}, {directory}")
     return labels

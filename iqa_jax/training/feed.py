@@ -15,11 +15,11 @@ import numpy as np
 import psutil
 from jax import lax
 from jax.sharding import Mesh, PartitionSpec
-from tqdm import tqdm
 
 from iqa_jax.errors import ConfigError
 from iqa_jax.ops.augment import Cropping, cut_crop
 from iqa_jax.training.batches import Batch, Draw, Examples, Images, Order
+from iqa_jax.training.log import progress_bar
 from iqa_jax.training.placement import AXIS, Placement
 
 PLACEMENTS = ("auto", "device", "host", "stream")
@@ -238,7 +238,7 @@ def _decoded(
     read: Callable[[int], np.ndarray], numbers: Sequence[int], what: str
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Each number with its image, a few of them decoded ahead by threads."""
-    with ThreadPoolExecutor() as pool, tqdm(total=len(numbers), desc=what, unit="image", leave=False) as bar:
+    with ThreadPoolExecutor() as pool, progress_bar(len(numbers), what, "image") as bar:
         for start in range(0, len(numbers), 64):
             some = numbers[start : start + 64]
             yield from zip(some, pool.map(read, some), strict=True)

@@ -89,8 +89,8 @@ def taken_over(weights: dict[str, Array], start: Start, config: ModelConfig) -> 
         found["head.output.bias"] = taken["head.output.bias"] * factor + offset
         if (start.config.mos_low, start.config.mos_high) != (config.mos_low, config.mos_high):
             scale = (
-                f"from the scale {start.config.mos_low:g} to {start.config.mos_high:g} to "
-                f"{config.mos_low:g} to {config.mos_high:g}"
+                f"from the scale {start.config.mos_low:zg} to {start.config.mos_high:zg} to "
+                f"{config.mos_low:zg} to {config.mos_high:zg}"
             )
     new = f"made new: {', '.join(parts)}" if parts else "nothing made new"
     return found, f"{len(taken)} of {len(weights)} arrays taken ({scale}), {new}"

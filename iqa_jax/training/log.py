@@ -1,5 +1,6 @@
 """What a run tells: lines beside the bar, metrics.jsonl, TensorBoard events, the closing table."""
 
+import io
 import json
 import math
 import sys
@@ -23,6 +24,28 @@ def say(line: str) -> None:
         return
     tqdm.write(line, file=sys.stdout)
     sys.stdout.flush()
+
+
+class _Nowhere(io.TextIOBase):
+    """Takes text and keeps none of it."""
+
+    def write(self, text: str) -> int:
+        return len(text)
+
+
+def progress_bar(total: int, what: str, unit: str, *, initial: int = 0, leave: bool = False) -> tqdm:
+    """A bar of the first process on standard error; it counts unseen where that is not a terminal."""
+    seen = sys.stderr is not None and sys.stderr.isatty()
+    return tqdm(
+        total=total,
+        initial=initial,
+        desc=what,
+        unit=unit,
+        leave=leave,
+        dynamic_ncols=True,
+        file=sys.stderr if seen else _Nowhere(),
+        disable=not processes.is_first(),
+    )
 
 
 METRICS = "metrics.jsonl"

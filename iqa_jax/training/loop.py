@@ -26,7 +26,7 @@ from iqa_jax.training.config import check
 from iqa_jax.training.feed import Feed
 from iqa_jax.training.initial import Start, start_of, with_architecture
 from iqa_jax.training.inputs import batch_sizes, data_record, model_config_for, open_data
-from iqa_jax.training.log import Log, closing_table, read_lines, say
+from iqa_jax.training.log import Log, closing_table, progress_bar, read_lines, say
 from iqa_jax.training.placement import Placement
 from iqa_jax.training.run import begun, check_settings, of_this_version, run_directory
 from iqa_jax.training.step import (
@@ -259,14 +259,7 @@ class _Loop:
         if step >= last and not self._owes_evaluation(step):
             say(f"finished: the run is at step {step}, and ends at {last}")
             return
-        bar = tqdm(
-            total=last,
-            initial=step,
-            desc="training",
-            unit="step",
-            dynamic_ncols=True,
-            disable=not processes.is_first(),
-        )
+        bar = progress_bar(last, "training", "step", initial=step, leave=True)
         with stop_signals() as stop, bar, lost_process_named(self._checkpoints):
             if self._owes_evaluation(step):
                 state = self._concluded(state, frozen, step, stop, bar, replace=True)

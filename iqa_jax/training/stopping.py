@@ -3,7 +3,8 @@
 import contextlib
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from types import FrameType
 
 import jax
 
@@ -25,10 +26,15 @@ class Interrupted(Exception):
 
 
 class Stop:
-    """Which signal has asked the run to stop, if any; a second Ctrl-C ends it at once."""
+    """Which signal has asked the run to stop, if any; a second Ctrl-C ends it at once.
+
+    Attributes:
+      interrupt: what Ctrl-C does elsewhere, and the second one does here.
+    """
 
     def __init__(self) -> None:
         self._received: list[int] = []
+        self.interrupt: Callable[[int, FrameType | None], object] = signal.default_int_handler
 
     def __bool__(self) -> bool:
         return bool(self._received)
@@ -40,7 +46,8 @@ class Stop:
 
     def handle(self, number: int, frame) -> None:
         if self._received and number == signal.SIGINT:
-            raise KeyboardInterrupt
+            self.interrupt(number, frame)
+            return
         self._received.append(number)
         say(
             f"{signal.Signals(number).name}: saving; an evaluation is left, and made again when the run "
@@ -54,6 +61,8 @@ def stop_signals() -> Iterator[Stop]:
     stop = Stop()
     wanted = [n for n in (*STOP_SIGNALS, signal.SIGINT) if signal.getsignal(n) is not signal.SIG_IGN]
     before = {number: signal.signal(number, stop.handle) for number in wanted}
+    if callable(interrupt := before.get(signal.SIGINT)):
+        stop.interrupt = interrupt
     try:
         yield stop
     finally:

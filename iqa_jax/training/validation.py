@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 import jax
 import numpy as np
 from flax import nnx
-from tqdm import tqdm
 
 from iqa_jax.data.source import PairSource
 from iqa_jax.evaluation.agreement import correlations, srcc
@@ -15,6 +14,7 @@ from iqa_jax.evaluation.baselines import baselines
 from iqa_jax.parallel import processes
 from iqa_jax.scoring.dataset import predict
 from iqa_jax.scoring.engine import Network
+from iqa_jax.training.log import progress_bar
 from iqa_jax.training.step import TrainState
 
 _BASELINES = ("psnr_srcc", "ssim_srcc")
@@ -52,14 +52,7 @@ class Evaluator:
         references = list(dict.fromkeys(self.source.reference))[jax.process_index() :: jax.process_count()]
         mine = np.flatnonzero(np.isin(self.source.reference, references))
         predicted = np.zeros((len(sets), len(self.source)), np.float32)
-        with tqdm(
-            total=len(mine),
-            desc="evaluating",
-            unit="pair",
-            leave=False,
-            dynamic_ncols=True,
-            disable=not processes.is_first(),
-        ) as bar:
+        with progress_bar(len(mine), "evaluating", "pair") as bar:
             sets, frozen = processes.local((sets, frozen))
             network = Network(self._graphdef, frozen, sets)
             part = self.source.select(mine)
@@ -85,10 +78,7 @@ class Evaluator:
         if not self.source.paired:
             return {}
         if self._baselines is None:
-            with (
-                tqdm(total=len(self.source), desc="PSNR and SSIM", unit="pair", leave=False) as bar,
-                _agreed(stopped),
-            ):
+            with progress_bar(len(self.source), "PSNR and SSIM", "pair") as bar, _agreed(stopped):
                 scores = baselines(self.source, progress=_until(stopped, bar.update))
             self._baselines = {
                 f"{name}_srcc": srcc(values, self.source.mos) for name, values in scores.items()

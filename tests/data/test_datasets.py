@@ -337,18 +337,26 @@ def test_pairs_are_of_a_table(tmp_path):
 
 
 def test_splits_are_by_reference_and_repeatable():
-    references = [f"I{k:02d}.png" for k in range(10)] * 5
+    references = {f"I{k:02d}.png": f"picture {k}" for k in range(10)}
     divided = reference_splits(references, 10, 0.8)
-    assert divided == reference_splits(references[::-1], 10, 0.8)
+    assert divided == reference_splits(dict(reversed(references.items())), 10, 0.8)
     for part in divided:
         assert len(part["train"]) == 8 and sorted(part["train"] + part["validation"]) == sorted(
             set(references)
         )
     assert len({tuple(part["validation"]) for part in divided}) > 5
-    assert len(reference_splits(["a", "b"], 1, 0.99)[0]["validation"]) == 1
-    for bad in ((["a"], 1, 0.5), (["a", "b"], 0, 0.5), (["a", "b"], 1, 1.0)):
+    two = {"a": "1", "b": "2"}
+    assert len(reference_splits(two, 1, 0.99)[0]["validation"]) == 1
+    for bad in (({"a": "1"}, 1, 0.5), ({"a": "1", "b": "1"}, 1, 0.5), (two, 0, 0.5), (two, 1, 1.0)):
         with pytest.raises(DataError, match="expected"):
             reference_splits(*bad)
+
+
+def test_splits_keep_all_names_of_one_picture_on_one_side():
+    digests = {f"I{k:02d}.png": f"picture {k % 5}" for k in range(10)}
+    for part in reference_splits(digests, 10, 0.6):
+        sides = [{digests[name] for name in part[side]} for side in ("train", "validation")]
+        assert not sides[0] & sides[1] and [len(part[side]) for side in ("train", "validation")] == [6, 4]
 
 
 def test_a_set_larger_than_a_shard_is_written_as_it_comes_and_read_by_tensorflow_datasets(

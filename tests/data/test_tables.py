@@ -91,6 +91,19 @@ def test_names_of_a_table_are_kept_as_utf_8_in_any_locale(tmp_path, monkeypatch,
     assert [in_utf_8(image.encoded) for image in images] == [str(tmp_path / name) for name in names]
 
 
+def test_a_formula_that_was_saved_without_its_value_is_no_blank_cell(tmp_path):
+    import openpyxl
+
+    for formula, wrong in ((None, False), ("=1+1", True)):
+        book = openpyxl.Workbook()
+        for row in (["distorted", "mos", "note"], ["a.png", 3, None], ["b.png", formula, "x"]):
+            book.active.append(row)
+        book.save(tmp_path / "own.xlsx")
+        problems = []
+        rows = tables.table_rows(tmp_path / "own.xlsx", ("distorted",), problems)
+        assert bool(rows) != wrong and ("row 3 holds the formula =1+1" in "".join(problems)) == wrong
+
+
 @pytest.mark.parametrize("form", ["NFC", "NFD"])
 @pytest.mark.parametrize("mark", ["", "\ufeff"])
 def test_a_file_of_splits_is_utf_8_in_any_locale(tmp_path, accented, form, mark):

@@ -8,7 +8,7 @@ import typer
 from iqa_jax.cli.options import DataDir, Ema, Json, Step, Weights, WeightsOrShipped, numbers_of, step_of
 from iqa_jax.cli.output import progress_bar, put_out, say_of_revision
 from iqa_jax.errors import UserError
-from iqa_jax.files import new_directory, output_file
+from iqa_jax.files import new_directory, open_regular, output_file
 
 
 def average(
@@ -116,7 +116,8 @@ def pack(
 
 def _card_in(path: Path) -> str:
     try:
-        text = path.read_text(encoding="utf-8")
+        with open_regular(path) as file:
+            text = file.read().decode("utf-8")
     except UnicodeDecodeError:
         raise UserError(f"--card {path}: not text in UTF-8; expected Markdown") from None
     if not text.strip():

@@ -33,7 +33,7 @@ from iqa_jax.weights.pytorch.convert import convert_state_dict, pretrained_backb
 from tests import networks
 
 MOST_MEMORY = 2000 * 2**20  # of a worker, so that a laptop passes the tests
-PROGRAMS_GO = 1100 * 2**20  # above this, compiled programs are dropped after a test
+PROGRAMS_GO = 900 * 2**20  # above this, compiled programs are dropped after a test
 
 
 def peak_memory() -> int:
@@ -72,13 +72,13 @@ def packaged_weights(tmp_path_factory):
     return directory
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # they are 220 MB each
 def converted():
     """`converted(name)`: our weights for `figures/NAME_state_dict.json`, converted once."""
     return functools.cache(lambda name: convert_state_dict(reference.fill_rule(name)))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def filled(converted):
     """`filled(name)`: a new model in evaluation mode with those weights."""
 

@@ -40,7 +40,7 @@ def start(data_dir, workdir, cache, *arguments, devices=1, **fields):
         **networks.SMALL_RUN,
         "batch_size": 8,
         "optimizer": "sgd",
-        "learning_rate": 1e-2,
+        "learning_rate": 1e-3,
         "num_steps": STEPS,
         "eval_every": 2,
         "checkpoint_every": 2,

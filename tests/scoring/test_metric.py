@@ -215,7 +215,7 @@ def test_the_loss_of_a_large_image_goes_through_the_model_in_parts(metric, monke
         return jax.jit(jax.value_and_grad(lambda x: metric.loss(reference, x)))(distorted)
 
     whole, gradient = loss_and_gradient()
-    monkeypatch.setattr("iqa_jax.scoring.metric.LOSS_WINDOWS", 100)
+    monkeypatch.setattr("iqa_jax.scoring.loss.LOSS_WINDOWS", 100)
     loss, at_once = loss_and_gradient()
     np.testing.assert_allclose(loss, whole, rtol=1e-5)
     np.testing.assert_allclose(gradient, at_once, atol=1e-3 * np.abs(at_once).max())

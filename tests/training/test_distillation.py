@@ -161,9 +161,9 @@ def test_a_teacher_that_does_not_fit_is_named(place, finished, tmp_path):
         (copy / path.name).symlink_to(path)
     (copy / "config.json").unlink()
     record = json.loads((place / "teacher" / "config.json").read_text())
-    record["model"]["mos_high"] = 5.0
+    record["model"] |= {"mos_low": 1.0, "mos_high": 5.0}
     (copy / "config.json").write_text(text_of(record))
-    refused(WeightsError, "has learned scores from 916.71 to 5, the labels of pipal go from", teacher=copy)
+    refused(WeightsError, "has learned scores from 1 to 5, the labels of pipal go from", teacher=copy)
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 

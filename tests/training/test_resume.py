@@ -118,6 +118,14 @@ def metrics_of(line):
 # Ctrl-C in an evaluation.
 
 
+@pytest.fixture
+def ctrl_c_is_heard():
+    """Also where a shell starts the tests in the background, with SIGINT ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def stopping_at(monkeypatch, steps, number=signal.SIGINT):
     def during(step):
         if step in steps:
@@ -149,7 +157,7 @@ def test_an_evaluation_that_is_stopped_is_left_and_made_again(
     assert_same(tmp_path / "run", whole)
 
 
-def test_an_evaluation_may_be_stopped_again_and_again(run, whole, tmp_path, monkeypatch):
+def test_an_evaluation_may_be_stopped_again_and_again(run, whole, tmp_path, monkeypatch, ctrl_c_is_heard):
     stopping_at(monkeypatch, [4, 4, 4, 8, 8])
     for _ in range(5):
         with pytest.raises(Interrupted):
@@ -175,7 +183,7 @@ def test_a_signal_before_an_evaluation_does_not_wait_for_it(run, whole, tmp_path
     assert_same(tmp_path / "run", whole)
 
 
-def test_a_second_ctrl_c_ends_at_once(run, tmp_path, monkeypatch):
+def test_a_second_ctrl_c_ends_at_once(run, tmp_path, monkeypatch, ctrl_c_is_heard):
     stopping_at(monkeypatch, [4])
     once = tiny.Evaluator.during
     monkeypatch.setattr(

@@ -55,7 +55,7 @@ def configured(place, model="conformer", **fields):
         **fields,
     }
     if "init_from" in fields:  # whose architecture it is
-        del fields["backbone"], fields["crop_size"]
+        fields = {name: value for name, value in fields.items() if name not in networks.SMALL_RUN}
     given = [f"--config.{name}={value}" for name, value in fields.items()]
     return parse([f"--config={ROOT}/configs/{model}.py:pipal", *given]).config
 

@@ -32,7 +32,7 @@ from iqa_jax.weights.flat import model_with
 from iqa_jax.weights.pytorch.convert import convert_state_dict, pretrained_backbone
 from tests import networks
 
-MOST_MEMORY = 2000 * 2**20  # of a worker, so that a laptop passes the tests
+MOST_MEMORY = 2 * 2**30  # of a worker, so that a laptop passes the tests
 PROGRAMS_GO = 900 * 2**20  # above this, compiled programs are dropped after a test
 WORTH_IT = 150 * 2**20  # that a worker has grown by since; to drop them takes as long as ten small tests
 

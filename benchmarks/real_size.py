@@ -26,7 +26,7 @@ import typer
 from PIL import Image
 from tables import ROOT, Output, put_out
 
-_SIDE, _PICTURES = 288, 5  # pictures of each kind that the files are links to
+_SIDE, _PICTURES = 288, 5  # distorted pictures that the files are links to; each reference is another
 _GROUPS = (12, 16, 10, 24, 13, 14, 27)  # distorted images of a reference in PIPAL's groups 00 to 06
 
 
@@ -35,36 +35,39 @@ def make_pipal(folder: Path, references: int, per_reference: int, test_per_refer
     rng = np.random.default_rng(0)
     pictures = folder.with_name("pictures")
     pictures.mkdir()
-    kinds = {"reference": 0.0, "distorted": 20.0}
+    images = []
     for number in range(_PICTURES):
         coarse = Image.fromarray(rng.integers(0, 256, (36, 36, 3), np.uint8))
-        image = np.asarray(coarse.resize((_SIDE, _SIDE), Image.Resampling.BICUBIC))
-        for kind, strength in kinds.items():
-            noisy = image + strength * rng.standard_normal(image.shape)
-            pixels = np.clip(np.rint(noisy), 0, 255).astype(np.uint8)
-            Image.fromarray(pixels).save(pictures / f"{kind}{number}.bmp")
+        images.append(np.asarray(coarse.resize((_SIDE, _SIDE), Image.Resampling.BICUBIC)))
+        noisy = images[-1] + 20.0 * rng.standard_normal(images[-1].shape)
+        pixels = np.clip(np.rint(noisy), 0, 255).astype(np.uint8)
+        Image.fromarray(pixels).save(pictures / f"{number}.bmp")
 
-    def link(path: Path, kind: str, number: int):
+    def link(path: Path, number: int):
         path.parent.mkdir(parents=True, exist_ok=True)
-        os.link(pictures / f"{kind}{number % _PICTURES}.bmp", path)
+        os.link(pictures / f"{number % _PICTURES}.bmp", path)
+
+    def save_reference(path: Path, number: int):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.roll(images[number % _PICTURES], number, axis=1)).save(path)
 
     names = [(group, index) for group, count in enumerate(_GROUPS) for index in range(count)]
     for number in range(references):
         name = f"A{number + 1:04d}"
-        link(folder / "Train_Ref" / f"{name}.bmp", "reference", number)
+        save_reference(folder / "Train_Ref" / f"{name}.bmp", number)
         lines = []
         for group, index in names[:per_reference]:
             file = f"{name}_{group:02d}_{index:02d}.bmp"
-            link(folder / f"Distortion_{4 * number // references + 1}" / file, "distorted", number)
+            link(folder / f"Distortion_{4 * number // references + 1}" / file, number)
             lines.append(f"{file},{rng.uniform(916.71, 1835.99):.4f}\n")
         labels = folder / "Train_Label" / f"{name}.txt"
         labels.parent.mkdir(exist_ok=True)
         labels.write_text("".join(lines))
     for number in range(25):
         name = f"A{number + 300:04d}"
-        link(folder / "NTIRE2022_FR_Testing_Ref" / f"{name}.bmp", "reference", number)
+        save_reference(folder / "NTIRE2022_FR_Testing_Ref" / f"{name}.bmp", number)
         for index in range(test_per_reference):
-            link(folder / "NTIRE2022_FR_Testing_Dis" / f"{name}_10_{index:02d}.bmp", "distorted", number)
+            link(folder / "NTIRE2022_FR_Testing_Dis" / f"{name}_10_{index:02d}.bmp", number)
 
 
 def measured(command: list[str], environment: dict) -> tuple[float, float]:

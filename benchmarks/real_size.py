@@ -4,7 +4,7 @@
     python benchmarks/real_size.py --references 4 --per-reference 6 --test-per-reference 3 --shard-mib 1
 
 Makes a PIPAL with the real names and sizes (200 references, 23,200 distorted images of 288 x 288, 25 x 66
-test pairs) from a few pictures that are linked, so that the source takes little room, and runs the
+test pairs), its distorted images links to a few, so that the source takes little room, and runs the
 README's commands on it: preparing, some steps of the paper's recipe with the images in each place,
 evaluation of the last fifth and the submission.  The labels are made up and the backbone is random: nothing
 here is about quality.  Each stage is a process of its own.

@@ -17,6 +17,8 @@ from tqdm import tqdm
 from iqa_jax.files import naming, write_whole
 from iqa_jax.parallel import processes
 
+METRICS = "metrics.jsonl"
+
 
 def say(line: str) -> None:
     """Prints a line beside the progress bar; the first process alone does."""
@@ -46,9 +48,6 @@ def progress_bar(total: int, what: str, unit: str, *, initial: int = 0, leave: b
         file=sys.stderr if seen else _Nowhere(),
         disable=not processes.is_first(),
     )
-
-
-METRICS = "metrics.jsonl"
 
 
 class Log:

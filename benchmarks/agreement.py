@@ -1,16 +1,19 @@
 """Agreement of other measures with people, for the tables of docs/agreement.md.
 
-    pip install '.[report]' pytorch-msssim brisque[opencv-python-headless]
+    pip install '.[report]' pytorch-msssim brisque[opencv-python-headless] piq torchvision
     python benchmarks/agreement.py judged.csv --measure ms-ssim
+    python benchmarks/agreement.py judged.csv --measure vsi
     python benchmarks/agreement.py judged.csv --measure brisque      # NumPy below 2.3
 
 The table has the columns reference, distorted, mos (higher is better) and distortion; files are relative to
-it.  MS-SSIM is pytorch-msssim's on luma, BRISQUE that of the package brisque, negated, PSNR this project's.
-SSIM and the metrics of this project are measured by `evaluate`.
+it.  MS-SSIM is pytorch-msssim's on luma, BRISQUE that of the package brisque, negated, PSNR this project's;
+FSIM, VSI, HaarPSI, VIF (in pixels), GMSD and MDSI are piq's, the last two negated.  `evaluate` measures SSIM
+and the metrics of this project.
 """
 
 import csv
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -49,7 +52,22 @@ def luma_psnr() -> Callable[[np.ndarray, np.ndarray], float]:
     return lambda reference, distorted: float(psnr(reference, distorted))
 
 
-MEASURES = {"ms-ssim": ms_ssim, "brisque": brisque, "psnr": luma_psnr}
+def of_piq(name: str, sign: int) -> Callable[[np.ndarray, np.ndarray], float]:
+    need("piq", "piq torchvision")
+    import piq
+    import torch
+
+    def measure(reference, distorted):
+        images = (torch.tensor(image).permute(2, 0, 1)[None] / 255 for image in (reference, distorted))
+        return sign * float(getattr(piq, name)(*images))
+
+    return measure
+
+
+OF_PIQ = {"fsim": 1, "vsi": 1, "haarpsi": 1, "vif_p": 1, "gmsd": -1, "mdsi": -1}  # 1: higher is better
+MEASURES = {"ms-ssim": ms_ssim, "brisque": brisque, "psnr": luma_psnr} | {
+    name: partial(of_piq, name, sign) for name, sign in OF_PIQ.items()
+}
 
 
 def main(

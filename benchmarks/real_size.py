@@ -182,9 +182,10 @@ def main(
     lines += [
         "",
         f"{pairs:,} pairs of {references} references and {tests:,} test pairs of 288 x 288; prepared: "
-        f"{prepared / 1e9:.2f} GB.  Whole commands, with starting, compiling and, in training, decoding, "
-        f"validation and checkpoints; on {os.cpu_count()} {platform.machine()} cores, {memory:.0f} GiB of "
-        f"memory, a disk of {disk.total / 2**30:,.0f} GiB, Python {platform.python_version()}, {versions}.",
+        f"{prepared / 1e9:.2f} GB. The seconds are those of whole commands. They include starting, compiling "
+        "and, in training, decoding, validation and checkpoints. Measured on "
+        f"{os.cpu_count()} {platform.machine()} cores, {memory:.0f} GiB of memory, a disk of "
+        f"{disk.total / 2**30:,.0f} GiB, Python {platform.python_version()}, {versions}.",
     ]
     put_out("\n".join(lines) + "\n", output)
 

@@ -24,7 +24,8 @@ def need(package: str, install: str = "-r requirements-dev.txt") -> None:
 
 
 def put_out(text: str, output: Path | None) -> None:
-    """Prints a table and, if asked, writes it to a file."""
+    """Prints a table and, if asked, writes it to a file; what the file says above its first table stays."""
     print(text)
     if output:
-        output.write_text(text)
+        page = output.read_text() if output.exists() else ""
+        output.write_text(page[: f"\n{page}\n|".find("\n|")] + text)

@@ -228,11 +228,12 @@ def main(
         f"Medians of {rounds} rounds of {steps} steps of {BATCH} pairs on {jax.devices()[0].device_kind} "
         f"({os.cpu_count()} {platform.machine()} cores), Python {platform.python_version()}, {versions}.",
         "",
-        f"A step is {flops / 1e9:.0f} GFLOP and moves {moved / 2**20:.0f} MiB at least. The roofline is the "
-        "larger of both over what matrix products and copies reach here: "
+        f"A step computes {flops / 1e9:.0f} GFLOP and moves at least {moved / 2**20:.0f} MiB. The roofline "
+        "is the shortest time that this could take at the rates that matrix products and copies reach on "
+        "this machine ("
         + "; ".join(f"{d}: {r[0] / 1e9:,.0f} GFLOP/s, {r[1] / 1e9:.0f} GB/s" for d, r in rates.items())
-        + f". At the best of these rates the paper's recipe ({RECIPE_PAIRS:,} pairs) takes "
-        f"{RECIPE_PAIRS / BATCH * best / 3600:.1f} hours here.",
+        + f"). At the best measured rate, the paper's recipe ({RECIPE_PAIRS:,} pairs) takes "
+        f"{RECIPE_PAIRS / BATCH * best / 3600:.1f} hours on this machine.",
     ]
     put_out("\n".join(lines) + "\n", output)
 

@@ -101,6 +101,40 @@ def test_python_snippets_run(code, tmp_path, monkeypatch):
     assert score is None or np.isfinite(score).all()
 
 
+# Pages
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_a_page_has_a_title_a_sentence_below_it_and_a_place_in_the_index(page):
+    title, _, sentence, *_ = page.read_text().splitlines()
+    assert title.startswith("# ") and re.match("[A-Z]", sentence)
+    index = ROOT / "docs" / "README.md"
+    assert page.name == "README.md" or f"]({page.name})" in index.read_text()
+
+
+def anchors(page: Path) -> set[str]:
+    """What a link can name on a page, as GitHub makes it of the headings."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_links_lead_to_files_and_headings(page):
+    for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+        path, _, anchor = link.partition("#")
+        target = page.parent / path if path else page
+        assert link.startswith("https://") or target.exists(), link
+        assert not anchor or anchor in anchors(target), link
+
+
+@pytest.mark.quick
+def test_the_picture_of_the_readme_is_small():
+    (picture,) = re.findall(r"!\[[^]]+\]\(([^)]+)\)", (ROOT / "README.md").read_text())
+    assert (ROOT / picture).stat().st_size < 300_000
+
+
 # Numbers
 
 
@@ -116,8 +150,8 @@ def counted() -> list[tuple[str, str]]:
     pairs, versions = photographs * types * 5, types * 5
     parts = 4 * len([n for n in (*iqa_demo.PHOTOGRAPHS, *iqa_demo._MORE) if n not in iqa_demo.VALIDATION])
     return [
-        ("README.md", f"five levels, {pairs} pairs; `chelsea`, `china` and `coffee` are held out"),
-        ("README.md", f"SRCC on the {held_out * versions} held-out pairs"),
+        ("docs/training.md", f"five levels, {pairs} pairs; `chelsea`, `china` and `coffee` are held out"),
+        ("docs/training.md", f"SRCC on the {held_out * versions} held-out pairs"),
         ("docs/agreement.md", f"({held_out * versions} pairs)"),
         ("docs/datasets.md", f"| `iqa_demo` | {pairs} | {photographs} |"),
         ("docs/datasets.md", f"| `iqa_demo_unlabelled` | {parts * types}, without labels | {parts} |"),

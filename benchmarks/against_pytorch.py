@@ -1,10 +1,10 @@
-"""Seconds per training step and per ten-crop pair on CPU, ours and PyTorch's in turns.
+"""Seconds of a training step and of a ten-crop pair on a CPU, for iqa_jax and PyTorch.
 
     python benchmarks/against_pytorch.py --output docs/against_pytorch.md
 
-A step is the one that `train.py` takes, without the rotation: forward, backward, Adam, dropout.
-PyTorch runs the same models from `tests/torch_reference.py`, on the same weights: "eager" as
-written, and "channels last" with the images and the weights in that memory format.  Scoring is
+The contestants take turns. A step is the one that `train.py` takes, without the rotation: forward,
+backward, Adam, dropout. PyTorch runs the same models from `tests/torch_reference.py` on the same weights.
+"Eager" runs them as written; "channels last" stores images and weights in that memory format. Scoring runs
 under `torch.inference_mode`.
 """
 
@@ -152,11 +152,11 @@ def table(results: dict[str, dict[str, dict[str, float]]], batch: int) -> str:
 
 
 def main(
-    rounds: Annotated[int, typer.Option(min=1, help="Times that each is measured, in turns.")] = 9,
+    rounds: Annotated[int, typer.Option(min=1, help="How often each contestant is measured.")] = 9,
     small: Small = False,
     output: Output = None,
 ) -> None:
-    """Measure seconds per training step and per ten-crop pair, ours and PyTorch's."""
+    """Measure a training step and a ten-crop pair of iqa_jax and PyTorch."""
     names, rounds, batch = (["iqa_transformer"], 1, 2) if small else ([*MODELS], rounds, 16)
     with tqdm(total=2 * rounds * len(names), unit="round") as bar:
         text = table({name: measure(name, rounds, batch, bar) for name in names}, batch)

@@ -2,8 +2,8 @@
 
     python benchmarks/bfloat16.py --output docs/bfloat16.md
 
-Runs of `configs/conformer.py:demo`, one for each dtype and seed.  They lie in --workdir, so that what is done
-stays done.
+Trains `configs/conformer.py:demo` once for each dtype and seed.  The runs are kept in --workdir; run the same
+command again to resume.
 """
 
 import json

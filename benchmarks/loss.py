@@ -2,8 +2,8 @@
 
     python benchmarks/loss.py
 
-The metric of the package and an IQA Conformer on Inception-ResNet-v2, whose weights are drawn (they change
-neither time nor memory).  Each case is a process of its own, so that its memory can be told.
+Measures the shipped metric, and an IQA Conformer on Inception-ResNet-v2 with random weights, which change
+neither time nor memory.  Each case runs in its own process, so that its memory can be measured.
 """
 
 import multiprocessing
@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 from tables import Output, Small, put_out
 
-METRICS = {"package": "the package's, full reference", "inception": "IQA Conformer, Inception-ResNet-v2"}
+METRICS = {"package": "shipped full-reference metric", "inception": "IQA Conformer on Inception-ResNet-v2"}
 
 
 def measured(name: str, side: int, windows: int | None) -> tuple[float, float]:

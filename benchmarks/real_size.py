@@ -1,13 +1,13 @@
-"""PIPAL at its full size, from preparing to the submission: seconds, rates and peak memory of each stage.
+"""PIPAL at its real size, from preparation to the submission: seconds, rates and peak memory of each stage.
 
     python benchmarks/real_size.py --output docs/real_size.md
     python benchmarks/real_size.py --references 4 --per-reference 6 --test-per-reference 3 --shard-mib 1
 
 Makes a PIPAL with the real names and sizes (200 references, 23,200 distorted images of 288 x 288, 25 x 66
-test pairs), its distorted images links to a few, so that the source takes little room, and runs the
-README's commands on it: preparing, some steps of the paper's recipe with the images in each place,
-evaluation of the last fifth and the submission.  The labels are made up and the backbone is random: nothing
-here is about quality.  Each stage is a process of its own.
+test pairs), whose distorted images are links to a few files, so that it needs little disk.  Then runs the
+project's commands on it: preparation, some steps of the paper's recipe with the images in each place,
+evaluation of the last fifth, and the submission.  The labels are made up and the backbone is random, so that
+nothing here measures quality.  Each stage runs in its own process.
 """
 
 import os
@@ -87,11 +87,13 @@ def main(
     references: Annotated[int, typer.Option(min=5, help="Training references.")] = 200,
     per_reference: Annotated[int, typer.Option(min=1, max=116, help="Distorted images of each.")] = 116,
     test_per_reference: Annotated[int, typer.Option(min=1, help="Test pairs of each of 25.")] = 66,
-    steps: Annotated[int, typer.Option(min=1, help="Of training, for each place of the images.")] = 20,
-    backbone: Annotated[str, typer.Option(help="Of the model.")] = "inception_resnet_v2",
-    shard_mib: Annotated[int, typer.Option(min=0, help="The writer's bound; its own if 0.")] = 0,
+    steps: Annotated[int, typer.Option(min=1, help="Training steps for each place of the images.")] = 20,
+    backbone: Annotated[str, typer.Option(help="The model's backbone.")] = "inception_resnet_v2",
+    shard_mib: Annotated[
+        int, typer.Option(min=0, help="Largest size of a shard; 0: the writer's default.")
+    ] = 0,
     work_dir: Annotated[
-        Path | None, typer.Option(help="Where everything is made; removed at the end.")
+        Path | None, typer.Option(help="Folder for all files; they are removed at the end.")
     ] = None,
     output: Output = None,
 ) -> None:

@@ -1,13 +1,13 @@
-"""Seconds and memory of scoring on CPU, ours and PyTorch's in turns.
+"""Seconds and memory of scoring on a CPU, for iqa_jax and PyTorch.
 
     python benchmarks/scoring.py --output docs/scoring_speed.md
 
-Three tasks on the IQA Conformer with Inception-ResNet-v2: a ten-crop pair; one reference with 66
-distorted versions, as in PIPAL's test set, ten crops each; a folder of 12-megapixel JPEG files and their
-references, in the windows of the grid.  PyTorch runs `tests/torch_reference.py`: "eager" is what the
-original does, a pair at a time; "careful" has channels-last images and weights, `torch.inference_mode` and
-`torch.compile`, and computes a reference's features once.  Each contestant is a process of its own, so that
-its memory can be told.
+The contestants take turns in three tasks on the IQA Conformer with Inception-ResNet-v2: a ten-crop pair; one
+reference with 66 distorted versions, as in PIPAL's test set, ten crops each; a folder of 12-megapixel JPEG
+files and their references, in the windows of the grid.  PyTorch runs `tests/torch_reference.py`.  "Eager"
+does what the original does, one pair at a time.  "Careful" uses channels-last images and weights,
+`torch.inference_mode` and `torch.compile`, and computes a reference's features once.  Each contestant runs in
+its own process, so that its memory can be measured.
 """
 
 import contextlib
@@ -181,11 +181,11 @@ def table(results: dict, titles: dict[str, str]) -> str:
 
 
 def main(
-    rounds: Annotated[int, typer.Option(min=1, help="Times that each is measured, in turns.")] = 9,
+    rounds: Annotated[int, typer.Option(min=1, help="How often each contestant is measured.")] = 9,
     small: Small = False,
     output: Output = None,
 ) -> None:
-    """Measure seconds and memory of scoring, ours and PyTorch's."""
+    """Measure seconds and memory of scoring with iqa_jax and PyTorch."""
     need("torch")
     contestants = [who for who in CONTESTANTS if not small or "careful" not in who]  # nothing to compile
     size, versions, rounds = (SMALL_PHOTOGRAPH, 2, 1) if small else (PHOTOGRAPH, 66, rounds)

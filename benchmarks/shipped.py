@@ -1,9 +1,10 @@
-"""Seconds that the metrics of the package take on a CPU, beside other weights, in turns.
+"""Seconds of the shipped metrics on a CPU, and of other weights.
 
     python benchmarks/shipped.py --beside runs/conformer      # a run of configs/conformer.py:demo
 
-Three tasks: a pair of 288 x 288 pixels in memory; a pair of 12-megapixel JPEG files with decoding; the
-command `score` for a pair of 288 x 288 from its start, its programs compiled before.
+The contestants take turns in three tasks: a pair of 288 x 288 pixels in memory; a pair of 12-megapixel JPEG
+files with decoding; the command `score` for a pair of 288 x 288 from its start, with programs compiled
+before.
 """
 
 import os
@@ -48,12 +49,14 @@ def tasks(weights: str, folder: Path) -> list:
 
 
 def main(
-    beside: Annotated[list[str] | None, typer.Option(help="Other weights, as often as needed.")] = None,
-    rounds: Annotated[int, typer.Option(min=1, help="Times that each is measured, in turns.")] = 9,
+    beside: Annotated[
+        list[str] | None, typer.Option(help="Other weights to measure; may be repeated.")
+    ] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="How often each contestant is measured.")] = 9,
     small: Small = False,
     output: Output = None,
 ) -> None:
-    """Measure the seconds of the metrics of the package."""
+    """Measure the seconds of the shipped metrics."""
     rounds, size = (1, SMALL_PHOTOGRAPH) if small else (rounds, PHOTOGRAPH)
     contestants = ["full-reference", "blind", *(beside or [])]
     with tempfile.TemporaryDirectory() as directory:

@@ -2,10 +2,10 @@
 
     python benchmarks/student.py --output docs/student_results.md
 
-For each seed: a teacher, then students of as many steps on as many labelled images, with the labels alone,
-with pseudo-labels, and with noise on the pseudo-labelled images too.  All are measured on the photographs
-that were held out.  Runs lie in --workdir, so that what is done stays done.  BRISQUE, the outside baseline,
-is the package `brisque`'s where it is installed; total variation needs nothing.
+Trains for each seed a teacher, then three students with the same number of steps on the same labelled
+images: with the labels alone, with pseudo-labels, and with noise on the pseudo-labelled images too.
+Measures all on the held-out photographs. The runs are kept in --workdir; run the same command again to
+resume. The baselines are total variation and, if the package `brisque` is installed, BRISQUE.
 """
 
 import os

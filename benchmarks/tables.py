@@ -13,7 +13,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]  # they run from a clone that is
 Output = Annotated[Path | None, typer.Option(help="Also write the table to this file.")]
 Small = Annotated[
     bool,
-    typer.Option("--small", help="Once and tiny, to see that it runs; its figures mean nothing."),
+    typer.Option("--small", help="Run once and tiny, to see that it works; its figures mean nothing."),
 ]
 
 

@@ -1,12 +1,12 @@
-"""Pairs a second in training, for each place of the images and each dtype, ours and PyTorch's in turns.
+"""Pairs a second in training, for each place of the images and each dtype, for iqa_jax and PyTorch.
 
     python benchmarks/training.py --output docs/training_speed.md
 
-The IQA Conformer on Inception-ResNet-v2, on the built-in set's training pairs (288 x 288), 16 a batch, with
-crops, flips and rotations; the weights are those of the tests.  Everything runs on JAX's and PyTorch's
-default device, so that the same command measures a GPU.  PyTorch "eager" is the original's way: images
-decoded in the loop, autocast where the dtype is bfloat16; "compiled" is `torch.compile` on crops that lie on
-the device already.  PyTorch does not rotate.
+The contestants take turns in training the IQA Conformer on Inception-ResNet-v2, on the built-in set's
+training pairs (288 x 288), 16 a batch, with crops, flips and rotations, from the weights of the tests. All
+run on the default device of JAX and PyTorch, so that the same command measures a GPU. PyTorch "eager"
+decodes images in the loop as the original does, and uses autocast for bfloat16; "compiled" is
+`torch.compile` on crops that are already on the device. PyTorch does not rotate.
 """
 
 import contextlib
@@ -101,7 +101,7 @@ class Ours:
 
 
 class PyTorch:
-    """The tests' implementation: as the original trains it, or compiled on crops that are there."""
+    """The tests' implementation: as the original trains it, or compiled, on crops that are on the device."""
 
     def __init__(self, compiled: bool, dtype: str, source: PairSource):
         import torch
@@ -164,12 +164,12 @@ def peaks(dtype: str) -> tuple[float, float]:
 
 
 def main(
-    rounds: Annotated[int, typer.Option(min=1, help="Times that each is measured, in turns.")] = 5,
+    rounds: Annotated[int, typer.Option(min=1, help="How often each contestant is measured.")] = 5,
     steps: Annotated[int, typer.Option(min=1, help="Steps of a measurement.")] = 4,
     small: Small = False,
     output: Output = None,
 ) -> None:
-    """Measure training on this machine's default device, ours and PyTorch's."""
+    """Measure training with iqa_jax and PyTorch on the default device."""
     source = PairSource(prepare("iqa_demo"), "train")
     rounds, steps, dtypes = (1, 1, ["float32"]) if small else (rounds, steps, ["float32", "bfloat16"])
     makers = {}

@@ -2,10 +2,10 @@
 
     python examples/denoise.py --weights runs/conformer --judge runs/transformer
 
-Crops of the built-in set's training photographs get Gaussian noise; a network of five convolutions learns to
-take it away, once by mean squared error alone and once with `metric.loss` added.  The table has the three
-photographs that were held out, noisy and restored by each network; a second metric, which no network was
-trained with, judges whether the first was only gamed.
+Adds Gaussian noise to crops of the built-in set's training photographs. A network of five convolutions
+learns to remove it, once by mean squared error alone and once with `metric.loss` added. The table shows the
+three held-out photographs, noisy and restored by each network. A second metric, with which no network was
+trained, judges whether a network only learned to fool the first.
 """
 
 import sys
@@ -82,8 +82,8 @@ def train(metric, photographs: np.ndarray, *, share: float, steps: int, batch_si
 
 def main(
     weights: Annotated[str, typer.Option(help="What `iqa_jax.load` takes.")] = "full-reference",
-    judge: Annotated[Path | None, typer.Option(help="Another metric, for the table alone.")] = None,
-    steps: Annotated[int, typer.Option(min=1, help="How long each training is.")] = 300,
+    judge: Annotated[Path | None, typer.Option(help="A second metric that only judges.")] = None,
+    steps: Annotated[int, typer.Option(min=1, help="Steps of each training.")] = 300,
     share: Annotated[
         float, typer.Option(help="Weight of the metric's loss beside the squared error.")
     ] = 3e-4,

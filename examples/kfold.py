@@ -1,10 +1,9 @@
-"""Trains on ten divisions of a data set by reference and tells the medians, as papers do.
+"""Trains on ten splits of a data set by reference and prints the medians, as papers report them.
 
     python examples/kfold.py kadid10k --data-dir /data --config conformer:demo --output runs/kadid10k
 
-Every split is trained and evaluated by the project's own commands, one after the other; what is done is not
-done again, so that the same command continues.  Options that are not known here go to `train`:
---config.num_epochs=3.
+Trains and evaluates on every split with the project's own commands, one after the other. Run the same
+command again to resume. Options that this script does not know go to `train`, as in --config.num_epochs=3.
 """
 
 import json
@@ -24,13 +23,13 @@ _ROOT = Path(__file__).resolve().parent.parent  # of the clone, which need not b
 def main(
     context: typer.Context,
     name: Annotated[str, typer.Argument(help="Data set.")],
-    data_dir: Annotated[str, typer.Option(help="Where it was prepared.")],
+    data_dir: Annotated[str, typer.Option(help="Folder in which it was prepared.")],
     output: Annotated[Path, typer.Option(help="Directory for splits, runs and evaluations.")],
     config: Annotated[str, typer.Option(help="The recipe.")] = "conformer:demo",
-    folds: Annotated[int, typer.Option(min=1, help="How many divisions.")] = 10,
+    folds: Annotated[int, typer.Option(min=1, help="How many splits.")] = 10,
     train: Annotated[float, typer.Option(help="Share of the references to train on.")] = 0.8,
 ) -> None:
-    """Trains on several divisions of a data set and tells the median of each measure."""
+    """Train on several splits of a data set and print the median of each measure."""
     place = ["--data-dir", data_dir]
     same_recipe(output, {"data set": name, "config": config, "train": train, "options": context.args})
     command("splits", name, *place, "--seeds", folds, "--train", train, "--output", output / "splits")

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# A teacher, its pseudo-labels and a student on the built-in set; evaluates both.  Under 25 minutes on two cores.
+# Trains a teacher and a student on the built-in set and evaluates both.  Takes under 25 minutes on two cores.
 #     bash examples/student.sh [RUNS [--config.FIELD=VALUE …]]    fields for both trainings
 set -euo pipefail
 cd "$(dirname "$0")/.."

@@ -1,4 +1,4 @@
-"""The model card of a metric: what it was made of, how far it agrees with people, what it is not good for."""
+"""The model card of a metric: its training data, its agreement with people, and where it fails."""
 
 import csv
 import json

@@ -1,8 +1,8 @@
 """What people would say of each pair: KADID-10k's means of types and levels, and measures for the rest.
 
-KADID-10k tells how good a type and level is on average; how much a photograph hides or shows, and how good
-the types are that it lacks, is told by measures.  Each measure is brought to KADID-10k's scale by matching
-quantiles (no regression, which would draw everything to the middle) and they are averaged:
+KADID-10k says how good a type and level is on average.  Classical measures say how much of a distortion a
+photograph hides, and how good the types are that KADID-10k lacks.  Quantile matching brings each measure to
+KADID-10k's scale (regression would draw everything to the middle), and the measures are averaged:
 
   typed      maps of one KADID-10k type: keep its place on the scale, tell photographs apart
   generic    maps of all types that add or take detail

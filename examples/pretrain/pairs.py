@@ -1,6 +1,6 @@
 """Makes the pairs: parts of photographs, distorted, measured, cut into the windows that models look at.
 
-One file a part, `pairs/NNN_W.npz`, so that a second start continues an interrupted one:
+Writes one file for each part, `pairs/NNN_W.npz`, so that the same command resumes:
 
   reference   (6, 192, 192, 3) uint8, the windows of the grid that covers 512 x 384
   distorted   (N, K, 192, 192, 3) uint8, K of the same windows of each distorted version

@@ -1,4 +1,4 @@
-"""How the metrics of the package are trained, both light models on EfficientNet-Lite0's first stages.
+"""The recipes of the shipped metrics, two light models on EfficientNet-Lite0's first stages.
 
 train.py --config examples/pretrain/recipe.py:conformer
 train.py --config examples/pretrain/recipe.py:student --config.teacher=RUN
@@ -32,7 +32,7 @@ def get_config(recipe: str) -> ConfigDict:
         c.num_epochs = 3
         return c
     c.taps = "stage1,stage2,stage3,stage4"
-    # The teacher scores all windows anew: what it saw in both images goes beyond the labels.
+    # The teacher scores the labelled windows too: what it sees in both images goes beyond the labels.
     c.unlabelled, c.unlabelled_split = "pairs/windows", "train"
     c.pseudo_crops = "center"  # a window is one crop
     c.pseudo_weight = 0.5

@@ -1,9 +1,9 @@
-"""Makes both metrics of the package from nothing: photographs, pairs, training, the folders to ship.
+"""Makes both shipped metrics from scratch: photographs, pairs, training, the folders to ship.
 
     python examples/pretrain/run.py --commons DIR --debian DIR --output DIR
 
-Every step goes on where it was stopped.  Needs `iqa_jax[all]`, 25 GB of disk and 8 GB of memory; on two CPU
-cores 20 to 60 minutes for the pairs, 20 to 40 for each model.
+Run the same command again to resume.  Needs all extras, 25 GB of disk and 8 GB of memory.  On two CPU cores
+it takes 20 to 60 minutes for the pairs and 20 to 40 for each model.
 """
 
 import argparse

@@ -53,7 +53,7 @@ def test_the_files_are_small_and_complete(name):
     kept = {"full-reference": "float16", "blind": "float32"}[name]
     assert {array.dtype.name for array in load_file(folder / FILE).values()} == {kept}
     card = (folder / CARD).read_text()
-    for heading in ("Data", "Recipe", "Agreement", "Not good for", "Licence"):
+    for heading in ("Data", "Recipe", "Agreement", "Where it fails", "Licence"):
         assert f"## {heading}" in card
     config, _, record = read_any(name)
     assert (config.mos_low, config.mos_high) == (1, 5) and record["card"].endswith(CARD)

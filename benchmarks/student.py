@@ -21,7 +21,7 @@ import numpy as np
 import typer
 from tables import ROOT, Output, Small, put_out
 
-from iqa_jax.data.datasets import prepare
+from iqa_jax.data.preparation import prepare_dataset
 from iqa_jax.data.source import PairSource
 from iqa_jax.evaluation.agreement import correlations
 from iqa_jax.evaluation.baselines import luma
@@ -103,7 +103,7 @@ def main(
 ) -> None:
     """Train teachers and students over seeds and compare them."""
     keep_programs()
-    source = PairSource(prepare("iqa_demo"), "validation[:5%]" if small else "validation")
+    source = PairSource(prepare_dataset("iqa_demo"), "validation[:5%]" if small else "validation")
     seeds, crops, workdir = (1, "center", workdir / "small") if small else (seeds, "ten", workdir)
     images = [source.distorted_image(position) for position in range(len(source))]
     lines = ["| | PLCC | SRCC | SRCC of each seed |", "|---|---:|---:|---:|"]

@@ -29,7 +29,7 @@ need("torch")
 
 import reference
 
-from iqa_jax.data.datasets import prepare
+from iqa_jax.data.preparation import prepare_dataset
 from iqa_jax.data.source import PairSource
 from iqa_jax.models import split_model
 from iqa_jax.ops.augment import Cropping
@@ -170,7 +170,7 @@ def main(
     output: Output = None,
 ) -> None:
     """Measure training on this machine's default device, ours and PyTorch's."""
-    source = PairSource(prepare("iqa_demo"), "train")
+    source = PairSource(prepare_dataset("iqa_demo"), "train")
     rounds, steps, dtypes = (1, 1, ["float32"]) if small else (rounds, steps, ["float32", "bfloat16"])
     makers = {}
     for dtype in dtypes:

@@ -38,12 +38,14 @@ def prepare(
 
     Example: python -m iqa_jax prepare kadid10k --manual-dir ~/Downloads/kadid10k
     """
-    from iqa_jax.data import datasets
+    from iqa_jax.data.datasets.overview import summary
+    from iqa_jax.data.datasets.pairs import TableOptions
+    from iqa_jax.data.preparation import prepare_dataset
 
     options = None
     if scale or average_opinions:
-        options = datasets.TableOptions(_ends_of(scale), average_opinions)
-    builder = datasets.prepare(
+        options = TableOptions(_ends_of(scale), average_opinions)
+    builder = prepare_dataset(
         name,
         data_dir=data_dir or None,
         manual_dir=manual_dir,
@@ -51,7 +53,7 @@ def prepare(
         check=True,
         force=force,
     )
-    found = datasets.summary(builder)
+    found = summary(builder)
     rows = [
         [split, *(part[k] for k in ("pairs", "references", "min", "max", "mean", "std"))]
         for split, part in found["splits"].items()
@@ -210,9 +212,9 @@ def opened(name: str, split: str, data_dir: str, splits: Path | None = None, *, 
     """The pairs of a split of a data set, or of the validation part of a file of splits."""
     if split and splits:
         raise UserError("--split and --splits: give one of them")
-    from iqa_jax.data.datasets import prepare
+    from iqa_jax.data.preparation import prepare_dataset
     from iqa_jax.data.source import PairSource
     from iqa_jax.data.splits import part_of_splits
 
-    builder = prepare(name, data_dir=data_dir or None)
+    builder = prepare_dataset(name, data_dir=data_dir or None)
     return part_of_splits(builder, splits, "validation") if splits else PairSource(builder, split or default)

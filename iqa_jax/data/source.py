@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 import tensorflow_datasets as tfds
 
-from iqa_jax.data.datasets import REFERENCES, PairBuilder, Score
+from iqa_jax.data.datasets.base import REFERENCES, PairBuilder, Score
 from iqa_jax.data.datasets.prepared import Images
 from iqa_jax.data.images import decode_image
 from iqa_jax.errors import DataError
@@ -67,7 +67,7 @@ class PairSource:
         """Opens `split`.
 
         Args:
-          builder: prepared (`iqa_jax.data.datasets.prepare`).
+          builder: prepared (`iqa_jax.data.preparation.prepare_dataset`).
           split: a split's name or a slice of one, as in tensorflow-datasets: `train[:80%]`.
           references: keep only the pairs of these references.
           part: what to call them, after the split's name.

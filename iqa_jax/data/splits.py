@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from iqa_jax.data.datasets import REFERENCES, PairBuilder
+from iqa_jax.data.datasets.base import REFERENCES, PairBuilder
 from iqa_jax.data.source import PairSource
 from iqa_jax.errors import DataError
 from iqa_jax.files import local_path, open_regular

@@ -337,9 +337,9 @@ def test_labels_that_do_not_vary_are_refused(tmp_path):
     rows = table.read_text().splitlines()
     constant = [",".join([*row.split(",")[:2], " 3", *row.split(",")[3:]]) for row in rows[1:]]
     table.write_text("\n".join([rows[0], *constant]) + "\n")
-    from iqa_jax.data.datasets import prepare
+    from iqa_jax.data.preparation import prepare_dataset
 
-    prepare("pairs", data_dir=tmp_path, manual_dir=table)
+    prepare_dataset("pairs", data_dir=tmp_path, manual_dir=table)
     with pytest.raises(DataError, match="every label is 3; expected labels that vary"):
         run(tmp_path, dataset="pairs/mine", train_split="train[:50%]", validation_split="train[50%:]")
 

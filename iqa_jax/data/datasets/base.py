@@ -128,7 +128,7 @@ class PairBuilder(FileReaderBuilder):
     `MANUAL_DOWNLOAD_INSTRUCTIONS`, `FOLDERS` and `MARKS`.
 
     Attributes:
-      source: the downloaded folder or file, None for a set that needs none; `prepare` sets it.
+      source: the downloaded folder or file, None for a set that needs none; `prepare_dataset` sets it.
       place: the folder that the prepared set comes to lie in, for messages, while it is made elsewhere.
       WHOLE: labelled pairs and references of the published set, None where there is no such thing.
       FOLDERS: what the downloaded folder is usually called.

@@ -137,6 +137,7 @@ class PairBuilder(FileReaderBuilder):
 
     VERSION = tfds.core.Version("1.1.0")
     RELEASE_NOTES = {"1.1.0": "Sizes are those after the EXIF orientation; references have a digest."}
+    code_path = None  # tensorflow-datasets looks for it with importlib_resources, which it does not declare
     source: Path | None = None
     place: Path | None = None
     _contents: Contents | None = None

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from iqa_jax.cli.options import DataDir, Json, Splits, numbers_of
+from iqa_jax.cli.options import DataDir, Json, Splits, arguments_as_options, numbers_of
 from iqa_jax.cli.output import progress_bar, put_out, remark, table_of
 from iqa_jax.errors import DataError, UserError
 from iqa_jax.files import new_directory, output_file, writable_directory, write_whole
@@ -45,31 +45,32 @@ def prepare(
     options = None
     if scale or average_opinions:
         options = TableOptions(_ends_of(scale), average_opinions)
-    builder = prepare_dataset(
-        name,
-        data_dir=data_dir or None,
-        manual_dir=manual_dir,
-        options=options,
-        check=True,
-        force=force,
-    )
-    found = summary(builder)
+    with arguments_as_options("manual_dir", "average_opinions"):
+        builder = prepare_dataset(
+            name,
+            data_dir=data_dir or None,
+            manual_dir=manual_dir,
+            options=options,
+            check=True,
+            force=force,
+        )
+    overview = summary(builder)
     rows = [
         [split, *(part[k] for k in ("pairs", "references", "min", "max", "mean", "std"))]
-        for split, part in found["splits"].items()
+        for split, part in overview["splits"].items()
     ]
     header = ["split", "pairs", "references", "min", "max", "mean", "std"]
-    types = {kind: None for part in found["splits"].values() for kind in part["distortions"]}
+    types = {kind: None for part in overview["splits"].values() for kind in part["distortions"]}
     notes = [
-        f"labels: {found['score']['kind']}, "
-        f"{'higher' if found['score']['higher_is_better'] else 'lower'} is better",
+        f"labels: {overview['score']['kind']}, "
+        f"{'higher' if overview['score']['higher_is_better'] else 'lower'} is better",
         f"distortion types: {_shortened(list(types)) or 'not told'}",
     ]
     if not builder.paired:
         notes.append("no column reference: single images, for models that need no reference")
-    if found.get("deviation"):
-        notes.append(found["deviation"])
-    put_out(found, as_json, table_of(f"{name}, in {builder.data_dir}", header, rows), *notes)
+    if overview["deviation"]:
+        notes.append(overview["deviation"])
+    put_out(overview, as_json, table_of(f"{name}, in {builder.data_dir}", header, rows), *notes)
 
 
 def _ends_of(scale: str) -> tuple[float, float] | None:
@@ -79,9 +80,9 @@ def _ends_of(scale: str) -> tuple[float, float] | None:
     from iqa_jax.data.numerals import AmbiguousNumber, numbers
 
     end = r"([+\-\u2212]?[\d.,'’]+?)"
-    found = re.fullmatch(rf"{end}(?:-|–|\.\.|:){end}", scale.replace(" ", ""))
+    ends = re.fullmatch(rf"{end}(?:-|–|\.\.|:){end}", scale.replace(" ", ""))
     try:
-        low, high = numbers(found.groups()) if found else (None, None)
+        low, high = numbers(ends.groups()) if ends else (None, None)
     except AmbiguousNumber as error:
         raise DataError(f"--scale {scale}: {error}") from None
     if low is None or high is None:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from PIL import Image
 
 from iqa_jax.data.images import from_pillow, read_image
@@ -46,7 +47,7 @@ def images_of(given: Given, name: str) -> np.ndarray:
         given = read_image(given)
     elif isinstance(given, Image.Image):
         given = from_pillow(given)
-    if isinstance(given, jax.core.Tracer):
+    if isinstance(given, Tracer):
         raise UserError(
             f"{name}: traced by jax.jit, jax.vmap or jax.grad; a metric scores arrays whose values are "
             "known: inside a transformed function, use metric.loss"
@@ -83,7 +84,7 @@ def traceable(images: Array, name: str) -> Array:
       UserError: see there; files are not taken.
     """
     _check_kind(images, name)
-    if isinstance(images, jax.core.Tracer):
+    if isinstance(images, Tracer):
         return images
     if isinstance(images, np.ndarray) or images.is_fully_addressable:  # else other processes have a part
         host = _on_host(images, name)
@@ -117,7 +118,7 @@ def mask_of(given: Given, images: Array) -> np.ndarray:
     """
     if isinstance(given, str | os.PathLike | Image.Image):
         given = read_mask(given)
-    if isinstance(given, jax.core.Tracer):
+    if isinstance(given, Tracer):
         raise UserError("mask: traced by jax.jit, jax.vmap or jax.grad; a mask's values have to be known")
     if not isinstance(given, np.ndarray | jax.Array):
         raise UserError(f"mask: a {type(given).__name__}; {_WANTED_MASK}, or an image file")

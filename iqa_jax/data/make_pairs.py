@@ -135,13 +135,13 @@ def _names(
     if len(set(names.values())) < len(names):
         root = os.path.commonpath([path.absolute().parent for path in photographs])
         names = {path: path.absolute().relative_to(root).with_suffix("").as_posix() for path in photographs}
-    wanted, taken = {_key(name) for name in names.values()}, _Taken(plan)
+    wanted, used = {_key(name) for name in names.values()}, _UsedNames(plan)
     changed = []
     for number, (path, name) in enumerate(names.items()):
         numbered = (f"{name}-{count}" for count in itertools.count(2))
         choices = itertools.chain([name], (choice for choice in numbered if _key(choice) not in wanted))
-        names[path] = next(choice for choice in choices if taken.has_room_for(choice, number))
-        taken.numbers[_key(names[path])] = number
+        names[path] = next(choice for choice in choices if used.has_room_for(choice, number))
+        used.numbers[_key(names[path])] = number
         if names[path] != name:
             changed.append(f"{path.name} is {names[path]}")
     if changed:
@@ -150,7 +150,7 @@ def _names(
     return names
 
 
-class _Taken:
+class _UsedNames:
     """The names that photographs have, and so the files that they own."""
 
     def __init__(self, plan: Plan):

@@ -10,7 +10,8 @@ from PIL import ExifTags, Image
 from iqa_jax.data import colours
 from iqa_jax.data.colours import Space
 
-_TURNS = {
+# How to turn an image upright, by its orientation in EXIF.
+TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -22,6 +23,14 @@ _TURNS = {
 ORIENTATION = ExifTags.Base.Orientation
 NO_EXIF = "EXIF data that cannot be read are ignored"
 _WHITE_POINT, _PRIMARIES, _TRANSFER = 318, 319, 301  # tags of TIFF
+
+
+def colours_and_orientation(
+    image: Image.Image, say: Callable[[str], object]
+) -> tuple[bytes | Space | None, int]:
+    """The colours of an image, see `colours_of`, and its orientation as EXIF numbers it: 1 is upright."""
+    exif = exif_of(image, say)
+    return colours_of(image, exif, say), exif.get(ORIENTATION, 1)
 
 
 def exif_of(image: Image.Image, say: Callable[[str], object]) -> Image.Exif:
@@ -50,12 +59,6 @@ def exif_of_tiff(file: BinaryIO, say: Callable[[str], object]) -> Image.Exif:
     except Exception:  # as above
         say(NO_EXIF)
     return exif
-
-
-def upright(image: Image.Image, exif: Image.Exif) -> Image.Image:
-    """The image as it is to be looked at; the same one where it is so already."""
-    orientation = exif.get(ORIENTATION)
-    return image.transpose(_TURNS[orientation]) if orientation in list(_TURNS) else image
 
 
 def colours_of(image: Image.Image, exif: Image.Exif, say: Callable[[str], object]) -> bytes | Space | None:

@@ -170,7 +170,7 @@ def _usable(request: _Request, check: bool) -> tuple[PairBuilder | None, str]:
             reason = difference(builder, current)
         except Damaged as error:
             reason = f"prepared data are damaged ({error.what})"
-    table = builder.info.metadata.get("table")
+    table = builder.metadata.get("table")
     if reason and table and request.source and table != str(request.source.absolute()):
         raise DataError(
             f"{request.source}: {request.name} was prepared from {table}; give this table another "
@@ -183,7 +183,7 @@ def _make_writable(directory: Path, *, own: bool) -> None:
     try:
         writable_directory(directory)
     except UserError as error:
-        hint = "" if own else "; set IQA_JAX_CACHE, or give a data directory (--config.data_dir in training)"
+        hint = "" if own else "; set IQA_JAX_CACHE, or give a data directory"
         raise UserError(f"{error}{hint}") from None
 
 

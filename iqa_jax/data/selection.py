@@ -78,7 +78,7 @@ def listed(
             raise DataError(f"{pattern}: {missing}; expected {', '.join(EXTENSIONS)}{hint}")
         found.update((image.path, image) for image in sorted(images))
         within.update(image.path for image in images)
-    found.update((image.path, image) for image in together(single) if image.path not in within)
+    found.update((image.path, image) for image in below_shared_folder(single) if image.path not in within)
     return list(found.values())
 
 
@@ -209,7 +209,7 @@ def _sorted_out(entries: Iterable[_Entry]) -> tuple[list[Listed], dict[str, str]
     return images, passed
 
 
-def together(files: Sequence[Path]) -> list[Listed]:
+def below_shared_folder(files: Sequence[Path]) -> list[Listed]:
     """Files that are named one by one, as a shell's pattern names them, below the folder they share."""
     if not files:
         return []

@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from iqa_jax.data.datasets.base import REFERENCES, PairBuilder, Score
-from iqa_jax.data.datasets.prepared import Images
+from iqa_jax.data.datasets.prepared import EncodedImages
 from iqa_jax.data.images import decode_image
 from iqa_jax.errors import DataError
 
@@ -21,7 +21,7 @@ _KEPT_BYTES = 64 * 2**20  # of decoded references
 
 
 @dataclasses.dataclass(frozen=True)
-class Pair:
+class ImagePair:
     """A reference and one distorted version of it.
 
     Attributes:
@@ -76,11 +76,11 @@ class PairSource:
         """
         self.dataset = builder.asked_name
         self.split = f"{split} ({part})" if part else split
-        self.score = Score(**builder.info.metadata["score"])
+        self.score = Score(**builder.metadata["score"])
         self.paired = builder.paired
         base, start, stop = _slice(builder, split)
         self.base = base
-        table = builder.info.metadata["tables"][base]
+        table = builder.metadata["tables"][base]
         index = np.arange(start, stop)
         if references is not None:
             # Another system may have composed the accents of a name otherwise.
@@ -100,8 +100,9 @@ class PairSource:
         self.size = np.stack([np.asarray(table[side])[index] for side in ("height", "width")], axis=1)
         sign = 1 if self.score.higher_is_better else -1
         self.mos = sign * np.array([np.nan if m is None else m for m in table["mos"]])[index]
-        self._images, self._reference_images = Images(builder, base), Images(builder, REFERENCES)
-        known = builder.info.metadata["tables"][REFERENCES]
+        self._images = EncodedImages(builder, base)
+        self._reference_images = EncodedImages(builder, REFERENCES)
+        known = builder.metadata["tables"][REFERENCES]
         self._reference_position = {name: position for position, name in enumerate(known["name"])}
         self._digest = dict(zip(known["name"], known["digest"], strict=True))
         self._recent_references = _Recent(self._read_reference, _KEPT_BYTES)
@@ -133,11 +134,11 @@ class PairSource:
     def __len__(self) -> int:
         return len(self.index)
 
-    def __iter__(self) -> Iterator[Pair]:
+    def __iter__(self) -> Iterator[ImagePair]:
         return (self[position] for position in range(len(self)))
 
-    def __getitem__(self, position: int) -> Pair:
-        return Pair(
+    def __getitem__(self, position: int) -> ImagePair:
+        return ImagePair(
             index=int(self.index[position]),
             reference=self.reference_image(self.reference[position]),
             distorted=self.distorted_image(position),

@@ -67,11 +67,6 @@ def part_to_evaluate(
         else:
             source = PairSource(builder, validation["split"])
         return source, "what the run was validated on"
-    training = record.get("training") or {}
-    if training.get("dataset") == name:  # a run that began before its data were recorded
-        if training.get("splits"):
-            return part_of_splits(builder, training["splits"], "validation"), "what the run was validated on"
-        return PairSource(builder, training["validation_split"]), "what the run was validated on"
     if name in _HELD_OUT:
         return PairSource(builder, _HELD_OUT[name]), "what the default recipes hold out"
     present = [name for name in builder.info.splits if name != REFERENCES]

@@ -11,7 +11,7 @@ import unicodedata
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from iqa_jax.files import open_regular
 
@@ -52,16 +52,16 @@ def csv_rows(
       aliases: other names of columns, and what to call them.
     """
     text = _text(path, problems)
-    found = _Found()
+    table = _Table()
     for delimiter in sorted(_DELIMITERS, key=text.count, reverse=True):
         try:
-            found = _by_column(_cells(text, delimiter), columns, aliases)
+            table = _by_column(_cells(text, delimiter), columns, aliases)
         except csv.Error as error:
             problems.append(f"{path.name}: {error}; expected a CSV file")
             return []
-        if found.names is not None:
+        if table.names is not None:
             break
-    return _reported(path, found, columns, problems)
+    return _reported(path, table, columns, problems)
 
 
 def sheet_rows(
@@ -95,7 +95,7 @@ def _sheet_cells(file: BinaryIO, sheet: str) -> Iterator[tuple[int, list[str]]]:
 
     def rows(data_only: bool) -> Iterator[tuple]:
         book = openpyxl.load_workbook(file, data_only=data_only, read_only=True)
-        chosen = book[sheet] if sheet in book.sheetnames else book.active
+        chosen: Any = book[sheet] if sheet in book.sheetnames else book.active
         chosen.reset_dimensions()  # rows end with their own last cell, not with the sheet's
         return chosen.iter_rows(values_only=True)
 
@@ -192,7 +192,7 @@ def _cells(text: str, delimiter: str) -> list[tuple[int, list[str]]]:
     return [(reader.line_num, [cell.strip() for cell in row]) for row in reader]
 
 
-class _Found:
+class _Table:
     """What a table holds: its columns, rows, surplus cells, and its first line."""
 
     def __init__(self) -> None:
@@ -204,23 +204,23 @@ class _Found:
 
 def _by_column(
     cells: Iterable[tuple[int, list[str]]], columns: Sequence[str], aliases: Mapping[str, str]
-) -> _Found:
-    found = _Found()
+) -> _Table:
+    table = _Table()
     for number, row in cells:
         if not any(row):
             continue
-        found.first = found.first or row
-        if found.names is None:
+        table.first = table.first or row
+        if table.names is None:
             lower = [cell.lower() for cell in row]
             names = [_meant(name, lower, columns, aliases) for name in lower]
-            found.names = names if set(columns) <= set(names) else None
-        elif any(row[len(found.names) :]):
-            found.surplus.append((number, len(row)))
+            table.names = names if set(columns) <= set(names) else None
+        elif any(row[len(table.names) :]):
+            table.surplus.append((number, len(row)))
         else:
-            row += [""] * (len(found.names) - len(row))
-            by_name = {name: row[found.names.index(name)] for name in found.names if name}
-            found.rows.append((number, by_name))
-    return found
+            row += [""] * (len(table.names) - len(row))
+            by_name = {name: row[table.names.index(name)] for name in table.names if name}
+            table.rows.append((number, by_name))
+    return table
 
 
 def _meant(name: str, names: Sequence[str], columns: Sequence[str], aliases: Mapping[str, str]) -> str:
@@ -234,12 +234,12 @@ def _meant(name: str, names: Sequence[str], columns: Sequence[str], aliases: Map
     return aliases[name] if name == first else name
 
 
-def _reported(path: Path, found: _Found, columns: Sequence[str], problems: list[str]) -> Rows:
-    if found.names is None and found.first:
+def _reported(path: Path, table: _Table, columns: Sequence[str], problems: list[str]) -> Rows:
+    if table.names is None and table.first:
         problems.append(
             f"{path.name}: no line with the columns {', '.join(columns)}; it begins with "
-            f"{', '.join(found.first)}"
+            f"{', '.join(table.first)}"
         )
-    for number, count in found.surplus:
-        problems.append(f"{path.name}, line {number}: {count} cells, expected {len(found.names or ())}")
-    return found.rows
+    for number, count in table.surplus:
+        problems.append(f"{path.name}, line {number}: {count} cells, expected {len(table.names or ())}")
+    return table.rows

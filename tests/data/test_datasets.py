@@ -9,6 +9,7 @@ import pytest
 from filelock import FileLock
 from PIL import Image
 
+from iqa_jax.cli.options import arguments_as_options
 from iqa_jax.data.datasets import DATASETS
 from iqa_jax.data.datasets.overview import summary
 from iqa_jax.data.datasets.pairs import TableOptions
@@ -335,8 +336,15 @@ def test_csv_files_lie_side_by_side_in_one_directory(tmp_path):
 
 
 def test_pairs_are_of_a_table(tmp_path):
-    with pytest.raises(DataError, match="of which file.*FILE.csv"):
+    with pytest.raises(DataError, match="of which file.*as manual_dir"):
         prepare_dataset("pairs", data_dir=tmp_path)
+
+
+def test_a_command_names_its_options_where_the_library_names_arguments(tmp_path):
+    table = tmp_path / "manual_dir" / "t.csv"
+    with pytest.raises(UserError) as error, arguments_as_options("manual_dir", "average_opinions"):
+        raise UserError(f"{table}: give it as manual_dir; average_opinions averages")
+    assert str(error.value) == f"{table}: give it as --manual-dir; --average-opinions averages"
 
 
 def test_splits_are_by_reference_and_repeatable():
@@ -449,7 +457,7 @@ def test_a_table_without_references_is_for_blind_models(tmp_path):
 
 def test_opinions_of_several_observers_are_averaged_on_request(tmp_path):
     table = single_pictures(tmp_path, "p0.png,2\np1.png,3\np0.png,4\np2.png,5\np0.png,")
-    with pytest.raises(DataError, match="p0.png stands in line 2 too .*--average-opinions"):
+    with pytest.raises(DataError, match="p0.png stands in line 2 too .*average_opinions"):
         prepare_dataset("pairs", data_dir=tmp_path, manual_dir=table)
     options = TableOptions(average_opinions=True)
     builder = prepare_dataset("pairs", data_dir=tmp_path, manual_dir=table, options=options)

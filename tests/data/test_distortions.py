@@ -251,10 +251,9 @@ def test_the_built_in_types_are_what_the_set_says_of_them():
     def off(kind):
         """How far (5, photographs) labels are from those of other types' pictures that changed as much."""
         others = [other for other in iqa_demo.TYPES if other != kind]
-        seen, of, count = np.unique(
-            np.concatenate([effect[other].ravel() for other in others]), return_inverse=True, return_counts=True
-        )
-        means = np.bincount(of, np.concatenate([label[other].ravel() for other in others])) / count
+        effects, labels = (np.concatenate([of[other].ravel() for other in others]) for of in (effect, label))
+        seen, position, count = np.unique(effects, return_inverse=True, return_counts=True)
+        means = np.bincount(position, labels) / count
         usual = optimize.isotonic_regression(means, weights=count, increasing=False).x
         return np.abs(np.interp(effect[kind], seen, usual) - label[kind])
 

@@ -65,7 +65,7 @@ DAMAGES = {
     shard_of_other_pairs: "distorted/p0-3.png stands where distorted/p0-1.png should",
     cut_off: "pairs-references.array_record-00000 has .* bytes, not",
     lambda place: (place / "features.json").unlink(): "features.json is missing",
-    lambda place: (place / "checksums.json").unlink(): "checksums.json is missing, which earlier",
+    lambda place: (place / "checksums.json").unlink(): "checksums.json is missing",
     lambda place: (place / "checksums.json").write_bytes(b'{"sha'): "checksums.json cannot be read",
     lambda place: (place / "dataset_info.json").write_bytes(b""): "dataset_info.json has changed",
     lambda place: (place / "pairs-train.array_record-00000").unlink(): "pairs-train.* is missing",

@@ -148,9 +148,14 @@ class PairBuilder(FileReaderBuilder):
     MARKS: tuple[str, ...] = ()
 
     @property
+    def metadata(self) -> dict:
+        """What is stored beside the images: the score's meaning, the tables, how they were made."""
+        return cast(dict, self.info.metadata)
+
+    @property
     def paired(self) -> bool:
         """Whether the images have references; if not, a thumbnail of each content stands in their place."""
-        return self.info.metadata.get("paired", True)
+        return self.metadata.get("paired", True)
 
     @property
     def asked_name(self) -> str:
@@ -239,7 +244,7 @@ class PairBuilder(FileReaderBuilder):
                 for split, images in splits.items()
             ]
         raise_problems(self.where, problems)
-        known = self.info.metadata["tables"][REFERENCES]
+        known = self.metadata["tables"][REFERENCES]
         known["digest"] = [digests[name] for name in known["name"]]
         self.info.set_splits(tfds.core.SplitDict(infos))
 
@@ -278,7 +283,7 @@ class PairBuilder(FileReaderBuilder):
             yield {**record, **texts, "image": io.BytesIO(encoded)}
         for text, name in remarks.items():
             bar.write(f"{self.name}, {split}: {text} ({name} first)", file=sys.stderr)
-        self.info.metadata["tables"][split] = {**table, "mos": [none_if_nan(m) for m in table["mos"]]}
+        self.metadata["tables"][split] = {**table, "mos": [none_if_nan(m) for m in table["mos"]]}
 
 
 def files_in(folder: Path, pattern: str) -> list[Path]:
@@ -309,14 +314,14 @@ def match(
         return
     problems += [f"{name}: a label without an image" for name in sorted(labels.keys() - images.keys())]
     problems += [f"{name}: an image without a label" for name in sorted(images.keys() - labels.keys())]
-    found = contents.splits.setdefault(split, [])
+    matched = contents.splits.setdefault(split, [])
     for name in sorted(images.keys() & labels.keys()):
         described = describe(name)
         if described is None:
             problems.append(f"{name}: not a name of a distorted image in this data set")
             continue
         reference, distortion, level = described
-        found.append(DistortedImage(name, reference, images[name], labels[name], distortion, level))
+        matched.append(DistortedImage(name, reference, images[name], labels[name], distortion, level))
 
 
 def _by(size: tuple[int, int]) -> str:

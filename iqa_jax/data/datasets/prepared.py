@@ -12,6 +12,7 @@ import shutil
 import zlib
 from itertools import zip_longest
 from pathlib import Path
+from typing import Any
 
 import tensorflow_datasets as tfds
 from tqdm import tqdm
@@ -40,7 +41,7 @@ def damage(directory: Path) -> str:
             sums = json.load(file)
         files, shards = dict(sums["sha256"]), dict(sums["bytes"])
     except FileNotFoundError:
-        return f"{_CHECKSUMS} is missing, which earlier versions did not write"
+        return f"{_CHECKSUMS} is missing"
     except (OSError, ValueError, KeyError, TypeError):
         return f"{_CHECKSUMS} cannot be read"
     for name in dict.fromkeys((*_DESCRIBING, *files, *shards)):
@@ -105,18 +106,18 @@ class Damaged(DataError):
         super().__init__(f"{of}: prepared data are damaged ({self.what}); prepare them again")
 
 
-class Images:
+class EncodedImages:
     """The encoded images of a split, by position; each is compared with the table when it is first read."""
 
     def __init__(self, builder: PairBuilder, split: str):
         """Raises Damaged if the shards cannot be opened."""
-        table = builder.info.metadata["tables"][split]
+        table = builder.metadata["tables"][split]
         self._names, self._sums = table["name"], table["crc32"]
         self._compared = bytearray(len(self._names))  # once is enough, array_record has sums of its own
         self._of = f"{builder.asked_name}, {split}"
         try:
-            decoders = {"image": tfds.decode.SkipDecoding()}
-            self._records = builder.as_data_source(split, decoders=decoders)
+            skip: Any = tfds.decode.SkipDecoding  # its decorator hides from type checkers that it is a class
+            self._records = builder.as_data_source(split, decoders={"image": skip()})
         except MemoryError:
             raise
         except Exception as error:  # of many kinds, where files are damaged
@@ -154,10 +155,10 @@ def difference(prepared: PairBuilder, current: PairBuilder | None) -> str:
       Damaged: a prepared image is not what was written.
       DataError: the files and labels of the source do not fit.
     """
-    then = prepared.info.metadata
+    then = prepared.metadata
     splits: dict[str, list[DistortedImage]] = {}
     if current:
-        splits, now = current.contents().by_split(), current.info.metadata
+        splits, now = current.contents().by_split(), current.metadata
         if then["tables"].keys() != splits.keys():
             return f"the splits are now {', '.join(splits)}"
         for split, images in splits.items():
@@ -174,7 +175,7 @@ def difference(prepared: PairBuilder, current: PairBuilder | None) -> str:
         total=total, desc=f"checking {prepared.name}", unit="image", dynamic_ncols=True, disable=None
     ) as bar:
         for split, table in then["tables"].items():
-            stored, files = Images(prepared, split), splits.get(split)
+            stored, files = EncodedImages(prepared, split), splits.get(split)
             for position, name in enumerate(table["name"]):
                 bar.update()
                 encoded = stored[position]

@@ -8,6 +8,7 @@ that were held out.  Runs lie in --workdir, so that what is done stays done.  BR
 is the package `brisque`'s where it is installed; total variation needs nothing.
 """
 
+import importlib
 import os
 import platform
 import statistics
@@ -15,7 +16,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import typer
@@ -67,18 +68,18 @@ def total_variation(image: np.ndarray) -> float:
 
 def outside_baselines() -> dict:
     """{name: function of an image}."""
-    found = {"total variation": total_variation}
+    measures = {"total variation": total_variation}
     try:
-        from brisque import BRISQUE
+        brisque_package: Any = importlib.import_module("brisque")
     except ImportError:
-        return found
+        return measures
 
-    class Brisque(BRISQUE):
+    class Brisque(brisque_package.BRISQUE):
         def scale_features(self, features):  # some are arrays of one number, which NumPy 2 will not convert
             return super().scale_features([np.squeeze(feature) for feature in features])
 
     brisque = Brisque(url=False)
-    return found | {"BRISQUE": lambda image: -brisque.score(image)}
+    return measures | {"BRISQUE": lambda image: -brisque.score(image)}
 
 
 def row(name: str, source: PairSource, predictions: list[np.ndarray]) -> str:

@@ -1,4 +1,4 @@
-"""Trains on ten divisions of a data set by reference and tells the medians, as papers do.
+"""Trains on ten divisions of a data set by reference and prints the medians, as papers do.
 
     python examples/kfold.py kadid10k --data-dir /data --config conformer:demo --output runs/kadid10k
 
@@ -30,12 +30,12 @@ def main(
     folds: Annotated[int, typer.Option(min=1, help="How many divisions.")] = 10,
     train: Annotated[float, typer.Option(help="Share of the references to train on.")] = 0.8,
 ) -> None:
-    """Trains on several divisions of a data set and tells the median of each measure."""
+    """Trains on several divisions of a data set and prints the median of each measure."""
     place = ["--data-dir", data_dir]
     same_recipe(output, {"data set": name, "config": config, "train": train, "options": context.args})
     command("splits", name, *place, "--seeds", folds, "--train", train, "--output", output / "splits")
     files = sorted((output / "splits").glob(f"{name.replace('/', '-')}-*.json"), key=_seed)
-    found = []
+    results = []
     for number, splits in enumerate(files[:folds]):
         run, evaluation = output / f"run-{number}", output / f"evaluation-{number}"
         if not list(evaluation.glob("metrics-*.json")):
@@ -48,10 +48,10 @@ def main(
             options = ["--dataset", name, "--splits", splits, "--output", evaluation]
             command("evaluate", "--weights", run, *place, *options)
         (metrics,) = evaluation.glob("metrics-*.json")
-        found.append(json.loads(metrics.read_text())["metrics"])
-    print(f"{len(found)} divisions of {name}: median (lowest to highest)")
+        results.append(json.loads(metrics.read_text())["metrics"])
+    print(f"{len(results)} divisions of {name}: median (lowest to highest)")
     for measure in MEASURES:
-        values = [metrics[measure] for metrics in found]
+        values = [metrics[measure] for metrics in results]
         print(
             f"{measure.upper():5s} {statistics.median(values):.4f} ({min(values):.4f} to {max(values):.4f})"
         )

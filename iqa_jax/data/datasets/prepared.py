@@ -12,7 +12,7 @@ import shutil
 import zlib
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import tensorflow_datasets as tfds
 from tqdm import tqdm
@@ -116,8 +116,9 @@ class EncodedImages:
         self._compared = bytearray(len(self._names))  # once is enough, array_record has sums of its own
         self._of = f"{builder.asked_name}, {split}"
         try:
-            skip: Any = tfds.decode.SkipDecoding  # its decorator hides from type checkers that it is a class
-            self._records = builder.as_data_source(split, decoders={"image": skip()})
+            decoders = {"image": tfds.decode.SkipDecoding()}
+            open_split = cast(Any, builder.as_data_source)  # its decorator hides its arguments
+            self._records = open_split(split, decoders=decoders)
         except MemoryError:
             raise
         except Exception as error:  # of many kinds, where files are damaged

@@ -33,7 +33,7 @@ Say = Callable[[str], object]
 
 
 class _Picture(NamedTuple):
-    """An image of 8 bits in any mode, and what is to become of it."""
+    """An image of 8 bits in any mode, and what is still to be applied to it."""
 
     image: Image.Image
     alpha: Image.Image | None  # where the mode has none
@@ -44,18 +44,18 @@ class _Picture(NamedTuple):
 def read_image(
     path: str | os.PathLike, *, say: Say = warnings.warn, background: int = _BACKGROUND
 ) -> np.ndarray:
-    """Reads PNG, JPEG, BMP, TIFF, WebP, GIF or AVIF as (H, W, 3) uint8, sRGB; HEIC where pillow-heif is.
+    """Reads PNG, JPEG, BMP, TIFF, WebP, GIF or AVIF as (H, W, 3) uint8, sRGB; HEIC with pillow-heif.
 
-    Of several frames it is the first.  The EXIF orientation is applied.  Colours become sRGB, whichever way
-    the file tells them: a colour profile; cICP, gAMA and cHRM of PNG; nclx of AVIF and HEIC; TIFF tags; the
+    It reads the first of several frames.  The EXIF orientation is applied.  Colours become sRGB, however the
+    file describes them: a colour profile; cICP, gAMA and cHRM of PNG; nclx of AVIF and HEIC; TIFF tags; the
     mark of Adobe RGB in EXIF.  A gamma of 2.2 is taken as sRGB's curve.  More than 8 bits are rounded to 8,
     after the conversion, but for profiles of tables.  What is transparent is composited over mid-grey (128).
-    TIFF that Pillow does not read is read where tifffile and imagecodecs are.
+    tifffile and imagecodecs, where installed, read the TIFF files that Pillow does not.
 
     Args:
-      say: is told when transparency was composited, colours could not be converted (HDR, a damaged profile),
-        EXIF data could not be read, or an image has more frames.
-      background: the grey that transparency is composited over; of another one nothing is said.
+      say: called with a remark when transparency was composited, colours could not be converted (HDR, a
+        damaged profile), EXIF data could not be read, or an image has more frames.
+      background: the grey under transparency; a remark is made for the default alone.
     Raises:
       DataError: names the file and why it cannot be read: missing, empty, truncated, of another
         format, too large (a decompression bomb by Pillow's limit), or of a kind that another package reads.
@@ -167,7 +167,7 @@ def _formats(start: bytes) -> list[str]:
     """The formats that a file which starts so may have.
 
     Raises:
-      DataError: it is HEIC, whatever its name says, and pillow-heif is not installed.
+      DataError: it is HEIC, whatever its name, and pillow-heif is not installed.
     """
     Image.init()
     known = [name for name in _FORMATS if name in Image.OPEN]  # older versions of Pillow have no AVIF
@@ -204,7 +204,7 @@ def _opened(file: BinaryIO, start: bytes, say: Say) -> Image.Image | None:
 
 
 def _profile_besides(image: Image.Image, file: BinaryIO) -> dict:
-    """What tells the colours of a file and Pillow does not give, as further entries of `Image.info`."""
+    """The colour information that Pillow does not read, as further entries of `Image.info`."""
     if image.format == "AVIF":
         file.seek(0)
         return {"nclx": metadata.code_points(file.read())}
@@ -238,7 +238,7 @@ def _other_tiff(file: BinaryIO, say: Say) -> _Picture:
 def _sixteen_bits(image: Image.Image, file: BinaryIO) -> np.ndarray | None:
     """(H, W, channels) uint16 where Pillow would give the upper 8 bits of colours; loads the image.
 
-    Pillow has no such mode, but takes out the bytes that it is told to.
+    Pillow has no such mode, but decodes the bytes that its raw mode names.
     """
     tiles = getattr(image, "tile", None)
     arguments = tiles[0].args if tiles else ""

@@ -1,4 +1,4 @@
-"""Which way up a picture is and in what colours, as its file tells beside the pixels."""
+"""The orientation and the colours of a picture, from the metadata of its file."""
 
 import re
 import struct
@@ -62,13 +62,13 @@ def exif_of_tiff(file: BinaryIO, say: Callable[[str], object]) -> Image.Exif:
 
 
 def colours_of(image: Image.Image, exif: Image.Exif, say: Callable[[str], object]) -> bytes | Space | None:
-    """The colour profile or the space of an image; None for sRGB and for what says nothing.
+    """The colour profile or the space of an image; None for sRGB and where nothing describes them.
 
     Of several, PNG's code points (cICP) come first, then a profile, the code points of AVIF and HEIC, and
     numbers: gamma and primaries of PNG or TIFF.  Cameras mark Adobe RGB in EXIF alone.
 
     Args:
-      say: is told of colours that are not converted.
+      say: called with a remark on colours that are not converted.
     """
     info = image.info
     profile = info.get("icc_profile")
@@ -92,14 +92,14 @@ def colours_of(image: Image.Image, exif: Image.Exif, say: Callable[[str], object
     if isinstance(gamma, float) or isinstance(primaries, tuple):  # Pillow puts a PNG's texts there too
         return _measured(1 / gamma if gamma else None, primaries, (), say)
     if tags := getattr(image, "tag_v2", {}):
-        told = space_of_tiff({tag: tags.get(tag) for tag in (_WHITE_POINT, _PRIMARIES, _TRANSFER)}, say)
-        if told is not None:
-            return told
+        space = space_of_tiff({tag: tags.get(tag) for tag in (_WHITE_POINT, _PRIMARIES, _TRANSFER)}, say)
+        if space is not None:
+            return space
     return adobe_rgb(exif)
 
 
 def space_of_tiff(tags: dict, say: Callable[[str], object]) -> Space | None:
-    """What the tags WhitePoint, PrimaryChromaticities and TransferFunction of a TIFF say."""
+    """The space in the tags WhitePoint, PrimaryChromaticities and TransferFunction of a TIFF."""
     primaries, transfer = tags.get(_PRIMARIES), tags.get(_TRANSFER)
     if not primaries and not transfer:
         return None
@@ -121,7 +121,7 @@ def _measured(gamma, primaries, curves, say) -> Space | None:
 
 
 def adobe_rgb(exif: Image.Exif) -> Space | None:
-    """Adobe RGB where EXIF says so as cameras do (DCF 2.0): by an interoperability index of R03."""
+    """Adobe RGB where EXIF marks it as cameras do (DCF 2.0), by an interoperability index of R03."""
     if ExifTags.IFD.Exif not in exif:
         return None
     try:

@@ -38,8 +38,8 @@ def find_pairs(
       references: one file, the reference of every target; files, directories or patterns, paired by
         `pair_files`; or one table of pairs, of which those of the targets are taken, all of them if there
         is no target.
-      recursive, leave_out, say: see `listed`; `say` is also told of what a table and the targets do not
-        share.
+      recursive, leave_out, say: see `listed`; `say` also lists what only the table or only the targets
+        have.
     Raises:
       DataError: nothing there, or a target without a reference.
     """
@@ -74,7 +74,7 @@ def masks_of(
 
     Args:
       targets: as `find_pairs` gave them.
-      patterns: by which they were found; a table of them, or none, says nothing of folders.
+      patterns: where they came from; a table, or no pattern, gives no folders.
       masks: files, directories or patterns.
     Raises:
       DataError: nothing there, or a target without a mask.
@@ -239,7 +239,7 @@ def pairs_from_table(path: Path, *, with_references: bool = True) -> list[FilePa
 
 
 def _of_targets(pairs: list[FilePair], targets: list[Listed], table: Path, say) -> list[FilePair]:
-    """The pairs that a table has of the targets; what only one of the two has is told."""
+    """The table's pairs of these targets; `say` lists what only the table or only the targets have."""
     real = RealPaths()
     wanted = {real(target.path): str(target.path) for target in targets}
     listed_there = [real(target) for target, _ in pairs]

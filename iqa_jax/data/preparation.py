@@ -27,7 +27,7 @@ from iqa_jax.data.datasets.prepared import (
 from iqa_jax.errors import DataError, UserError
 from iqa_jax.files import cache_dir, failure_reason, local_path, locked, writable_directory
 
-# Failures that say nothing of the disk: something is not installed, or a builder has a fault.
+# Not failures of the disk: a package is not installed, or a builder has a bug.
 _FAULTS_OF_CODE = (ImportError, AttributeError, TypeError, NameError, LookupError, AssertionError)
 
 
@@ -43,7 +43,7 @@ def find_folder(name: str, data_dir: str | Path) -> Path | None:
 
 @dataclasses.dataclass(frozen=True)
 class _Request:
-    """A data set that is asked for, and the place where it is prepared or comes to be."""
+    """A requested data set, and where it is or will be prepared."""
 
     name: str
     kind: type[PairBuilder]
@@ -81,22 +81,22 @@ def prepare_dataset(
     check: bool = False,
     force: bool = False,
 ) -> PairBuilder:
-    """The prepared data set; prepares it first if that has not been done, or anew if it is damaged.
+    """Opens a prepared data set; prepares it first if it is missing, and again if it is damaged.
 
     Args:
       name: a key of `DATASETS`; "pairs/STEM" for pairs that were prepared from STEM.csv.
-      data_dir: where prepared data lie and are written, an existing directory or, where a `manual_dir`
-        is given, one to make; `default_data_dir()` if not given.
-      manual_dir: the downloaded folder, looked for in and under `data_dir` if not given; for "pairs"
-        the table.  Where it is given, data that were prepared are checked as by `check`.
-      options: for "pairs", how the table is to be read.
-      check: read all prepared images, and compare them and their labels with the downloaded folder, if it
-        is there; what has changed or is damaged is prepared anew.
-      force: prepare anew, whatever there is.
+      data_dir: the directory of prepared data, `default_data_dir()` if not given.  It must exist, unless a
+        `manual_dir` is given; then it is created.
+      manual_dir: the downloaded folder, searched in and under `data_dir` if not given; for "pairs" the
+        table.  Giving it implies `check`.
+      options: for "pairs", how to read the table.
+      check: read all prepared images and compare them and their labels with the downloaded folder, if it
+        exists; prepare the set again if anything has changed or is damaged.
+      force: prepare again in any case.
     Raises:
       DataError: an unknown name, no such directory, no downloaded folder, files and labels that do not
-        fit, or pairs of this name that were prepared from another table.
-      UserError: there is no room, or the directory cannot be written.
+        match, or pairs of this name that were prepared from another table.
+      UserError: the disk is full, or the directory cannot be written.
     """
     request = _request(name, data_dir, manual_dir, options)
     check = check or manual_dir is not None
@@ -114,7 +114,7 @@ def prepare_dataset(
         if builder is None:
             _require_source(request, reason, manual_dir)
             if reason:
-                tqdm.write(f"{request.name}: {reason}; preparing it anew", file=sys.stderr)
+                tqdm.write(f"{request.name}: {reason}; preparing it again", file=sys.stderr)
             _build(request)
             builder = request.opened()
         return builder
@@ -151,7 +151,7 @@ def _require_source(request: _Request, reason: str, given: str | Path | None) ->
 
 
 def _usable(request: _Request, check: bool) -> tuple[PairBuilder | None, str]:
-    """The prepared data set, or why it has to be prepared anew; "" if there is none.
+    """The prepared data set, or why it must be prepared again; "" if there is none.
 
     Raises:
       DataError: pairs of this name were prepared from another table.
@@ -188,7 +188,7 @@ def _make_writable(directory: Path, *, own: bool) -> None:
 
 
 def _build(request: _Request) -> None:
-    """Writes the data set beside its place, then puts it there; nothing half-written stays."""
+    """Writes the data set in a temporary folder beside its place, then moves it there."""
     tfds.disable_progress_bar()  # `PairBuilder` has its own
     aside = Path(tempfile.mkdtemp(prefix=UNFINISHED, dir=request.place.parent))
     try:
@@ -201,12 +201,12 @@ def _build(request: _Request) -> None:
     except (UserError, *_FAULTS_OF_CODE):
         raise
     except KeyboardInterrupt as interruption:
-        interruption.args = (f"nothing of {request.kind.name} was prepared, nothing half-written stays",)
+        interruption.args = (f"{request.kind.name} was not prepared; no partial data are left behind",)
         raise
-    except Exception as error:  # array_record raises its own kinds, without a path, on a full disk say
+    except Exception as error:  # on a full disk, array_record raises its own kinds, without a path
         raise UserError(
             f"{request.place.parent}: {request.kind.name} could not be written "
-            f"({failure_reason(error)}); nothing half-written stays. Free some space, or give a data "
+            f"({failure_reason(error)}); no partial data are left behind. Free some space, or give a data "
             "directory on another disk"
         ) from None
     finally:

@@ -32,7 +32,7 @@ TABLE: dict[str, Distortion] = {}
 
 
 def distortion(*parameters: float, name: str = ""):
-    """Registers a type under the function's name, or another, with its parameter at each level.
+    """Registers a type with its parameter at each level, under `name` or the function's name.
 
     The image is checked on entry, and a result in [0, 1] turned into uint8.
     """

@@ -39,17 +39,17 @@ class ImagePair:
 class PairSource:
     """Pairs of a split of a prepared data set, by random access.
 
-    The columns of the table are arrays of equal length and cost no reading of images.
+    The columns of the table are arrays of equal length; they read no image.
 
     Attributes:
-      dataset, split: where the pairs come from, as they are asked for: "pairs/mine", "train[:80%]".
+      dataset, split: the names that give these pairs: "pairs/mine", "train[:80%]".
       base: the whole split, of which `split` may be a slice.
       score: what the labels mean.
       paired: whether the images have references; else `reference` names the content alone.
       index: (N,) positions in the whole split.
       name, reference: (N,) file names.
       mos: (N,) float64, higher is better whatever the data set's direction; NaN without a label.
-      distortion, level: (N,) type and strength, "" and 0 where the data set does not tell.
+      distortion, level: (N,) type and strength, "" and 0 where the data set has none.
       size: (N, 2) height and width of the images.
       pseudo: whether the labels are a model's.
     """
@@ -70,7 +70,7 @@ class PairSource:
           builder: prepared (`iqa_jax.data.preparation.prepare_dataset`).
           split: a split's name or a slice of one, as in tensorflow-datasets: `train[:80%]`.
           references: keep only the pairs of these references.
-          part: what to call them, after the split's name.
+          part: a label for them, after the split's name.
         Raises:
           DataError: a split or a reference that the data set does not have.
         """
@@ -115,7 +115,7 @@ class PairSource:
         return part
 
     def digests(self) -> dict[str, str]:
-        """What tells each reference's picture from others, by its name; files of one picture have one."""
+        """A digest of each reference's pixels, by its name; files of one picture share one."""
         return {name: self._digest[name] for name in sorted(set(self.reference))}
 
     def fingerprint(self) -> str:
@@ -180,7 +180,7 @@ class _Recent:
 
 def _decoded(encoded: bytes, name: str) -> np.ndarray:
     try:
-        pixels = decode_image(encoded, say=lambda text: None)  # was said when they were prepared
+        pixels = decode_image(encoded, say=lambda text: None)  # the preparation made these remarks
     except DataError as error:
         raise DataError(f"prepared data are damaged: {name}: {error}; prepare them again") from None
     pixels.setflags(write=False)

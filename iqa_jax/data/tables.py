@@ -1,6 +1,6 @@
-"""Any table -> rows: CSV files of every kind, spreadsheets and lines of text.  The only reader.
+"""Any table -> rows: CSV files of every kind, spreadsheets and lines of text.
 
-What cannot be read is added to `problems`, and the rows that were read are given.
+What cannot be read is added to `problems`; the other rows are returned.
 """
 
 import codecs
@@ -17,7 +17,7 @@ from iqa_jax.files import open_regular
 
 Rows = list[tuple[int, dict[str, str]]]
 TABLES = (".csv", ".tsv", ".txt", ".xlsx")  # endings
-# What people call the columns of a table of pairs.
+# Other usual names of the columns of a table of pairs.
 PAIR_ALIASES = {"target": "distorted", "image": "distorted", "ref": "reference"}
 _DELIMITERS = (",", ";", "\t")
 _SHEET_ROWS = 2**20  # of an .xlsx file
@@ -72,7 +72,7 @@ def sheet_rows(
     *,
     aliases: Mapping[str, str] = {},
 ) -> Rows:
-    """The same of a sheet of an .xlsx file; of the one it opens with if there is none of that name."""
+    """The same of a sheet of an .xlsx file, or of its active sheet if none has that name."""
     try:
         with open_regular(path) as file:
             cells = list(_sheet_cells(file, sheet))
@@ -125,7 +125,7 @@ def _check_formulas(values: Iterable[tuple], formulas: Iterable[tuple]) -> None:
 
 
 def _cell_text(cell: object) -> str:
-    """What a cell shows; a number that it holds as one is written so that it can't be read as another."""
+    """The text of a cell; a number is written so that it cannot be read as another."""
     text = str(cell).strip()
     return text + "0" if isinstance(cell, float) and len(text.partition(".")[2]) == 3 else text
 
@@ -164,7 +164,7 @@ def _as_windows(name: str) -> str:
 
 
 def reason(error: Exception) -> str:
-    """What went wrong, without the path that a failure of the file system names too."""
+    """The reason of an error, without the path that errors of the file system contain."""
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
@@ -224,7 +224,7 @@ def _by_column(
 
 
 def _meant(name: str, names: Sequence[str], columns: Sequence[str], aliases: Mapping[str, str]) -> str:
-    """What a column is called here: what an alias stands for, if no column is called so itself.
+    """The name of a column: what an alias stands for, unless a column has that name itself.
 
     Of several aliases that stand for one, the first in `aliases` counts.
     """

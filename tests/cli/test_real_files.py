@@ -204,7 +204,7 @@ def test_other_images_of_the_same_table_are_noticed(two_tables, call):
     assert call(*prepare)[0] == 0
     miniature.save(own / "distorted" / "p0-1.png", miniature.picture(9, (72, 80)))
     code, _, err = call(*prepare)
-    assert code == 0 and "pairs/mine: distorted/p0-1.png has changed; preparing it anew" in err
+    assert code == 0 and "pairs/mine: distorted/p0-1.png has changed; preparing it again" in err
 
 
 def test_pairs_without_labels_are_not_evaluated(two_tables, call, small_weights):

@@ -281,7 +281,7 @@ def test_a_dmos_column_means_lower_is_better(tmp_path):
         (
             "distorted/p0-2.png",
             "distorted/../distorted/p0-1.png",
-            "line 3: distorted/p0-1.png stands in line 2",
+            "line 3: distorted/p0-1.png is in line 2",
         ),
         ("distorted/p0-1.png", "photos/p1.png", "photos/p1.png: 51 x 40, its reference is 50 x 40"),
     ],
@@ -457,7 +457,7 @@ def test_a_table_without_references_is_for_blind_models(tmp_path):
 
 def test_opinions_of_several_observers_are_averaged_on_request(tmp_path):
     table = single_pictures(tmp_path, "p0.png,2\np1.png,3\np0.png,4\np2.png,5\np0.png,")
-    with pytest.raises(DataError, match="p0.png stands in line 2 too .*average_opinions"):
+    with pytest.raises(DataError, match="p0.png is in line 2 too .*average_opinions"):
         prepare_dataset("pairs", data_dir=tmp_path, manual_dir=table)
     options = TableOptions(average_opinions=True)
     builder = prepare_dataset("pairs", data_dir=tmp_path, manual_dir=table, options=options)

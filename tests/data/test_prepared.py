@@ -62,7 +62,7 @@ def cut_off(place):
 DAMAGES = {
     digit_of_a_label: "metadata.json has changed",
     bit_of_an_image: "prepared data are damaged",
-    shard_of_other_pairs: "distorted/p0-3.png stands where distorted/p0-1.png should",
+    shard_of_other_pairs: "distorted/p0-3.png is in the place of distorted/p0-1.png",
     cut_off: "pairs-references.array_record-00000 has .* bytes, not",
     lambda place: (place / "features.json").unlink(): "features.json is missing",
     lambda place: (place / "checksums.json").unlink(): "checksums.json is missing",
@@ -103,7 +103,7 @@ def test_what_has_changed_is_prepared_anew(table, capsys):
     edited(table, (" 70,", " 71,"))
     assert PairSource(prepared(table), "train").mos[0] == 71
     assert (
-        "pairs/mine: the entry of distorted/p0-1.png has changed; preparing it anew"
+        "pairs/mine: the entry of distorted/p0-1.png has changed; preparing it again"
         in capsys.readouterr().err
     )
     before = PairSource(prepared(table), "train")[3].distorted

@@ -292,7 +292,7 @@ def test_an_interrupted_preparation_leaves_nothing_and_says_so(tmp_path):
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGTERM
     assert errors.splitlines()[-1] == (
-        "stopped by SIGTERM: nothing of pipal was prepared, nothing half-written stays"
+        "stopped by SIGTERM: pipal was not prepared; no partial data are left behind"
     )
     assert not [path for path in (tmp_path / "pipal").rglob("*") if path.is_file() and path.stat().st_size]
 

@@ -27,7 +27,7 @@ PHOTOGRAPHS = {
     "retina": "skimage/retina.jpg",
     "rocket": "skimage/rocket.jpg",
 }
-# More of them, some grey, for the pairs without labels.
+# Further photographs, some grey, for the pairs without labels.
 _MORE = {
     "brick": "skimage/brick.png",
     "camera": "skimage/camera.png",
@@ -100,10 +100,10 @@ class IqaDemo(PairBuilder):
 
 
 class IqaDemoUnlabelled(PairBuilder):
-    """Pairs without labels, for the student: other parts of the training photographs, and more of them.
+    """Pairs without labels, for the student: more parts of the training photographs, and more photographs.
 
-    Each of the distortion types once on each part, at a level drawn by chance.  The photographs that
-    the built-in set is validated on have no part in it.
+    Each part has each distortion type once, at a random level.  The validation photographs of the built-in
+    set are left out.
     """
 
     VERSION, RELEASE_NOTES = IqaDemo.VERSION, IqaDemo.RELEASE_NOTES

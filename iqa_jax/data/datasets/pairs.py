@@ -1,4 +1,4 @@
-"""Anyone's pairs or single pictures, from a table."""
+"""Pairs or single pictures that a table lists."""
 
 import dataclasses
 import functools
@@ -19,15 +19,15 @@ from iqa_jax.errors import DataError
 
 UNLABELLED = "unlabelled"
 _HIGHEST_LEVEL = 2**31 - 1
-_THUMBNAIL = 64  # pixels, of what stands in the place of a reference
+_THUMBNAIL = 64  # pixels, of the thumbnail that replaces a reference
 
 
 @dataclasses.dataclass(frozen=True)
 class TableOptions:
-    """How a table is to be read.
+    """How to read a table.
 
     Attributes:
-      scale: the ends of the label's scale; those found where it is None.
+      scale: the ends of the label's scale; None for the lowest and highest label.
       average_opinions: whether several rows of one image are opinions, to be averaged.
     """
 
@@ -44,10 +44,10 @@ class Pairs(PairBuilder):
 
     Columns: reference, distorted (paths relative to the file), and, if there are any, mos (higher is
     better) or dmos (lower is better), distortion, level.  Rows with a score make up the split
-    `train`, those without `unlabelled`.  The ends of the score's scale are those found, unless stated.
+    `train`, those without `unlabelled`.  The scale ends at the lowest and highest score unless given.
 
-    A table without the column reference is for models that need none: each picture is a content of its own,
-    or the column content says which belong together, so that no division parts them.
+    A table without the column reference is for models that need none.  Each picture then counts as its own
+    content, unless a column content groups them; splits keep a content together.
     """
 
     options = TableOptions()
@@ -117,11 +117,11 @@ class Pairs(PairBuilder):
                 before = by_name.setdefault(image.name, [])
                 if before and not self.options.average_opinions:
                     raise DataError(
-                        f"{image.name} stands in line {first} too (average_opinions averages rows of "
+                        f"{image.name} is in line {first} too (average_opinions averages rows of "
                         "one observer each)"
                     )
                 if before and dataclasses.replace(image, mos=0.0) != dataclasses.replace(before[0], mos=0.0):
-                    raise DataError(f"{image.name} stands in line {first} with another reference or type")
+                    raise DataError(f"{image.name} is in line {first} with another reference or type")
                 before.append(image)
             except DataError as error:
                 problems.append(f"{file.name}, line {number}: {error}")
@@ -196,7 +196,7 @@ def _path(name: str) -> str:
 
 
 def _thumbnail(path: Path) -> bytes:
-    """A small picture as PNG, which stands for the content where there is no reference."""
+    """A small PNG of a picture, which replaces the reference of a content that has none."""
     image = Image.fromarray(read_image(path, say=lambda text: None))
     image.thumbnail((_THUMBNAIL, _THUMBNAIL))
     buffer = io.BytesIO()

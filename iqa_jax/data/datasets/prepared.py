@@ -1,4 +1,4 @@
-"""A prepared data set on the disk: what tells that it is whole, and how a new one takes its place.
+"""A prepared data set on disk: the checks that it is complete, and how a new one replaces it.
 
 `checksums.json` holds the SHA-256 of the files that describe the set and the sizes of its shards, which are
 quick to compare when it is opened; the table of each split holds a CRC-32 of each image, compared when it is
@@ -35,7 +35,7 @@ def seal(directory: Path) -> None:
 
 
 def damage(directory: Path) -> str:
-    """What is wrong with the files of a prepared data set, "" if nothing is; does not read the images."""
+    """The damage in the files of a prepared data set, "" if there is none; reads no image."""
     try:
         with open_regular(directory / _CHECKSUMS) as file:
             sums = json.load(file)
@@ -61,7 +61,7 @@ def _sha256(path: Path) -> str:
 
 
 def put_in_place(new: Path, place: Path) -> None:
-    """Makes `new` the prepared data set at `place`; the one that was there stays until then."""
+    """Moves `new` to `place`; a set that was there stays until then."""
     aside, replaces = _aside(place), place.exists()
     if replaces:
         place.rename(aside)
@@ -77,12 +77,12 @@ def put_in_place(new: Path, place: Path) -> None:
 
 
 def interrupted(place: Path) -> bool:
-    """Whether a preparation was killed, or is at work."""
+    """Whether a preparation was killed or is running."""
     return _aside(place).exists() or any(place.parent.glob(f"{UNFINISHED}*"))
 
 
 def recover(place: Path) -> None:
-    """Tidies up after a preparation that was killed; the old set returns unless a new one had its place."""
+    """Cleans up after a killed preparation; restores the old set unless a new one had replaced it."""
     for left_over in place.parent.glob(f"{UNFINISHED}*"):
         shutil.rmtree(left_over)
     aside = _aside(place)
@@ -99,7 +99,7 @@ def _aside(place: Path) -> Path:
 
 
 class Damaged(DataError):
-    """Prepared data are not what was written; `what` tells where."""
+    """Prepared data differ from what was written; `what` names the place."""
 
     def __init__(self, of: str, what: str):
         self.what = (what.strip() or "cannot be read").splitlines()[0][:200]
@@ -137,7 +137,7 @@ class EncodedImages:
         except Exception as error:  # array_record and tensorflow-datasets raise many kinds
             raise Damaged(self._of, f"{name}: {error}") from None
         if record["name"] != as_bytes(name):
-            raise Damaged(self._of, f"{record['name'].decode(errors='replace')} stands where {name} should")
+            raise Damaged(self._of, f"{record['name'].decode(errors='replace')} is in the place of {name}")
         if not self._compared[position]:
             if zlib.crc32(encoded) != self._sums[position]:
                 raise Damaged(self._of, f"{name} has changed")
@@ -146,7 +146,7 @@ class EncodedImages:
 
 
 def difference(prepared: PairBuilder, current: PairBuilder | None) -> str:
-    """What was prepared otherwise than it is now, as far as the first difference; "" if there is none.
+    """The first difference between prepared and current data; "" if there is none.
 
     Reads all images, the prepared ones too.
 

@@ -1,4 +1,4 @@
-"""Writing a prepared data set: records go to their shards as they come, in bounded memory.
+"""Writes a prepared data set record by record, in bounded memory.
 
 tensorflow-datasets' own writers keep records in memory to sort them, and need TensorFlow from 1,000 MiB on.
 """

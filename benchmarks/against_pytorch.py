@@ -28,9 +28,7 @@ from tqdm import tqdm
 
 need("torch")
 
-import reference
 import torch
-import torch_reference
 
 from iqa_jax.models import split_model
 from iqa_jax.ops.programs import few_at_a_time, jit
@@ -38,8 +36,9 @@ from iqa_jax.ops.windows import windows
 from iqa_jax.training.batches import Batch
 from iqa_jax.training.placement import Placement
 from iqa_jax.training.step import initial_state, jit_step, make_optimizer, make_train_step
-from iqa_jax.weights.flat import model_with
+from iqa_jax.weights.flat import iqa_model_with
 from iqa_jax.weights.pytorch.convert import convert_state_dict
+from tests import reference, torch_reference
 
 MODELS = {
     "iqa_conformer": ("IQA Conformer", torch_reference.IQAConformer),
@@ -50,7 +49,7 @@ MODELS = {
 def our_runs(name, crops, targets, images):
     """{task: function to time} of our model."""
     converted = convert_state_dict(reference.fill_rule(name))
-    model = model_with(converted.config, converted.weights)
+    model = iqa_model_with(converted.config, converted.weights)
     graph, trained, frozen = split_model(model)
 
     def score(trained, frozen, images):
@@ -70,7 +69,7 @@ def our_runs(name, crops, targets, images):
         epoch=np.zeros(len(targets), np.int32),
         reference=crops[0],
         distorted=crops[1],
-        mos=np.float32(targets[:, 0] * model.config.mos_std + model.config.mos_mean),
+        mos=(targets[:, 0] * model.config.mos_std + model.config.mos_mean).astype(np.float32),
         pseudo=np.zeros(len(targets), bool),
     )
     batch = jax.device_put(batch, placement.split)
@@ -100,7 +99,7 @@ def torch_runs(name, crops, targets, images, memory_format):
 
     def step():
         model.train()
-        return float(torch_reference.train_step(model, adam, *crops, targets))
+        return float(torch_reference.train_step(model, adam, crops[0], crops[1], targets))
 
     def pair():
         model.eval()

@@ -29,9 +29,8 @@ from iqa_jax.evaluation.statistics import bootstrap_intervals
 
 
 def ms_ssim() -> Callable[[np.ndarray, np.ndarray], float]:
-    need("pytorch_msssim", "pytorch-msssim")
+    ms_ssim = need("pytorch_msssim", "pytorch-msssim").ms_ssim
     import torch
-    from pytorch_msssim import ms_ssim
 
     def measure(reference, distorted):
         lumas = (image @ np.array([0.299, 0.587, 0.114]) for image in (reference, distorted))
@@ -41,10 +40,7 @@ def ms_ssim() -> Callable[[np.ndarray, np.ndarray], float]:
 
 
 def brisque() -> Callable[[np.ndarray, np.ndarray], float]:
-    need("brisque", "'brisque[opencv-python-headless]'")
-    from brisque import BRISQUE
-
-    score = BRISQUE(url=False).score
+    score = need("brisque", "'brisque[opencv-python-headless]'").BRISQUE(url=False).score
     return lambda reference, distorted: -float(score(distorted))
 
 

@@ -9,7 +9,7 @@ neither time nor memory.  Each case runs in its own process, so that its memory 
 import multiprocessing
 import resource
 import time
-from typing import Annotated
+from typing import Annotated, cast
 
 import typer
 from tables import Output, Small, put_out
@@ -24,8 +24,9 @@ def measured(name: str, side: int, windows: int | None) -> tuple[float, float]:
 
     import iqa_jax
     from iqa_jax.ops.programs import jit
+    from iqa_jax.scoring.metric import FullReferenceMetric
 
-    metric = iqa_jax.load() if name == "package" else _drawn()
+    metric = cast(FullReferenceMetric, iqa_jax.load() if name == "package" else _drawn())
     reference = jax.random.uniform(jax.random.key(0), (side, side, 3))
     distorted = jnp.clip(reference + 0.1 * jax.random.normal(jax.random.key(1), reference.shape), 0, 1)
     key = jax.random.key(2)
@@ -39,12 +40,12 @@ def measured(name: str, side: int, windows: int | None) -> tuple[float, float]:
 def _drawn():
     from flax import nnx
 
-    from iqa_jax.models import ModelConfig, build
+    from iqa_jax.models import IQAModel, ModelConfig, build
     from iqa_jax.scoring.engine import Network
     from iqa_jax.scoring.load import metric_of
 
     config = ModelConfig(name="iqa_conformer", backbone="inception_resnet_v2")
-    model = build(config, rngs=nnx.Rngs(0))
+    model = cast(IQAModel, build(config, rngs=nnx.Rngs(0)))
     model.eval()
     return metric_of(Network.of(model), {"sha256": "0" * 64})
 

@@ -61,12 +61,12 @@ def ours():
     from iqa_jax.scoring.engine import Network
     from iqa_jax.scoring.files import score_files
     from iqa_jax.scoring.metric import FullReferenceMetric
-    from iqa_jax.weights.flat import model_with
+    from iqa_jax.weights.flat import iqa_model_with
     from iqa_jax.weights.pytorch.convert import convert_state_dict
     from tests import reference as figures
 
     converted = convert_state_dict(figures.fill_rule(_MODEL))
-    model = model_with(converted.config, converted.weights)
+    model = iqa_model_with(converted.config, converted.weights)
     network = Network.of(model)
     ten, grid = (FullReferenceMetric(network, {"sha256": ""}, crops=crops) for crops in ("ten", "grid"))
 
@@ -92,7 +92,7 @@ def pytorch(careful: bool):
     memory = torch.channels_last if careful else torch.contiguous_format
     guard = torch.inference_mode if careful else torch.no_grad
     if careful:
-        model.to(memory_format=memory)
+        model.to(memory_format=memory)  # pyright: ignore[reportCallIssue]  # its stub asks for a device too
         features, compare = torch.compile(features, dynamic=False), torch.compile(compare, dynamic=False)
 
     def ten(image):
@@ -106,10 +106,10 @@ def pytorch(careful: bool):
             yield torch_reference.network_input(np.stack(windows)).contiguous(memory_format=memory)
 
     def of_pair(f_reference, crops):
-        found = []
+        scores = []
         for f_ref, x in zip(f_reference, crops, strict=True):
-            found.append(compare(model.conv_proj(f_ref), model.conv_proj(f_ref - features(x)))[:, 0])
-        return float(torch.cat(found).mean() * torch_reference.MOS_STD + torch_reference.MOS_MEAN)
+            scores.append(compare(model.conv_proj(f_ref), model.conv_proj(f_ref - features(x)))[:, 0])
+        return float(torch.cat(scores).mean() * torch_reference.MOS_STD + torch_reference.MOS_MEAN)
 
     def score(reference, distorted):
         with guard():

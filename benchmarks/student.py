@@ -8,6 +8,7 @@ Measures all on the held-out photographs. The runs are kept in --workdir; run th
 resume. The baselines are total variation and, if the package `brisque` is installed, BRISQUE.
 """
 
+import importlib
 import os
 import platform
 import statistics
@@ -15,13 +16,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import typer
 from tables import ROOT, Output, Small, put_out
 
-from iqa_jax.data.datasets import prepare
+from iqa_jax.data.preparation import prepare_dataset
 from iqa_jax.data.source import PairSource
 from iqa_jax.evaluation.agreement import correlations
 from iqa_jax.evaluation.baselines import luma
@@ -67,18 +68,18 @@ def total_variation(image: np.ndarray) -> float:
 
 def outside_baselines() -> dict:
     """{name: function of an image}."""
-    found = {"total variation": total_variation}
+    measures = {"total variation": total_variation}
     try:
-        from brisque import BRISQUE
+        brisque_package: Any = importlib.import_module("brisque")
     except ImportError:
-        return found
+        return measures
 
-    class Brisque(BRISQUE):
+    class Brisque(brisque_package.BRISQUE):
         def scale_features(self, features):  # some are arrays of one number, which NumPy 2 will not convert
             return super().scale_features([np.squeeze(feature) for feature in features])
 
     brisque = Brisque(url=False)
-    return found | {"BRISQUE": lambda image: -brisque.score(image)}
+    return measures | {"BRISQUE": lambda image: -brisque.score(image)}
 
 
 def row(name: str, source: PairSource, predictions: list[np.ndarray]) -> str:
@@ -103,7 +104,7 @@ def main(
 ) -> None:
     """Train teachers and students over seeds and compare them."""
     keep_programs()
-    source = PairSource(prepare("iqa_demo"), "validation[:5%]" if small else "validation")
+    source = PairSource(prepare_dataset("iqa_demo"), "validation[:5%]" if small else "validation")
     seeds, crops, workdir = (1, "center", workdir / "small") if small else (seeds, "ten", workdir)
     images = [source.distorted_image(position) for position in range(len(source))]
     lines = ["| | PLCC | SRCC | SRCC of each seed |", "|---|---:|---:|---:|"]

@@ -1,9 +1,9 @@
 """What the benchmarks share: where this project is found, their options, how they put out their tables."""
 
-import importlib.util
+import importlib
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -17,9 +17,11 @@ Small = Annotated[
 ]
 
 
-def need(package: str, install: str = "-r requirements-dev.txt") -> None:
-    """Ends the benchmark with one line where a package is not installed."""
-    if importlib.util.find_spec(package) is None:
+def need(package: str, install: str = "-r requirements-dev.txt") -> Any:
+    """The module of a package; ends the benchmark with one line where it is not installed."""
+    try:
+        return importlib.import_module(package)
+    except ModuleNotFoundError:
         sys.exit(f"this benchmark needs {package}: pip install {install}")
 
 

@@ -16,7 +16,7 @@ import platform
 import statistics
 import time
 from importlib.metadata import version
-from typing import Annotated
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -27,9 +27,7 @@ from tqdm import tqdm
 
 need("torch")
 
-import reference
-
-from iqa_jax.data.datasets import prepare
+from iqa_jax.data.preparation import prepare_dataset
 from iqa_jax.data.source import PairSource
 from iqa_jax.models import split_model
 from iqa_jax.ops.augment import Cropping
@@ -44,8 +42,9 @@ from iqa_jax.training.step import (
     make_optimizer,
     make_train_step,
 )
-from iqa_jax.weights.flat import model_with
+from iqa_jax.weights.flat import iqa_model_with
 from iqa_jax.weights.pytorch.convert import convert_state_dict
+from tests import reference
 
 BATCH, CROP = 16, 192
 RECIPE_PAIRS = 30 * 18_560  # 30 epochs of 80 % of PIPAL's 23,200
@@ -57,7 +56,7 @@ class Ours:
     def __init__(self, kept: str, dtype: str, at_once: int, source: PairSource):
         converted = convert_state_dict(reference.fill_rule("iqa_conformer"))
         config = dataclasses.replace(converted.config, dtype=dtype)
-        model = model_with(config, converted.weights)
+        model = iqa_model_with(config, converted.weights)
         model.train()
         graph, trained, frozen = split_model(model)
         optimizer = make_optimizer(1e-4)
@@ -70,11 +69,8 @@ class Ours:
         self._frozen = self._placement.put_everywhere(frozen)
         self._state = self._placement.put_everywhere(initial_state(trained, optimizer, ema=False))
         make = jit_step if at_once == 1 else jit_steps
-        self._program, self._at_once, self._number = (
-            make(train_step, self._placement, self._feed.batch),
-            at_once,
-            0,
-        )
+        self._program: Any = make(train_step, self._placement, self._feed.batch)
+        self._at_once, self._number = at_once, 0
 
     def flops(self) -> float:
         """Of a step, as XLA counts them in the program before it is optimised.
@@ -92,6 +88,7 @@ class Ours:
         return 2 * sizes[0] + sizes[1] + 2 * BATCH * CROP * CROP * 3
 
     def run(self, steps: int) -> None:
+        loss = None
         for _ in range(max(steps // self._at_once, 1)):
             take = self._feed.take if self._at_once == 1 else lambda n: self._feed.several(n, self._at_once)
             inputs = take(self._number)
@@ -105,7 +102,8 @@ class PyTorch:
 
     def __init__(self, compiled: bool, dtype: str, source: PairSource):
         import torch
-        import torch_reference
+
+        from tests import torch_reference
 
         self._torch, self._reference, self._source = torch, torch_reference, source
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -127,13 +125,14 @@ class PyTorch:
         for pair in pairs:
             top, left = self._rng.integers(0, pair.reference.shape[0] - CROP + 1, 2)
             flip = -1 if self._rng.random() < 0.5 else 1
-            for image, found in zip((pair.reference, pair.distorted), crops, strict=True):
-                found.append(image[top : top + CROP, left : left + CROP][:, ::flip])
+            for image, cut in zip((pair.reference, pair.distorted), crops, strict=True):
+                cut.append(image[top : top + CROP, left : left + CROP][:, ::flip])
         mos = self._torch.as_tensor([[pair.mos] for pair in pairs], dtype=self._torch.float32) - 3.0
-        inputs = (self._reference.network_input(np.stack(found)) for found in crops)
+        inputs = (self._reference.network_input(np.stack(cut)) for cut in crops)
         return [x.to(self._device) for x in (*inputs, mos)]
 
     def run(self, steps: int) -> None:
+        loss = self._torch.zeros(())
         for _ in range(steps):
             crops = self._crops or self._loaded()
             context = contextlib.nullcontext()
@@ -170,7 +169,7 @@ def main(
     output: Output = None,
 ) -> None:
     """Measure training with iqa_jax and PyTorch on the default device."""
-    source = PairSource(prepare("iqa_demo"), "train")
+    source = PairSource(prepare_dataset("iqa_demo"), "train")
     rounds, steps, dtypes = (1, 1, ["float32"]) if small else (rounds, steps, ["float32", "bfloat16"])
     makers = {}
     for dtype in dtypes:

@@ -58,7 +58,7 @@ def train(metric, photographs: np.ndarray, *, share: float, steps: int, batch_si
         places = jax.random.randint(place_key, (batch_size, 2), 0, photographs.shape[1] - size + 1)
 
         def cut(n, place):
-            return jax.lax.dynamic_slice(photographs[n], (*place, 0), (size, size, 3))
+            return jax.lax.dynamic_slice(pixels[n], (*place, 0), (size, size, 3))
 
         clean = jax.vmap(cut)(which, places)
         noisy = clean + NOISE * jax.random.normal(noise_key, clean.shape)
@@ -73,7 +73,7 @@ def train(metric, photographs: np.ndarray, *, share: float, steps: int, batch_si
         return optax.apply_updates(parameters, updates), state
 
     step = jit(step)  # jax.jit, with what makes convolutions fast on CPUs
-    photographs = jnp.asarray(photographs)
+    pixels = jnp.asarray(photographs)
     state = optimizer.init(parameters)
     for key in tqdm(jax.random.split(jax.random.key(0), steps), desc=f"share {share:g}", unit="step"):
         parameters, state = step(parameters, state, key)
@@ -96,7 +96,7 @@ def main(
     noisy = [x / 255 + NOISE * rng.standard_normal(x.shape) for x in held_out]
     rows = {"noisy": noisy}
     for name, part in (("squared error", 0.0), ("with the metric", share)):
-        model = train(metric, np.float32(training / 255), share=part, steps=steps)
+        model = train(metric, (training / 255).astype(np.float32), share=part, steps=steps)
         rows[name] = [np.asarray(model(jnp.float32(x[None])))[0] for x in noisy]
     scores = {"metric": metric} | ({"judge": iqa_jax.load(judge)} if judge else {})
     scores |= {"PSNR": psnr, "SSIM": ssim}

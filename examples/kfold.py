@@ -34,7 +34,7 @@ def main(
     same_recipe(output, {"data set": name, "config": config, "train": train, "options": context.args})
     command("splits", name, *place, "--seeds", folds, "--train", train, "--output", output / "splits")
     files = sorted((output / "splits").glob(f"{name.replace('/', '-')}-*.json"), key=_seed)
-    found = []
+    results = []
     for number, splits in enumerate(files[:folds]):
         run, evaluation = output / f"run-{number}", output / f"evaluation-{number}"
         if not list(evaluation.glob("metrics-*.json")):
@@ -47,10 +47,10 @@ def main(
             options = ["--dataset", name, "--splits", splits, "--output", evaluation]
             command("evaluate", "--weights", run, *place, *options)
         (metrics,) = evaluation.glob("metrics-*.json")
-        found.append(json.loads(metrics.read_text())["metrics"])
-    print(f"{len(found)} divisions of {name}: median (lowest to highest)")
+        results.append(json.loads(metrics.read_text())["metrics"])
+    print(f"{len(results)} divisions of {name}: median (lowest to highest)")
     for measure in MEASURES:
-        values = [metrics[measure] for metrics in found]
+        values = [metrics[measure] for metrics in results]
         print(
             f"{measure.upper():5s} {statistics.median(values):.4f} ({min(values):.4f} to {max(values):.4f})"
         )

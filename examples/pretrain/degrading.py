@@ -7,13 +7,16 @@ by eye only; their labels come from measures, see `labels.py`.
 
 import io
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from PIL import Image
-from scipy import fft, ndimage
+from scipy import fft as scipy_fft
+from scipy import ndimage
 
 from iqa_jax.data import distortions as kadid
+
+fft: Any = scipy_fft  # its annotations are of what dispatches, not of the arrays that come back
 
 
 class Kind(NamedTuple):
@@ -158,10 +161,10 @@ def opened(data, image):
     from PIL import ImageFile
 
     ImageFile.LOAD_TRUNCATED_IMAGES = True
-    found = np.asarray(Image.open(io.BytesIO(data.tobytes())).convert("RGB"))
-    if found.shape != image.shape:
+    restored = np.asarray(Image.open(io.BytesIO(data.tobytes())).convert("RGB"))
+    if restored.shape != image.shape:
         raise OSError("another size")
-    return found
+    return restored
 
 
 # Noise
@@ -270,17 +273,17 @@ def non_local_denoised(image, u, rng):
 
     s = between(u, (0.01, 0.04, 0.07, 0.1, 0.15, 0.22), log=True)
     noisy = image / 255 + s * rng.standard_normal(image.shape)
-    found = restoration.denoise_nl_means(
+    restored = restoration.denoise_nl_means(
         noisy.astype(np.float32), patch_size=5, patch_distance=4, h=0.8 * s, sigma=s, channel_axis=2
     )
-    return as_image(255 * found)
+    return as_image(255 * restored)
 
 
 def median_filtered(image, u, rng):
     size = 3 if u < 1.5 else 5 if u < 3 else 7
-    found = ndimage.median_filter(image, (size, size, 1))
+    restored = ndimage.median_filter(image, (size, size, 1))
     share = {3: u / 1.5, 5: (u - 0.5) / 2.5, 7: (u - 1) / 4}[size]
-    return as_image(image + min(share, 1) * (found.astype(float) - image))
+    return as_image(image + min(share, 1) * (restored.astype(float) - image))
 
 
 def sparse_reconstruction(image, u, rng):
@@ -296,8 +299,8 @@ def sparse_reconstruction(image, u, rng):
     else:
         threshold = np.quantile(magnitude, 1 - keep, axis=(1, 3), keepdims=True)
     result = image.astype(float)
-    found = fft.idctn(np.where(magnitude >= threshold, c, 0), axes=(1, 3), norm="ortho")
-    result[:height, :width] = found.reshape(height, width, 3)
+    restored = fft.idctn(np.where(magnitude >= threshold, c, 0), axes=(1, 3), norm="ortho")
+    result[:height, :width] = restored.reshape(height, width, 3)
     return as_image(result)
 
 
@@ -307,8 +310,8 @@ def sampled_reconstruction(image, u, rng):
     mask = (rng.random((*image.shape[:2], 1)) < keep).astype(float)
     s = 0.55 / np.sqrt(keep)
     weight = ndimage.gaussian_filter(mask, (s, s, 0)) + 1e-3
-    found = ndimage.gaussian_filter(image * mask, (s, s, 0)) + 1e-3 * image.mean((0, 1))
-    return as_image(np.where(mask > 0, image, found / weight))
+    restored = ndimage.gaussian_filter(image * mask, (s, s, 0)) + 1e-3 * image.mean((0, 1))
+    return as_image(np.where(mask > 0, image, restored / weight))
 
 
 def rescaled(image, u, rng):
@@ -348,7 +351,7 @@ def chromatic_aberration(image, u, rng):
         result[..., channel] = ndimage.affine_transform(
             result[..., channel],
             [zoom, zoom],
-            middle - zoom * middle + side * shift / 2,
+            cast(Any, middle - zoom * middle + side * shift / 2),  # typed as one number
             order=1,
             mode="nearest",
         )

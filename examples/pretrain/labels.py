@@ -144,7 +144,7 @@ class Labeller:
             share = _TOLD.get(kind, _TOLD_OTHERS)
             if kind in DETAIL:
                 typed = 0.45 * typed + 0.55 * generic(mean)
-            return share * told + (1 - share) * typed
+            return float(share * told + (1 - share) * typed)
         kinds = {*kind.split("+")}
         if kind == "chromatic_aberration" or (len(kinds) > 1 and kinds & {*COLOUR, *COLOUR_OTHERS}):
             return 0.5 * float(self._colour(mean) + self._detail(mean))

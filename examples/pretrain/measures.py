@@ -14,6 +14,8 @@ better. They are close to the published measures, each written from its paper's 
   light       minus the difference of blurred brightness
 """
 
+from typing import Any, cast
+
 import numpy as np
 from scipy import fft, ndimage
 
@@ -47,7 +49,7 @@ def measured(reference: np.ndarray, distorted: np.ndarray) -> np.ndarray:
     small = [halved(x) for x in (a, b)]
     mdsi, chroma = _mdsi(*small)
     light = -np.abs(_box(ya[..., 0] - yb[..., 0], 24)).mean((1, 2))
-    found = [
+    columns = [
         _decibel(np.square(a - b).mean((1, 2, 3))),
         *_psnr_hvs(ya[..., 0], yb[..., 0]),
         mdsi,
@@ -57,7 +59,7 @@ def measured(reference: np.ndarray, distorted: np.ndarray) -> np.ndarray:
         chroma,
         light,
     ]
-    return np.stack(found, axis=-1).astype(np.float32)
+    return np.stack(columns, axis=-1).astype(np.float32)
 
 
 def _decibel(error):
@@ -71,7 +73,7 @@ def halved(x):
 
 
 def _box(x, size):
-    return ndimage.uniform_filter(x, (1, size, size), mode="nearest")
+    return ndimage.uniform_filter(x, cast(Any, (1, size, size)), mode="nearest")  # typed as one number
 
 
 def _similar(a, b, c):
@@ -134,18 +136,19 @@ def _haarpsi(a, b, c=30.0, alpha=4.2):
     total, weights = 0.0, 0.0
     coefficients = [[_haar(x[..., 0], scale) for scale in (1, 2, 3)] for x in (a, b)]
     for direction in (0, 1):
-        found = [[level[direction][:, :size, :size] for level in image] for image in coefficients]
-        weight = np.maximum(found[0][2], found[1][2])
-        local = 0.5 * sum(_similar(found[0][k], found[1][k], c * c) for k in (0, 1))
+        bands = [[level[direction][:, :size, :size] for level in image] for image in coefficients]
+        weight = np.maximum(bands[0][2], bands[1][2])
+        local = 0.5 * sum(_similar(bands[0][k], bands[1][k], c * c) for k in (0, 1))
         total = total + (weight / (1 + np.exp(-alpha * local))).sum((1, 2))
         weights = weights + weight.sum((1, 2))
     for channel in (1, 2):
         mean = [np.abs(_box(np.ascontiguousarray(x[..., channel]), 2))[:, :size, :size] for x in (a, b)]
-        weight = 0.5 * sum(
+        across, down = (
             np.maximum(coefficients[0][2][d][:, :size, :size], coefficients[1][2][d][:, :size, :size])
             for d in (0, 1)
         )
-        total = total + (weight / (1 + np.exp(-alpha * _similar(*mean, c * c)))).sum((1, 2))
+        weight = 0.5 * (across + down)
+        total = total + (weight / (1 + np.exp(-alpha * _similar(mean[0], mean[1], c * c)))).sum((1, 2))
         weights = weights + weight.sum((1, 2))
     mean = np.clip((total + 1e-3) / (weights + 1e-3), 1e-6, 1 - 1e-6)
     return (np.log(mean / (1 - mean)) / alpha) ** 2

@@ -64,12 +64,12 @@ def make(photograph: Photograph, which: int, path: Path, every: bool) -> None:
     """Writes one part's pairs; `every`: KADID-10k's levels, all windows."""
     reference = part(photograph, which)
     cut = windows(reference)
-    kept, chosen, found, changed = [], [], [], []
+    kept, chosen, measured, changed = [], [], [], []
     made = levels() if every else plan(photograph, which)
     for number, (kind, strength) in enumerate(made):
         rng = np.random.default_rng((photograph.number, which, 2, number))
         image = windows(distorted(reference, kind, strength, rng))
-        found.append(measures.measured(cut, image))
+        measured.append(measures.measured(cut, image))
         changed.append((image != cut).any(-1).mean((1, 2)))
         at = np.arange(6)
         if not every:  # of a local distortion at least one window that it touches
@@ -84,7 +84,7 @@ def make(photograph: Photograph, which: int, path: Path, every: bool) -> None:
         reference=cut,
         distorted=np.stack(kept),
         window=np.stack(chosen).astype(np.int8),
-        measures=np.stack(found),
+        measures=np.stack(measured),
         changed=np.stack(changed).astype(np.float32),
         kind=np.array(names),
         strength=np.array(strengths, np.float32),
@@ -92,12 +92,12 @@ def make(photograph: Photograph, which: int, path: Path, every: bool) -> None:
     os.replace(partial, path)
 
 
-def make_all(found: list[Photograph], parts: int, directory: Path, *, processes: int | None = None) -> None:
+def make_all(listed: list[Photograph], parts: int, directory: Path, *, processes: int | None = None) -> None:
     """`parts` of each photograph to train on; of those held out one, at KADID-10k's levels."""
     directory.mkdir(parents=True, exist_ok=True)
     tasks = []
     for which in range(parts):
-        for photograph in found:
+        for photograph in listed:
             if which == 0 or not photograph.held_out:
                 path = directory / f"{photograph.number:03d}_{which}.npz"
                 if not path.exists():

@@ -5,11 +5,11 @@ and use ("train" or "held out").  The folders are the user's:
 
   commons     the photographs from Wikimedia Commons, NNN.webp
   debian      where the Debian packages were unpacked (`dpkg -x PACKAGE.deb FOLDER`), all into one folder
-  python      none: photographs that are installed with scikit-image, scikit-learn and matplotlib
+  python      none: photographs that are installed with scikit-image, matplotlib and this package
 """
 
 import csv
-import importlib.util
+import importlib.resources
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,21 +29,20 @@ class Photograph(NamedTuple):
 
 def photographs(folders: dict[str, Path]) -> list[Photograph]:
     """Those of the list whose folder is given; raises FileNotFoundError for one that is not there."""
-    found = []
+    chosen = []
     for number, row in enumerate(csv.DictReader(LISTED.open(newline="", encoding="utf-8"))):
         place, path = row["folder"], row["path"]
         if place == "python":
             package, _, rest = path.partition("/")
-            (root,) = importlib.util.find_spec(package).submodule_search_locations
-            full = Path(root) / rest
+            full = Path(str(importlib.resources.files(package))) / rest
         elif place in folders:
             full = folders[place] / path
         else:
             continue
         if not full.is_file():
             raise FileNotFoundError(f"{full}: listed in {LISTED.name}, not there")
-        found.append(Photograph(number, row["name"], full, row["use"] == "held out"))
-    return found
+        chosen.append(Photograph(number, row["name"], full, row["use"] == "held out"))
+    return chosen
 
 
 def part(photograph: Photograph, which: int) -> np.ndarray:

@@ -36,13 +36,13 @@ def main() -> None:
     parser.add_argument("--without", nargs="*", default=(), help="types that are left out of training")
     parser.add_argument("--models", nargs="+", choices=[*SHIPPED], default=[*SHIPPED], help="both by default")
     asked = parser.parse_args()
-    found = photographs({"commons": asked.commons, "debian": asked.debian})
-    make_all(found, PARTS, asked.output / "pairs")
+    listed = photographs({"commons": asked.commons, "debian": asked.debian})
+    make_all(listed, PARTS, asked.output / "pairs")
     name = "-".join(["set", *asked.without])
     made = asked.output / name
     splits = made / "splits.json"
     if not splits.exists():
-        write_set(found, asked.output / "pairs", made, without=tuple(asked.without))
+        write_set(listed, asked.output / "pairs", made, without=tuple(asked.without))
     data_dir = asked.output / f"data-{name}"
     tables = [made / "windows.csv"] + ([made / "left_out.csv"] if asked.without else [])
     for table in tables:
@@ -71,7 +71,7 @@ def main() -> None:
         folder = asked.output / f"{SHIPPED[recipe]}-{name}-{asked.seed}"
         if not folder.exists():
             half = recipe in HALVED
-            card = write_card(folder.with_name(f"{folder.name}.md"), run, found, judged, half=half)
+            card = write_card(folder.with_name(f"{folder.name}.md"), run, listed, judged, half=half)
             command("pack", *weights, *(["--half"] if half else []), "--card", card, "--output", folder)
 
 

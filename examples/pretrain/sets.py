@@ -25,7 +25,7 @@ Row = tuple[str, str, float, str]
 
 
 def write_set(
-    found: list[Photograph], pairs: Path, directory: Path, *, without: tuple[str, ...] = ()
+    listed: list[Photograph], pairs: Path, directory: Path, *, without: tuple[str, ...] = ()
 ) -> None:
     """Writes the set of the parts in `pairs`; the division comes last.
 
@@ -35,7 +35,7 @@ def write_set(
     """
     for folder in ("reference", "distorted"):
         (directory / folder).mkdir(parents=True, exist_ok=True)
-    held_out = {photograph.number: photograph.held_out for photograph in found}
+    held_out = {photograph.number: photograph.held_out for photograph in listed}
     files = sorted(path for path in pairs.glob("???_?.npz") if int(path.name[:3]) in held_out)
     parts = [_measures(path) for path in files]
     held = [held_out[int(path.name[:3])] for path in files]

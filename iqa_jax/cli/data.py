@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from iqa_jax.cli.options import DataDir, Json, Splits, numbers_of
+from iqa_jax.cli.options import DataDir, Json, Splits, arguments_as_options, numbers_of
 from iqa_jax.cli.output import progress_bar, put_out, remark, table_of
 from iqa_jax.errors import DataError, UserError
 from iqa_jax.files import new_directory, output_file, writable_directory, write_whole
@@ -20,54 +20,60 @@ def prepare(
         Path | None, typer.Option(help="The downloaded folder; for pairs, the table.")
     ] = None,
     scale: Annotated[
-        str, typer.Option(help="For pairs: the ends of the label's scale, 1-5; those found if not given.")
+        str,
+        typer.Option(
+            help="For pairs: the ends of the scale, such as 1-5; by default the lowest and highest label."
+        ),
     ] = "",
     average_opinions: Annotated[
         bool, typer.Option("--average-opinions", help="For pairs: average the rows of one image.")
     ] = False,
     force: Annotated[
-        bool, typer.Option("--force", help="Prepare anew, also what another table of this name made.")
+        bool, typer.Option("--force", help="Prepare again, even if another table of this name was prepared.")
     ] = False,
     data_dir: DataDir = "",
     as_json: Json = False,
 ) -> None:
     """Check a downloaded data set and prepare it for training and evaluation.
 
-    One that is prepared is read whole and compared with its folder or table; it is prepared anew if anything
+    A prepared set is read whole and compared with its folder or table; it is prepared again if anything
     has changed or is damaged.
 
     Example: python -m iqa_jax prepare kadid10k --manual-dir ~/Downloads/kadid10k
     """
-    from iqa_jax.data import datasets
+    from iqa_jax.data.datasets.overview import summary
+    from iqa_jax.data.datasets.pairs import TableOptions
+    from iqa_jax.data.preparation import prepare_dataset
 
     options = None
     if scale or average_opinions:
-        options = datasets.TableOptions(_ends_of(scale), average_opinions)
-    builder = datasets.prepare(
-        name,
-        data_dir=data_dir or None,
-        manual_dir=manual_dir,
-        options=options,
-        check=True,
-        force=force,
-    )
-    found = datasets.summary(builder)
+        options = TableOptions(_ends_of(scale), average_opinions)
+    with arguments_as_options("manual_dir", "average_opinions"):
+        builder = prepare_dataset(
+            name,
+            data_dir=data_dir or None,
+            manual_dir=manual_dir,
+            options=options,
+            check=True,
+            force=force,
+        )
+    overview = summary(builder)
     rows = [
         [split, *(part[k] for k in ("pairs", "references", "min", "max", "mean", "std"))]
-        for split, part in found["splits"].items()
+        for split, part in overview["splits"].items()
     ]
     header = ["split", "pairs", "references", "min", "max", "mean", "std"]
-    types = {kind: None for part in found["splits"].values() for kind in part["distortions"]}
+    types = {kind: None for part in overview["splits"].values() for kind in part["distortions"]}
     notes = [
-        f"labels: {found['score']['kind']}, "
-        f"{'higher' if found['score']['higher_is_better'] else 'lower'} is better",
-        f"distortion types: {_shortened(list(types)) or 'not told'}",
+        f"labels: {overview['score']['kind']}, "
+        f"{'higher' if overview['score']['higher_is_better'] else 'lower'} is better",
+        f"distortion types: {_shortened(list(types)) or 'not given'}",
     ]
     if not builder.paired:
         notes.append("no column reference: single images, for models that need no reference")
-    if found.get("deviation"):
-        notes.append(found["deviation"])
-    put_out(found, as_json, table_of(f"{name}, in {builder.data_dir}", header, rows), *notes)
+    if overview["deviation"]:
+        notes.append(overview["deviation"])
+    put_out(overview, as_json, table_of(f"{name}, in {builder.data_dir}", header, rows), *notes)
 
 
 def _ends_of(scale: str) -> tuple[float, float] | None:
@@ -77,9 +83,9 @@ def _ends_of(scale: str) -> tuple[float, float] | None:
     from iqa_jax.data.numerals import AmbiguousNumber, numbers
 
     end = r"([+\-\u2212]?[\d.,'’]+?)"
-    found = re.fullmatch(rf"{end}(?:-|–|\.\.|:){end}", scale.replace(" ", ""))
+    ends = re.fullmatch(rf"{end}(?:-|–|\.\.|:){end}", scale.replace(" ", ""))
     try:
-        low, high = numbers(found.groups()) if found else (None, None)
+        low, high = numbers(ends.groups()) if ends else (None, None)
     except AmbiguousNumber as error:
         raise DataError(f"--scale {scale}: {error}") from None
     if low is None or high is None:
@@ -97,12 +103,12 @@ def splits(
     name: Annotated[str, typer.Argument(help="Data set.")],
     seeds: Annotated[int, typer.Option(min=1, help="How many splits, with seeds 0, 1, ...")] = 10,
     train: Annotated[float, typer.Option(help="Share of the references to train on.")] = 0.8,
-    split: Annotated[str, typer.Option(help="The split that is divided.")] = "train",
+    split: Annotated[str, typer.Option(help="The split to divide.")] = "train",
     output: Annotated[Path, typer.Option(help="Directory for the files.")] = Path("splits"),
     data_dir: DataDir = "",
     as_json: Json = False,
 ) -> None:
-    """Divide a data set by reference content, once for each seed; config.splits takes a file.
+    """Divide a data set by reference content, once for each seed; train with --config.splits=FILE.
 
     Example: python -m iqa_jax splits kadid10k --seeds 10 --train 0.8
     """
@@ -125,7 +131,7 @@ def splits(
 
 def show(
     dataset: Annotated[str, typer.Option(help="Data set.")],
-    split: Annotated[str, typer.Option(help="Which pairs; train by default.")] = "",
+    split: Annotated[str, typer.Option(help="Which pairs; by default train.")] = "",
     splits: Splits = None,
     output: Annotated[Path, typer.Option(help="The PNG to write.")] = Path("samples.png"),
     count: Annotated[int, typer.Option(min=1, max=64, help="How many pairs.")] = 8,
@@ -152,23 +158,25 @@ def show(
 def distort(
     images: Annotated[list[str], typer.Option(help="Photographs: file, directory or pattern.")],
     output: Annotated[Path, typer.Option(help="Directory for the pairs and their table, NAME.csv.")],
-    name: Annotated[str, typer.Option(help="What to call the set; after the directory if not given.")] = "",
-    types: Annotated[str, typer.Option(help="Distortion types, jpeg,gaussian_blur; all if not given.")] = "",
-    levels: Annotated[str, typer.Option(help="Levels, 1-5 or 2,4.")] = "1-5",
+    name: Annotated[str, typer.Option(help="Name of the set; by default the directory's.")] = "",
+    types: Annotated[str, typer.Option(help="Distortion types, such as jpeg,lens_blur; default: all.")] = "",
+    levels: Annotated[str, typer.Option(help="Levels, such as 1-5 or 2,4.")] = "1-5",
     per_image: Annotated[
-        int, typer.Option(min=0, help="So many of the combinations, drawn by chance; 0: all.")
+        int, typer.Option(min=0, help="How many combinations to draw at random for each photograph; 0: all.")
     ] = 0,
     short_side: Annotated[
-        int, typer.Option(min=0, help="Scale larger photographs down to it, pixels; 0: leave them.")
+        int, typer.Option(min=0, help="Scale larger photographs to this short side, pixels; 0: as they are.")
     ] = 0,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the choice and of the random distortions.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the draw and of the random distortions.")] = 0,
     label: Annotated[
-        bool, typer.Option("--label", help="Add KADID-10k's mean opinion of type and level as mos.")
+        bool, typer.Option("--label", help="Add KADID-10k's mean opinion score of type and level as mos.")
     ] = False,
-    processes: Annotated[int, typer.Option(min=0, help="At a time; 0: one a core.")] = 0,
+    processes: Annotated[int, typer.Option(min=0, help="Number of processes; 0: one per core.")] = 0,
     as_json: Json = False,
 ) -> None:
-    """Make reference-distorted pairs of photographs with KADID-10k's distortions; resumes where it stopped.
+    """Make reference-distorted pairs of photographs with KADID-10k's distortions.
+
+    Run the same command again to resume.
 
     Example: python -m iqa_jax distort --images photos/ --output made --per-image 15 --short-side 384
     """
@@ -176,7 +184,7 @@ def distort(
     from iqa_jax.data.selection import expand
 
     if name != Path(name).name:
-        raise UserError(f"--name {name}: expected a name without folders; --output gives the folder")
+        raise UserError(f"--name {name}: expected a name without folders; give the folder as --output")
     chosen = tuple(filter(None, map(str.strip, types.split(","))))
     chosen_levels = tuple(numbers_of("--levels", levels))
     if types and not chosen:
@@ -210,9 +218,9 @@ def opened(name: str, split: str, data_dir: str, splits: Path | None = None, *, 
     """The pairs of a split of a data set, or of the validation part of a file of splits."""
     if split and splits:
         raise UserError("--split and --splits: give one of them")
-    from iqa_jax.data.datasets import prepare
+    from iqa_jax.data.preparation import prepare_dataset
     from iqa_jax.data.source import PairSource
     from iqa_jax.data.splits import part_of_splits
 
-    builder = prepare(name, data_dir=data_dir or None)
+    builder = prepare_dataset(name, data_dir=data_dir or None)
     return part_of_splits(builder, splits, "validation") if splits else PairSource(builder, split or default)

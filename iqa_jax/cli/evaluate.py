@@ -109,7 +109,7 @@ def evaluate(
 
 def _sources_to_evaluate(names: list[str], record: dict, split: str, splits: Path | None, data_dir: str):
     """The pairs of each data set, with why these; checked before anything is predicted."""
-    from iqa_jax.data.datasets import prepare
+    from iqa_jax.data.preparation import prepare_dataset
     from iqa_jax.data.splits import part_to_evaluate
     from iqa_jax.evaluation import evaluate as evaluation
 
@@ -117,7 +117,7 @@ def _sources_to_evaluate(names: list[str], record: dict, split: str, splits: Pat
         raise UserError("--split and --splits: give one of them")
     found = {}
     for name in names:
-        builder = prepare(name, data_dir=data_dir or None)
+        builder = prepare_dataset(name, data_dir=data_dir or None)
         source, why = part_to_evaluate(builder, record, split=split, splits=splits or "")
         evaluation.check_labels(source)
         file = evaluation.file_name(source)

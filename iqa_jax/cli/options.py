@@ -1,6 +1,8 @@
 """Options that several commands share."""
 
+import contextlib
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -94,6 +96,18 @@ def numbers_of(option: str, text: str) -> list[int]:
     if text and not numbers:
         raise UserError(f"{option} {text}: expected numbers such as 2-4 or 1,3,5")
     return numbers
+
+
+@contextlib.contextmanager
+def arguments_as_options(*arguments: str) -> Iterator[None]:
+    """Lets the library's errors name options where they name its arguments: `--data-dir`, not `data_dir`."""
+    try:
+        yield
+    except UserError as error:
+        named = rf"(?<![\w./-])({'|'.join(arguments)})\b"
+        text = re.sub(named, lambda match: "--" + match[1].replace("_", "-"), str(error))
+        error.args = (text,)
+        raise
 
 
 def check_workers(ray: str, workers: int) -> None:

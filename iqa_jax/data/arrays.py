@@ -1,6 +1,6 @@
 """Images and masks as users give them -> checked arrays.
 
-Everything that takes images goes through here, so that all of it takes and refuses the same.
+Everything that takes images checks them here, so that all of it accepts and refuses the same.
 """
 
 import os
@@ -10,6 +10,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from PIL import Image
 
 from iqa_jax.data.images import from_pillow, read_image
@@ -17,11 +18,11 @@ from iqa_jax.errors import UserError
 from iqa_jax.ops import Array
 from iqa_jax.ops.windows import SMALLEST
 
-Given = Array | str | os.PathLike | Image.Image  # what is taken as an image
+Given = Array | str | os.PathLike | Image.Image  # what counts as an image
 
-_ROUNDING = 1e-3  # so far outside [0, 1] a value is clipped; further out it is an error
-_RINGING = 0.25  # so far outside, a resized or restored image reaches, whose scale is the right one
-# What each pixel becomes between, by the mean and deviation of ImageNet's channels and of CLIP's.
+_ROUNDING = 1e-3  # values this far outside [0, 1] are clipped; further out they are an error
+_RINGING = 0.25  # resizing and restoring overshoot [0, 1] by up to this much
+# The range of pixels normalised by the mean and deviation of ImageNet's or CLIP's channels.
 _NORMALISED = (-2.12, 2.65)
 _WANTED = "expected a NumPy or JAX array (H, W, 3) or (B, H, W, 3), uint8 or float in [0, 1]"
 _WANTED_MASK = "expected (H, W) or (B, H, W), bool, uint8 (255 is 1) or float in [0, 1]"
@@ -39,14 +40,14 @@ def images_of(given: Given, name: str) -> np.ndarray:
     Returns:
       (H, W, 3) or (B, H, W, 3), uint8, or float with nothing outside [0, 1] but rounding errors.
     Raises:
-      UserError: anything else came; says what, and what is wanted.
+      UserError: names what was given and what was expected.
       DataError: a file that cannot be read, see `iqa_jax.data.images.read_image`.
     """
     if isinstance(given, str | os.PathLike):
         given = read_image(given)
     elif isinstance(given, Image.Image):
         given = from_pillow(given)
-    if isinstance(given, jax.core.Tracer):
+    if isinstance(given, Tracer):
         raise UserError(
             f"{name}: traced by jax.jit, jax.vmap or jax.grad; a metric scores arrays whose values are "
             "known: inside a transformed function, use metric.loss"
@@ -83,7 +84,7 @@ def traceable(images: Array, name: str) -> Array:
       UserError: see there; files are not taken.
     """
     _check_kind(images, name)
-    if isinstance(images, jax.core.Tracer):
+    if isinstance(images, Tracer):
         return images
     if isinstance(images, np.ndarray) or images.is_fully_addressable:  # else other processes have a part
         host = _on_host(images, name)
@@ -113,11 +114,11 @@ def mask_of(given: Given, images: Array) -> np.ndarray:
       given: (H, W), for all images of a batch, or (B, H, W); bool, uint8 (255 is 1) or float in [0, 1]; where
         an array of `numpy.ma` is masked it is 0.  Or a file or an image of Pillow's, see `read_mask`.
     Raises:
-      UserError: it has another shape, dtype or range, or shows nothing.
+      UserError: it has another shape, dtype or range, or is 0 everywhere.
     """
     if isinstance(given, str | os.PathLike | Image.Image):
         given = read_mask(given)
-    if isinstance(given, jax.core.Tracer):
+    if isinstance(given, Tracer):
         raise UserError("mask: traced by jax.jit, jax.vmap or jax.grad; a mask's values have to be known")
     if not isinstance(given, np.ndarray | jax.Array):
         raise UserError(f"mask: a {type(given).__name__}; {_WANTED_MASK}, or an image file")
@@ -131,7 +132,7 @@ def mask_of(given: Given, images: Array) -> np.ndarray:
     if not (mask.min() >= 0 and mask.max() <= 1):  # NaN is neither
         raise UserError(f"mask: values from {mask.min()} to {mask.max()}; expected [0, 1]")
     if not np.all(mask.any(axis=(-2, -1))):
-        raise UserError("mask: shows nothing, it is 0 everywhere")
+        raise UserError("mask: 0 everywhere; expected a part to score")
     return np.broadcast_to(mask, images.shape[:-1])
 
 
@@ -179,7 +180,7 @@ def _check_kind(images: Array, name: str) -> None:
 
 
 def _is_float(dtype) -> bool:
-    """Whether it is a float of NumPy's or JAX's; others, of objects say, JAX refuses to compare."""
+    """Whether it is a float of NumPy's or JAX's; JAX refuses to compare others, such as objects."""
     return dtype.kind == "f" or (dtype.kind == "V" and jnp.issubdtype(dtype, jnp.floating))
 
 

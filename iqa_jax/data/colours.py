@@ -30,7 +30,7 @@ _HDR = {16: "PQ", 18: "HLG"}
 
 _D50 = np.array([0.9642, 1, 0.8249])  # XYZ, the white of profiles
 _BRADFORD = np.array([[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]])
-_SAME_PRIMARIES = 0.005  # so far apart, primaries are the same ones, rounded by whoever wrote them
+_SAME_PRIMARIES = 0.005  # primaries this close differ by rounding alone
 _SAME_GAMMA = 0.05  # relative; libpng's threshold
 _BLOCK = 1 << 21  # values that are converted at a time, for the memory
 
@@ -75,7 +75,7 @@ class Space:
 
 
 def named_space(primaries: int, transfer: int) -> "Space | str":
-    """The space of two code points of ITU-T H.273, or why there is none: what the values then are."""
+    """The space of two code points of ITU-T H.273, or, where there is none, what the values are."""
     if transfer in _HDR:
         return f"HDR ({_HDR[transfer]})"
     if transfer not in _GAMMA or primaries not in _PRIMARIES:
@@ -104,7 +104,7 @@ def space_of_profile(profile: bytes, mode: str) -> Space | None:
     LittleCMS converts profiles, but Pillow lets it have 8 bits alone, which are too few for linear light.
 
     Args:
-      mode: of the image, L or RGB; a profile of colours goes with grey too.
+      mode: of the image, L or RGB; an RGB profile also fits a grey image.
     """
     kind = profile[16:20]
     try:

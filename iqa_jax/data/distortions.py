@@ -1,4 +1,4 @@
-"""The 25 distortion types of KADID-10k at their five levels; `iqa_jax.data.opinions` has what people thought.
+"""The 25 distortion types of KADID-10k at their five levels; `iqa_jax.data.opinions` has their scores.
 
 Source: Lin, Hosu and Saupe, "KADID-10k: A Large-scale Artificially Distorted IQA Database", QoMEX 2019.
 Where its descriptions leave something open, a function's docstring says "our choice".

@@ -6,7 +6,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from typing import BinaryIO, NamedTuple, cast
+from typing import Any, BinaryIO, NamedTuple, cast
 
 import numpy as np
 from PIL import Image, ImageCms, UnidentifiedImageError
@@ -33,29 +33,29 @@ Say = Callable[[str], object]
 
 
 class _Picture(NamedTuple):
-    """An image of 8 bits in any mode, and what is to become of it."""
+    """An image of 8 bits in any mode, and what is still to be applied to it."""
 
     image: Image.Image
     alpha: Image.Image | None  # where the mode has none
     colours: bytes | Space | None
-    exif: Image.Exif
+    orientation: int
 
 
 def read_image(
     path: str | os.PathLike, *, say: Say = warnings.warn, background: int = _BACKGROUND
 ) -> np.ndarray:
-    """Reads PNG, JPEG, BMP, TIFF, WebP, GIF or AVIF as (H, W, 3) uint8, sRGB; HEIC where pillow-heif is.
+    """Reads PNG, JPEG, BMP, TIFF, WebP, GIF or AVIF as (H, W, 3) uint8, sRGB; HEIC with pillow-heif.
 
-    Of several frames it is the first.  The EXIF orientation is applied.  Colours become sRGB, whichever way
-    the file tells them: a colour profile; cICP, gAMA and cHRM of PNG; nclx of AVIF and HEIC; TIFF tags; the
+    It reads the first of several frames.  The EXIF orientation is applied.  Colours become sRGB, however the
+    file describes them: a colour profile; cICP, gAMA and cHRM of PNG; nclx of AVIF and HEIC; TIFF tags; the
     mark of Adobe RGB in EXIF.  A gamma of 2.2 is taken as sRGB's curve.  More than 8 bits are rounded to 8,
     after the conversion, but for profiles of tables.  What is transparent is composited over mid-grey (128).
-    TIFF that Pillow does not read is read where tifffile and imagecodecs are.
+    tifffile and imagecodecs, where installed, read the TIFF files that Pillow does not.
 
     Args:
-      say: is told when transparency was composited, colours could not be converted (HDR, a damaged profile),
-        EXIF data could not be read, or an image has more frames.
-      background: the grey that transparency is composited over; of another one nothing is said.
+      say: called with a remark when transparency was composited, colours could not be converted (HDR, a
+        damaged profile), EXIF data could not be read, or an image has more frames.
+      background: the grey under transparency; a remark is made for the default alone.
     Raises:
       DataError: names the file and why it cannot be read: missing, empty, truncated, of another
         format, too large (a decompression bomb by Pillow's limit), or of a kind that another package reads.
@@ -118,17 +118,16 @@ def _of_pillow(image: Image.Image, say: Say) -> _Picture:
     if image.mode in ("I", "F"):
         raise DataError("32 bits or signed values in a channel; expected 8 or 16 bits")
     image.load()
-    exif = metadata.exif_of(image, say)
-    colours = metadata.colours_of(image, exif, say)
+    colours, orientation = metadata.colours_and_orientation(image, say)
     if not image.mode.startswith("I;16"):
-        return _Picture(image, None, colours, exif)
+        return _Picture(image, None, colours, orientation)
     values, tags = np.asarray(image), getattr(image, "tag_v2", {})
     white = 2 ** tags.get(_BITS_PER_SAMPLE, (16,))[0] - 1
     clear = image.info.get("transparency")
     alpha = None if clear is None else values != clear
     if tags.get(_PHOTOMETRIC) == 0:  # of TIFF: zero is white
         values = white - values
-    return _rounded("L", values[..., None], white, alpha, colours, exif)
+    return _rounded("L", values[..., None], white, alpha, colours, orientation)
 
 
 def _decoded(file: BinaryIO, say: Say) -> _Picture:
@@ -154,25 +153,24 @@ def _decoded(file: BinaryIO, say: Say) -> _Picture:
     values = _sixteen_bits(image, file)
     if values is None:
         return _of_pillow(image, say)
-    exif = metadata.exif_of(image, say)
-    colours = metadata.colours_of(image, exif, say)
+    colours, orientation = metadata.colours_and_orientation(image, say)
     alpha, clear = None, image.info.get("transparency")
     if image.mode in ("RGBA", "LA"):
         values, alpha = values[..., :-1], values[..., -1] / np.float32(65535)
     elif clear is not None:
         alpha = np.any(values != np.uint16(clear), axis=-1)
     mode = {1: "L", 3: "RGB", 4: "CMYK"}[values.shape[-1]]
-    return _rounded(mode, values, 65535, alpha, colours, exif)
+    return _rounded(mode, values, 65535, alpha, colours, orientation)
 
 
-def _formats(start: bytes) -> tuple[str, ...]:
+def _formats(start: bytes) -> list[str]:
     """The formats that a file which starts so may have.
 
     Raises:
-      DataError: it is HEIC, whatever its name says, and pillow-heif is not installed.
+      DataError: it is HEIC, whatever its name, and pillow-heif is not installed.
     """
     Image.init()
-    known = tuple(name for name in _FORMATS if name in Image.OPEN)  # older versions of Pillow have no AVIF
+    known = [name for name in _FORMATS if name in Image.OPEN]  # older versions of Pillow have no AVIF
     brands = start[8:] if start[4:8] == b"ftyp" else b""
     if b"avi" in brands or brands[:3] not in (b"hei", b"hev", b"mif", b"msf"):
         return known
@@ -181,7 +179,7 @@ def _formats(start: bytes) -> tuple[str, ...]:
     except ModuleNotFoundError:
         raise DataError("a HEIC image; pip install 'iqa_jax[heic]' to read it") from None
     pillow_heif.register_heif_opener()
-    return (*known, "HEIF")
+    return [*known, "HEIF"]
 
 
 def _opened(file: BinaryIO, start: bytes, say: Say) -> Image.Image | None:
@@ -206,7 +204,7 @@ def _opened(file: BinaryIO, start: bytes, say: Say) -> Image.Image | None:
 
 
 def _profile_besides(image: Image.Image, file: BinaryIO) -> dict:
-    """What tells the colours of a file and Pillow does not give, as further entries of `Image.info`."""
+    """The colour information that Pillow does not read, as further entries of `Image.info`."""
     if image.format == "AVIF":
         file.seek(0)
         return {"nclx": metadata.code_points(file.read())}
@@ -233,15 +231,14 @@ def _other_tiff(file: BinaryIO, say: Say) -> _Picture:
     if values.frames > 1:
         say(_SEVERAL)
     exif = metadata.exif_of_tiff(file, say)
-    exif[metadata.ORIENTATION] = values.orientation
     colours = values.profile or metadata.space_of_tiff(values.tags, say) or metadata.adobe_rgb(exif)
-    return _rounded(values.mode, values.colours, values.white, values.alpha, colours, exif)
+    return _rounded(values.mode, values.colours, values.white, values.alpha, colours, values.orientation)
 
 
 def _sixteen_bits(image: Image.Image, file: BinaryIO) -> np.ndarray | None:
     """(H, W, channels) uint16 where Pillow would give the upper 8 bits of colours; loads the image.
 
-    Pillow has no such mode, but takes out the bytes that it is told to.
+    Pillow has no such mode, but decodes the bytes that its raw mode names.
     """
     tiles = getattr(image, "tile", None)
     arguments = tiles[0].args if tiles else ""
@@ -264,7 +261,7 @@ def _sixteen_bits(image: Image.Image, file: BinaryIO) -> np.ndarray | None:
     return upper << 8 | bytes_of(again, raw[:-1] + _LOWER[raw[-1]])
 
 
-def _rounded(mode, values, white, alpha, colours, exif) -> _Picture:
+def _rounded(mode, values, white, alpha, colours, orientation) -> _Picture:
     """An image of more bits: its colours are converted before it has 8, where it is done by numbers."""
     space = space_of_profile(colours, mode) if isinstance(colours, bytes) else colours
     if mode == "CMYK":
@@ -273,12 +270,12 @@ def _rounded(mode, values, white, alpha, colours, exif) -> _Picture:
     image = Image.frombytes(mode, (width, height), to_srgb(values, white, space).tobytes())
     if alpha is not None:
         alpha = Image.fromarray(np.rint(255 * np.asarray(alpha, np.float32)).astype(np.uint8))
-    return _Picture(image, alpha, None if space else colours, exif)
+    return _Picture(image, alpha, None if space else colours, orientation)
 
 
 def _finished(picture: _Picture, say: Say, background: int) -> np.ndarray:
     """(H, W, 3) uint8, sRGB, upright."""
-    image, alpha, colours, exif = picture
+    image, alpha, colours, orientation = picture
     kind = {"1": "L", "L": "L", "LA": "L", "La": "L", "CMYK": "CMYK"}.get(image.mode, "RGB")
     if image.mode in ("La", "RGBa"):  # multiplied by alpha
         image = image.convert(image.mode.upper())
@@ -296,7 +293,8 @@ def _finished(picture: _Picture, say: Say, background: int) -> np.ndarray:
         if background == _BACKGROUND:
             say("transparent images are composited over mid-grey (128)")
         image = Image.composite(image, Image.new("RGB", image.size, (background,) * 3), alpha)
-    return np.asarray(metadata.upright(image, exif))
+    turn = metadata.TURNS.get(orientation)
+    return np.asarray(image if turn is None else image.transpose(turn))
 
 
 def _in_mode(image: Image.Image, mode: str) -> Image.Image:
@@ -307,7 +305,7 @@ def _in_mode(image: Image.Image, mode: str) -> Image.Image:
 def _converted(image: Image.Image, profile: bytes, say: Say) -> Image.Image:
     """From the profile's colours to sRGB; the same image where the profile is damaged or of another kind."""
     try:
-        opened = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        opened: Any = ImageCms.ImageCmsProfile(io.BytesIO(profile))
         if image.mode == "L" and opened.profile.xcolor_space.strip() == "RGB":
             image = image.convert("RGB")
         srgb = ImageCms.createProfile("sRGB")

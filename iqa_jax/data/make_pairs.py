@@ -34,10 +34,10 @@ class Plan:
 
     Attributes:
       types, levels: every combination of them, see `iqa_jax.data.distortions`.
-      per_image: so many of the combinations, drawn for each photograph by chance; 0 for all.
-      seed: of that choice and of the random distortions.
+      per_image: how many of the combinations to draw at random for each photograph; 0 for all.
+      seed: of that draw and of the random distortions.
       short_side: larger photographs are scaled down to this short side, in pixels; 0 for as they are.
-      label: whether the manifest has KADID-10k's mean opinion of type and level as `mos`.
+      label: whether the manifest has KADID-10k's mean opinion score of type and level as `mos`.
     """
 
     types: tuple[str, ...] = distortions.TYPES
@@ -48,7 +48,7 @@ class Plan:
     label: bool = False
 
     def __post_init__(self):
-        """Raises UserError for a type or a level that does not exist, or of which no opinion is known."""
+        """Raises UserError for an unknown type or level, or one without a mean opinion score."""
         for kind in self.types:
             for level in self.levels:
                 distortions.parameter(kind, level)
@@ -73,23 +73,23 @@ def make_pairs(
     progress: Callable[[int], object] = lambda pairs: None,
     say: Callable[[str], object] = warnings.warn,
 ) -> list[str]:
-    """Writes the folders `references` and `distorted` and, when all is done, the manifest beside them.
+    """Writes the folders `references` and `distorted` and, at the end, the manifest beside them.
 
-    What an interrupted start has written stays and is not made again.  The manifest's columns are
+    After an interruption, the same call resumes and keeps what is complete.  The manifest's columns are
     `reference`, `distorted` (both relative to it), `distortion`, `level`, `parameter` and, if the plan
-    says so, `mos`; `python -m iqa_jax prepare pairs` takes it.
+    has labels, `mos`.  The data set `pairs` reads it.
 
     Args:
       photographs: image files, see `iqa_jax.data.images.read_image`.
       manifest: the table to write, in an existing directory.
-      processes: how many work at a time; one a core if not given.
-      progress: is told how many more pairs are done, those of an earlier start included.
-      say: is told which photographs are called by a number, and what `read_image` had to say, once for all
-        photographs that it said it of.
+      processes: how many run at a time; one per core if not given.
+      progress: called with the number of further pairs that are complete, those of an earlier run included.
+      say: called with the photographs that a number renames, and with `read_image`'s remarks, each once
+        with the number of its photographs.
     Returns:
-      Why photographs could not be used, an entry each; the others are in the manifest.
+      Why photographs could not be used, one entry each; the manifest has the others.
     Raises:
-      UserError: there are other things in the directory, or pairs made with other settings.
+      UserError: the directory holds other files, or pairs made with other settings.
       OSError: a file cannot be written; run the same again to resume.
     """
     output = manifest.parent
@@ -126,32 +126,32 @@ def make_pairs(
 def _names(
     photographs: Sequence[Path], plan: Plan, say: Callable[[str], object] = warnings.warn
 ) -> dict[Path, str]:
-    """What to call each in the output: its name without the ending, after its folders where names repeat.
+    """The name of each in the output: its stem, with its folders in front where stems repeat.
 
-    Where that would give two files one name, the later photograph gets a number as well.  Names that differ
-    in case or in how their letters are composed are one name on many systems.
+    Where two files would share a name, the later photograph gets a number.  Many file systems do not
+    distinguish names that differ in case or in how their letters are composed.
     """
     names = {path: path.stem for path in photographs}
     if len(set(names.values())) < len(names):
         root = os.path.commonpath([path.absolute().parent for path in photographs])
         names = {path: path.absolute().relative_to(root).with_suffix("").as_posix() for path in photographs}
-    wanted, taken = {_key(name) for name in names.values()}, _Taken(plan)
+    wanted, used = {_key(name) for name in names.values()}, _UsedNames(plan)
     changed = []
     for number, (path, name) in enumerate(names.items()):
         numbered = (f"{name}-{count}" for count in itertools.count(2))
         choices = itertools.chain([name], (choice for choice in numbered if _key(choice) not in wanted))
-        names[path] = next(choice for choice in choices if taken.has_room_for(choice, number))
-        taken.numbers[_key(names[path])] = number
+        names[path] = next(choice for choice in choices if used.has_room_for(choice, number))
+        used.numbers[_key(names[path])] = number
         if names[path] != name:
             changed.append(f"{path.name} is {names[path]}")
     if changed:
         more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
-        say(f"photographs whose names are taken have a number: {', '.join(changed[:3])}{more}")
+        say(f"photographs renamed with a number: {', '.join(changed[:3])}{more}")
     return names
 
 
-class _Taken:
-    """The names that photographs have, and so the files that they own."""
+class _UsedNames:
+    """The names in use, and so the files that belong to each photograph."""
 
     def __init__(self, plan: Plan):
         self.numbers: dict[str, int] = {}  # of the photograph, by the key of its name
@@ -165,7 +165,7 @@ class _Taken:
         ]
 
     def has_room_for(self, name: str, number: int) -> bool:
-        """Whether the photograph of this number may be called so: none of its files is another's."""
+        """Whether the photograph of this number can have the name, so that it shares no file with another."""
         key = _key(name)
         if key in self.numbers:
             return False
@@ -183,7 +183,7 @@ class _Taken:
 
 
 def _key(name: str) -> str:
-    """The same for names that some file system takes for one."""
+    """One key for all names that some file system does not distinguish."""
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 
@@ -193,7 +193,7 @@ def _plain(kind: str) -> str:
 
 
 def _check_settings(output: Path, plan: Plan, photographs: Sequence[str]) -> None:
-    """Notes what is made here, or makes sure that it is the same as before."""
+    """Records the settings, or checks that they are those of the earlier run."""
     path = output / _SETTINGS
     settings = {**dataclasses.asdict(plan), "photographs": list(photographs)}
     settings = json.loads(json.dumps(settings))
@@ -207,14 +207,14 @@ def _check_settings(output: Path, plan: Plan, photographs: Sequence[str]) -> Non
         other = next((name for name in settings if settings[name] != before.get(name)), None)
     except (ValueError, AttributeError):
         raise UserError(
-            f"{path}: damaged; it tells how the pairs beside it were made: choose another directory"
+            f"{path}: damaged; it records how the pairs beside it were made; choose another directory"
         ) from None
     if other is not None:
         raise UserError(f"{output}: holds pairs made with other settings ({other}); choose another directory")
 
 
 def _make(path: Path, name: str, plan: Plan, number: int, output: Path) -> tuple[str | None, set[str]]:
-    """Writes one photograph and its distorted versions; what is wrong with it, and what was said of it."""
+    """Writes one photograph and its distorted versions; returns its problem, if any, and the remarks."""
     targets = [output / file for _, _, file in _versions(name, plan, number)]
     reference = output / _reference(name)
     said: set[str] = set()

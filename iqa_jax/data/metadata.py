@@ -1,4 +1,4 @@
-"""Which way up a picture is and in what colours, as its file tells beside the pixels."""
+"""The orientation and the colours of a picture, from the metadata of its file."""
 
 import re
 import struct
@@ -10,7 +10,8 @@ from PIL import ExifTags, Image
 from iqa_jax.data import colours
 from iqa_jax.data.colours import Space
 
-_TURNS = {
+# How to turn an image upright, by its orientation in EXIF.
+TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -22,6 +23,14 @@ _TURNS = {
 ORIENTATION = ExifTags.Base.Orientation
 NO_EXIF = "EXIF data that cannot be read are ignored"
 _WHITE_POINT, _PRIMARIES, _TRANSFER = 318, 319, 301  # tags of TIFF
+
+
+def colours_and_orientation(
+    image: Image.Image, say: Callable[[str], object]
+) -> tuple[bytes | Space | None, int]:
+    """The colours of an image, see `colours_of`, and its orientation as EXIF numbers it: 1 is upright."""
+    exif = exif_of(image, say)
+    return colours_of(image, exif, say), exif.get(ORIENTATION, 1)
 
 
 def exif_of(image: Image.Image, say: Callable[[str], object]) -> Image.Exif:
@@ -52,20 +61,14 @@ def exif_of_tiff(file: BinaryIO, say: Callable[[str], object]) -> Image.Exif:
     return exif
 
 
-def upright(image: Image.Image, exif: Image.Exif) -> Image.Image:
-    """The image as it is to be looked at; the same one where it is so already."""
-    orientation = exif.get(ORIENTATION)
-    return image.transpose(_TURNS[orientation]) if orientation in list(_TURNS) else image
-
-
 def colours_of(image: Image.Image, exif: Image.Exif, say: Callable[[str], object]) -> bytes | Space | None:
-    """The colour profile or the space of an image; None for sRGB and for what says nothing.
+    """The colour profile or the space of an image; None for sRGB and where nothing describes them.
 
     Of several, PNG's code points (cICP) come first, then a profile, the code points of AVIF and HEIC, and
     numbers: gamma and primaries of PNG or TIFF.  Cameras mark Adobe RGB in EXIF alone.
 
     Args:
-      say: is told of colours that are not converted.
+      say: called with a remark on colours that are not converted.
     """
     info = image.info
     profile = info.get("icc_profile")
@@ -89,14 +92,14 @@ def colours_of(image: Image.Image, exif: Image.Exif, say: Callable[[str], object
     if isinstance(gamma, float) or isinstance(primaries, tuple):  # Pillow puts a PNG's texts there too
         return _measured(1 / gamma if gamma else None, primaries, (), say)
     if tags := getattr(image, "tag_v2", {}):
-        told = space_of_tiff({tag: tags.get(tag) for tag in (_WHITE_POINT, _PRIMARIES, _TRANSFER)}, say)
-        if told is not None:
-            return told
+        space = space_of_tiff({tag: tags.get(tag) for tag in (_WHITE_POINT, _PRIMARIES, _TRANSFER)}, say)
+        if space is not None:
+            return space
     return adobe_rgb(exif)
 
 
 def space_of_tiff(tags: dict, say: Callable[[str], object]) -> Space | None:
-    """What the tags WhitePoint, PrimaryChromaticities and TransferFunction of a TIFF say."""
+    """The space in the tags WhitePoint, PrimaryChromaticities and TransferFunction of a TIFF."""
     primaries, transfer = tags.get(_PRIMARIES), tags.get(_TRANSFER)
     if not primaries and not transfer:
         return None
@@ -118,7 +121,7 @@ def _measured(gamma, primaries, curves, say) -> Space | None:
 
 
 def adobe_rgb(exif: Image.Exif) -> Space | None:
-    """Adobe RGB where EXIF says so as cameras do (DCF 2.0): by an interoperability index of R03."""
+    """Adobe RGB where EXIF marks it as cameras do (DCF 2.0), by an interoperability index of R03."""
     if ExifTags.IFD.Exif not in exif:
         return None
     try:

@@ -67,7 +67,7 @@ def numbers(
     Args:
       within: the ends of the scale, if they are known; of two meanings, one outside of it is none.
     Raises:
-      AmbiguousNumber: `1,420` beside whole numbers, say.
+      AmbiguousNumber: for example `1,420` beside whole numbers.
     """
     readings = [_reading(cell) for cell in cells]
     known = [reading for reading in readings if reading]

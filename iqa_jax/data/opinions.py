@@ -1,4 +1,4 @@
-"""What people thought of KADID-10k's distortions.
+"""KADID-10k's mean opinion scores of its distortions.
 
 `kadid10k_mean_mos.csv`, beside this file, holds the mean opinion score of each type and level over the data
 set's 81 photographs, and the parameter where it is known (Lin, Hosu and Saupe, QoMEX 2019).
@@ -18,7 +18,7 @@ def mean_opinion(type: str, level: int) -> float:
     """KADID-10k's mean opinion score of a type and level, from 1 (bad) to 5 (excellent).
 
     Raises:
-      UserError: an unknown type or level, or one that is not KADID-10k's.
+      UserError: an unknown type or level, or one outside KADID-10k.
     """
     check_level(type, level)
     if type not in KADID_TYPES:

@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from iqa_jax.data.selection import Listed, RealPaths, listed, say_passed_over, together
+from iqa_jax.data.selection import Listed, RealPaths, below_shared_folder, listed, say_passed_over
 from iqa_jax.data.tables import PAIR_ALIASES, TABLES, listed_path, table_rows
 from iqa_jax.errors import DataError, UserError
 from iqa_jax.files import local_path
@@ -19,7 +19,7 @@ _WAYS_OUT = {
     "mask": "leave out, rename, or add masks",
 }
 
-Pair = tuple[Path, Path | None]  # a target and its reference
+FilePair = tuple[Path, Path | None]  # a target and its reference
 
 
 def find_pairs(
@@ -29,7 +29,7 @@ def find_pairs(
     recursive: bool = True,
     leave_out: Sequence[Path] = (),
     say: Callable[[str], object] = lambda text: None,
-) -> list[Pair]:
+) -> list[FilePair]:
     """(target, reference) files for a command line, the reference None where none is given.
 
     Args:
@@ -38,28 +38,28 @@ def find_pairs(
       references: one file, the reference of every target; files, directories or patterns, paired by
         `pair_files`; or one table of pairs, of which those of the targets are taken, all of them if there
         is no target.
-      recursive, leave_out, say: see `listed`; `say` is also told of what a table and the targets do not
-        share.
+      recursive, leave_out, say: see `listed`; `say` also lists what only the table or only the targets
+        have.
     Raises:
       DataError: nothing there, or a target without a reference.
     """
-    found = functools.partial(listed, recursive=recursive, leave_out=leave_out, say=say)
+    search = functools.partial(listed, recursive=recursive, leave_out=leave_out, say=say)
     if len(references) == 1 and is_table(references[0]):
         table = local_path(references[0])
         pairs = pairs_from_table(table)
-        return _of_targets(pairs, found(targets), table, say) if targets else pairs
+        return _of_targets(pairs, search(targets), table, say) if targets else pairs
     if len(targets) == 1 and is_table(targets[0]):
         table = local_path(targets[0])
         if not references:
             return pairs_from_table(table, with_references=False)
-        named = together([target for target, _ in pairs_from_table(table, with_references=False)])
+        named = below_shared_folder([target for target, _ in pairs_from_table(table, with_references=False)])
     else:
-        named = found(targets)
+        named = search(targets)
     if not references:
         return [(target.path, None) for target in named]
     if len(references) == 1 and local_path(references[0]).is_file():
         return [(target.path, local_path(references[0])) for target in named]
-    return pair_files(named, found(references))
+    return pair_files(named, search(references))
 
 
 def masks_of(
@@ -74,22 +74,22 @@ def masks_of(
 
     Args:
       targets: as `find_pairs` gave them.
-      patterns: by which they were found; a table of them, or none, says nothing of folders.
+      patterns: where they came from; a table, or no pattern, gives no folders.
       masks: files, directories or patterns.
     Raises:
       DataError: nothing there, or a target without a mask.
     """
-    found = listed(masks, recursive=recursive, say=say)
+    files = listed(masks, recursive=recursive, say=say)
     if len(masks) == 1 and local_path(masks[0]).is_file():
-        return {target: found[0].path for target in targets}
+        return {target: files[0].path for target in targets}
     by_file, real = {}, RealPaths()
     if patterns and not (len(patterns) == 1 and is_table(patterns[0])):
         by_file = {real(image.path): image.folder for image in listed(patterns, recursive=recursive)}
     named = [
         Listed(image.path, by_file.get(real(image.path), image.folder))
-        for image in together([*dict.fromkeys(targets)])
+        for image in below_shared_folder([*dict.fromkeys(targets)])
     ]
-    return {target: mask for target, mask in pair_files(named, found, what="mask") if mask}
+    return {target: mask for target, mask in pair_files(named, files, what="mask") if mask}
 
 
 def is_table(path: str) -> bool:
@@ -99,7 +99,7 @@ def is_table(path: str) -> bool:
 
 def pair_files(
     targets: Sequence[Listed], references: Sequence[Listed], *, what: str = "reference"
-) -> list[Pair]:
+) -> list[FilePair]:
     """Finds each target's reference by its name, in the folder that corresponds to the target's.
 
     The name that fits is the one of the same stem, else the one whose whole stem begins the target's, up to a
@@ -114,19 +114,19 @@ def pair_files(
       DataError: lists the targets that have no reference or several equally good ones.
     """
     names = _Names(references)
-    pairs: list[Pair] = []
+    pairs: list[FilePair] = []
     problems = []
     for target in targets:
-        found = next((found for found in names.candidates(target) if found), [])
-        if len(found) == 1:
-            pairs.append((target.path, found[0].path))
+        fitting = next(filter(None, names.candidates(target)), [])
+        if len(fitting) == 1:
+            pairs.append((target.path, fitting[0].path))
         else:
-            shown = ", ".join("/".join((*r.folder, r.path.name)) for r in found[:_SHOWN]) + ", …" * (
-                len(found) > _SHOWN
+            shown = ", ".join("/".join((*r.folder, r.path.name)) for r in fitting[:_SHOWN]) + ", …" * (
+                len(fitting) > _SHOWN
             )
             itself = " but itself" if names.has(target) else ""
             problems.append(
-                f"{target.path}: " + (f"{shown} fit equally" if found else f"no {what} fits{itself}")
+                f"{target.path}: " + (f"{shown} fit equally" if fitting else f"no {what} fits{itself}")
             )
     if problems:
         more = [f"… and {len(problems) - _LISTED} more"] if len(problems) > _LISTED else []
@@ -197,7 +197,7 @@ def _beginnings(stem: str) -> Iterator[str]:
     yield from (stem[:end] for end in reversed(ends) if end)
 
 
-def pairs_from_table(path: Path, *, with_references: bool = True) -> list[Pair]:
+def pairs_from_table(path: Path, *, with_references: bool = True) -> list[FilePair]:
     """(target, reference) of each row of a table with these columns, under any of their usual names.
 
     The files' paths are relative to the table; whether they exist is not checked.
@@ -238,18 +238,18 @@ def pairs_from_table(path: Path, *, with_references: bool = True) -> list[Pair]:
     )
 
 
-def _of_targets(pairs: list[Pair], targets: list[Listed], table: Path, say) -> list[Pair]:
-    """The pairs that a table has of the targets; what only one of the two has is told."""
+def _of_targets(pairs: list[FilePair], targets: list[Listed], table: Path, say) -> list[FilePair]:
+    """The table's pairs of these targets; `say` lists what only the table or only the targets have."""
     real = RealPaths()
     wanted = {real(target.path): str(target.path) for target in targets}
     listed_there = [real(target) for target, _ in pairs]
-    found = [pair for pair, target in zip(pairs, listed_there, strict=True) if target in wanted]
+    wanted_pairs = [pair for pair, target in zip(pairs, listed_there, strict=True) if target in wanted]
     has = set(listed_there)
     say_passed_over(
         table.name, {name: "not listed there" for key, name in wanted.items() if key not in has}, say
     )
     others = [target for (target, _), file in zip(pairs, listed_there, strict=True) if file not in wanted]
     say_passed_over(table.name, {str(target): "listed, but no target" for target in others}, say)
-    if not found:
+    if not wanted_pairs:
         raise DataError(f"{table}: lists none of the {len(targets)} targets; it begins with {pairs[0][0]}")
-    return found
+    return wanted_pairs

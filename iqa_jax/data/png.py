@@ -1,8 +1,7 @@
-"""What a PNG carries beside its pixels, read without a limit that the pixels would have to suffer for.
+"""The metadata of a PNG, read apart from the pixels, so that their size never makes the picture unreadable.
 
-Pillow refuses a picture for its longest text and for a colour profile of more than a mebibyte.  Here it gets
-the pixels' chunks alone wherever there are others, and the others are read as what they are: EXIF, XMP, a
-colour profile, the code points of its colours.
+Pillow refuses a picture with a long text or with a colour profile of more than a mebibyte.  Here it gets the
+pixels' chunks alone; this module reads EXIF, XMP, the colour profile and the code points of the colours.
 """
 
 import struct
@@ -22,8 +21,8 @@ def pixels_of(content: bytes, say: Callable[[str], object]) -> tuple[bytes, dict
     """A PNG with nothing but its pixels, and what else it carries.
 
     Args:
-      content: of the file, which may be cut off or damaged; Pillow then says so.
-      say: is told what of a damaged file is not used.
+      content: of the file, which may be cut off or damaged; Pillow reports that.
+      say: called with a remark on damaged metadata, which are ignored.
     Returns:
       The content for Pillow; and what it has of `exif`, `xmp`, `icc_profile` (bytes) and `cicp` (four
       numbers), called as in Pillow's `Image.info`.
@@ -64,7 +63,7 @@ def _read(name: bytes, data: bytes, info: dict, say: Callable[[str], object]) ->
         info["exif"] = b"Exif\0\0" + data
     elif name == b"iCCP":
         profile = _unpacked(data.partition(b"\0")[2][1:])
-        info["icc_profile"] = profile or b""  # damaged, which whoever converts the colours says
+        info["icc_profile"] = profile or b""  # damaged; the conversion of the colours reports it
     elif name == b"iTXt":
         keyword, _, rest = data.partition(b"\0")
         parts = rest[2:].split(b"\0", 2)  # language, translated keyword, text

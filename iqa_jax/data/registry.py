@@ -14,7 +14,7 @@ LEVELS = (1, 2, 3, 4, 5)
 _MIN_SIDE = 32  # px: room for a colour block
 
 
-class Kind(NamedTuple):
+class Distortion(NamedTuple):
     """A type of distortion.
 
     Attributes:
@@ -28,11 +28,11 @@ class Kind(NamedTuple):
     random: bool
 
 
-TABLE: dict[str, Kind] = {}
+TABLE: dict[str, Distortion] = {}
 
 
 def distortion(*parameters: float, name: str = ""):
-    """Registers a type under the function's name, or another, with its parameter at each level.
+    """Registers a type with its parameter at each level, under `name` or the function's name.
 
     The image is checked on entry, and a result in [0, 1] turned into uint8.
     """
@@ -47,7 +47,7 @@ def distortion(*parameters: float, name: str = ""):
             return np.rint(np.clip(result, 0, 1) * 255).astype(np.uint8)
 
         random = "rng" in inspect.signature(function).parameters
-        TABLE[name or function.__name__] = Kind(checked, parameters, random)
+        TABLE[name or function.__name__] = Distortion(checked, parameters, random)
         return checked
 
     return register

@@ -1,4 +1,4 @@
-"""Which image files are meant: files, folders and patterns -> paths, and what of them was passed over."""
+"""Files, folders and patterns -> the image files in them, and what was passed over."""
 
 import dataclasses
 import glob
@@ -14,16 +14,16 @@ from iqa_jax.files import local_path
 
 _BROKEN = "a broken link"
 _BRACKETS = "; [ and ] enclose characters to choose from: write [[] for one in a name"
-_NAMED = 5  # files that a remark names
+_NAMED = 5  # how many files a remark names
 
 
 @dataclasses.dataclass(frozen=True, order=True)
 class Listed:
-    """An image file, and the folder it lies in, below the folder or pattern that it was found by.
+    """An image file, and its folder relative to the folder or pattern that gave it.
 
     Attributes:
       path: of the file.
-      folder: its parts; () in the folder itself.
+      folder: the parts of that relative path; () for the folder itself.
     """
 
     path: Path
@@ -37,21 +37,21 @@ def listed(
     leave_out: Sequence[Path] = (),
     say: Callable[[str], object] = lambda text: None,
 ) -> list[Listed]:
-    """The image files that are meant, each once, in the order given; those of a directory or pattern sorted.
+    """The image files, each once, in the order given; those of a directory or pattern are sorted.
 
     Args:
-      patterns: files, taken whatever they are called; directories, for the images in them; or patterns
+      patterns: files, whatever their names; directories, for the images in them; or patterns
         with `*`, `?`, `[…]` and `**`.
       recursive: whether directories are searched with all folders in them, but for hidden ones.
       leave_out: directories that are not searched, such as those that are written to.
-      say: is told, in a line for each pattern, what was found and passed over: files that are no images
-        by their names, broken links, directories that cannot be read.
+      say: called for each pattern with a line that lists what was passed over: files without an image's
+        ending, broken links, directories that cannot be read.
     Raises:
-      DataError: one is not there or gives no image.
+      DataError: one does not exist or gives no image.
     """
     found: dict[Path, Listed] = {}
     single: list[Path] = []
-    within: set[Path] = set()  # found in a directory or by a pattern, which tells their folders
+    within: set[Path] = set()  # from a directory or a pattern, which gives their folders
     for pattern in patterns:
         path = local_path(pattern)
         if path.is_file():
@@ -78,7 +78,7 @@ def listed(
             raise DataError(f"{pattern}: {missing}; expected {', '.join(EXTENSIONS)}{hint}")
         found.update((image.path, image) for image in sorted(images))
         within.update(image.path for image in images)
-    found.update((image.path, image) for image in together(single) if image.path not in within)
+    found.update((image.path, image) for image in below_shared_folder(single) if image.path not in within)
     return list(found.values())
 
 
@@ -88,7 +88,7 @@ def expand(patterns: Iterable[str], **options) -> list[Path]:
 
 
 def say_passed_over(where: object, reasons: dict[str, str], say: Callable[[str], object]) -> None:
-    """Tells what was passed over, with its reasons: how many, and the first names.
+    """Reports how many files were passed over, the first names, and why.
 
     Args:
       reasons: by name.
@@ -105,7 +105,7 @@ def say_passed_over(where: object, reasons: dict[str, str], say: Callable[[str],
 
 
 class _Entry(NamedTuple):
-    """A file, or a folder that cannot be read: its path, the folders above it below the root, what it is."""
+    """A file, or a folder that cannot be read: its path, its folders below the root, its kind."""
 
     path: Path
     folder: tuple[str, ...]
@@ -117,7 +117,7 @@ class _Entry(NamedTuple):
 
 
 def _walked(folder: Path, recursive: bool, leave_out: set[str]) -> Iterator[_Entry]:
-    """All that lies in a folder; links to folders are followed, each folder is entered once."""
+    """All files in a folder; follows links to folders and enters each folder once."""
     try:
         entries = _in_folder(folder)
     except OSError as error:
@@ -148,7 +148,7 @@ def _in_folder(folder: Path) -> list[os.DirEntry]:
 
 
 def _kind(entry: os.DirEntry | Path) -> str:
-    """What it is; that of a folder's entry is known without asking the disk, unless it is a link."""
+    """Its kind; a folder's entry knows it without asking the disk, unless it is a link."""
     if entry.is_file():
         return "file"
     if entry.is_dir():
@@ -209,8 +209,8 @@ def _sorted_out(entries: Iterable[_Entry]) -> tuple[list[Listed], dict[str, str]
     return images, passed
 
 
-def together(files: Sequence[Path]) -> list[Listed]:
-    """Files that are named one by one, as a shell's pattern names them, below the folder they share."""
+def below_shared_folder(files: Sequence[Path]) -> list[Listed]:
+    """Files given one by one, as a shell expands a pattern, relative to the folder that they share."""
     if not files:
         return []
     parents = [Path(os.path.abspath(file)).parent for file in files]

@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 import tensorflow_datasets as tfds
 
-from iqa_jax.data.datasets import REFERENCES, PairBuilder, Score
-from iqa_jax.data.datasets.prepared import Images
+from iqa_jax.data.datasets.base import REFERENCES, PairBuilder, Score
+from iqa_jax.data.datasets.prepared import EncodedImages
 from iqa_jax.data.images import decode_image
 from iqa_jax.errors import DataError
 
@@ -21,7 +21,7 @@ _KEPT_BYTES = 64 * 2**20  # of decoded references
 
 
 @dataclasses.dataclass(frozen=True)
-class Pair:
+class ImagePair:
     """A reference and one distorted version of it.
 
     Attributes:
@@ -39,17 +39,17 @@ class Pair:
 class PairSource:
     """Pairs of a split of a prepared data set, by random access.
 
-    The columns of the table are arrays of equal length and cost no reading of images.
+    The columns of the table are arrays of equal length; they read no image.
 
     Attributes:
-      dataset, split: where the pairs come from, as they are asked for: "pairs/mine", "train[:80%]".
+      dataset, split: the names that give these pairs: "pairs/mine", "train[:80%]".
       base: the whole split, of which `split` may be a slice.
       score: what the labels mean.
       paired: whether the images have references; else `reference` names the content alone.
       index: (N,) positions in the whole split.
       name, reference: (N,) file names.
       mos: (N,) float64, higher is better whatever the data set's direction; NaN without a label.
-      distortion, level: (N,) type and strength, "" and 0 where the data set does not tell.
+      distortion, level: (N,) type and strength, "" and 0 where the data set has none.
       size: (N, 2) height and width of the images.
       pseudo: whether the labels are a model's.
     """
@@ -67,20 +67,20 @@ class PairSource:
         """Opens `split`.
 
         Args:
-          builder: prepared (`iqa_jax.data.datasets.prepare`).
+          builder: prepared (`iqa_jax.data.preparation.prepare_dataset`).
           split: a split's name or a slice of one, as in tensorflow-datasets: `train[:80%]`.
           references: keep only the pairs of these references.
-          part: what to call them, after the split's name.
+          part: a label for them, after the split's name.
         Raises:
           DataError: a split or a reference that the data set does not have.
         """
         self.dataset = builder.asked_name
         self.split = f"{split} ({part})" if part else split
-        self.score = Score(**builder.info.metadata["score"])
+        self.score = Score(**builder.metadata["score"])
         self.paired = builder.paired
         base, start, stop = _slice(builder, split)
         self.base = base
-        table = builder.info.metadata["tables"][base]
+        table = builder.metadata["tables"][base]
         index = np.arange(start, stop)
         if references is not None:
             # Another system may have composed the accents of a name otherwise.
@@ -100,8 +100,9 @@ class PairSource:
         self.size = np.stack([np.asarray(table[side])[index] for side in ("height", "width")], axis=1)
         sign = 1 if self.score.higher_is_better else -1
         self.mos = sign * np.array([np.nan if m is None else m for m in table["mos"]])[index]
-        self._images, self._reference_images = Images(builder, base), Images(builder, REFERENCES)
-        known = builder.info.metadata["tables"][REFERENCES]
+        self._images = EncodedImages(builder, base)
+        self._reference_images = EncodedImages(builder, REFERENCES)
+        known = builder.metadata["tables"][REFERENCES]
         self._reference_position = {name: position for position, name in enumerate(known["name"])}
         self._digest = dict(zip(known["name"], known["digest"], strict=True))
         self._recent_references = _Recent(self._read_reference, _KEPT_BYTES)
@@ -114,7 +115,7 @@ class PairSource:
         return part
 
     def digests(self) -> dict[str, str]:
-        """What tells each reference's picture from others, by its name; files of one picture have one."""
+        """A digest of each reference's pixels, by its name; files of one picture share one."""
         return {name: self._digest[name] for name in sorted(set(self.reference))}
 
     def fingerprint(self) -> str:
@@ -133,11 +134,11 @@ class PairSource:
     def __len__(self) -> int:
         return len(self.index)
 
-    def __iter__(self) -> Iterator[Pair]:
+    def __iter__(self) -> Iterator[ImagePair]:
         return (self[position] for position in range(len(self)))
 
-    def __getitem__(self, position: int) -> Pair:
-        return Pair(
+    def __getitem__(self, position: int) -> ImagePair:
+        return ImagePair(
             index=int(self.index[position]),
             reference=self.reference_image(self.reference[position]),
             distorted=self.distorted_image(position),
@@ -179,7 +180,7 @@ class _Recent:
 
 def _decoded(encoded: bytes, name: str) -> np.ndarray:
     try:
-        pixels = decode_image(encoded, say=lambda text: None)  # was said when they were prepared
+        pixels = decode_image(encoded, say=lambda text: None)  # the preparation made these remarks
     except DataError as error:
         raise DataError(f"prepared data are damaged: {name}: {error}; prepare them again") from None
     pixels.setflags(write=False)

@@ -1,4 +1,4 @@
-"""Division by reference content: which pairs a model is trained on, and which are left to evaluate it on."""
+"""Splits by reference content: which pairs train a model, and which are held out to evaluate it."""
 
 import json
 from collections.abc import Mapping
@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
-from iqa_jax.data.datasets import REFERENCES, PairBuilder
+from iqa_jax.data.datasets.base import REFERENCES, PairBuilder
 from iqa_jax.data.source import PairSource
 from iqa_jax.errors import DataError
 from iqa_jax.files import local_path, open_regular
 
-# What the default recipes leave out of training.
+# What the default recipes hold out.
 _HELD_OUT = {"pipal": "train[80%:]", "iqa_demo": "validation"}
 
 
@@ -39,7 +39,7 @@ def part_of_splits(builder: PairBuilder, path: str | Path, part: str) -> PairSou
 
 
 def data_of(record: Mapping) -> dict | None:
-    """What the weights of a `config.json` were trained and validated on, if it says so."""
+    """The data that the weights of a `config.json` were trained and validated on, if recorded."""
     return record.get("data") or record.get("source", {}).get("data")
 
 
@@ -50,7 +50,7 @@ def part_to_evaluate(
 
     Args:
       record: the weights' `config.json`.
-      split: what was asked for, if anything.
+      split: the requested split, if any.
       splits: a file of splits, of which the validation part is taken.
     """
     if split:
@@ -67,11 +67,6 @@ def part_to_evaluate(
         else:
             source = PairSource(builder, validation["split"])
         return source, "what the run was validated on"
-    training = record.get("training") or {}
-    if training.get("dataset") == name:  # a run that began before its data were recorded
-        if training.get("splits"):
-            return part_of_splits(builder, training["splits"], "validation"), "what the run was validated on"
-        return PairSource(builder, training["validation_split"]), "what the run was validated on"
     if name in _HELD_OUT:
         return PairSource(builder, _HELD_OUT[name]), "what the default recipes hold out"
     present = [name for name in builder.info.splits if name != REFERENCES]
@@ -80,7 +75,7 @@ def part_to_evaluate(
 
 
 def digests_trained_on(record: Mapping) -> set[str]:
-    """What tells the references that weights, their first weights and their teacher were trained on."""
+    """Digests of the references that the weights, their initial weights and their teacher were trained on."""
     data, source = data_of(record), record.get("source") or {}
     before = [source.get(name) or {} for name in ("init_from", "pseudo_labels")]
     earlier = {digest for origin in before for digest in origin.get("trained_on", ())}
@@ -101,17 +96,17 @@ def trained_on(record: Mapping, source: PairSource) -> np.ndarray:
 
 
 def reference_splits(digests: Mapping[str, str], seeds: int, train: float) -> list[dict]:
-    """`seeds` divisions of the references, with seeds 0, 1, …; at least one on either side.
+    """`seeds` splits of the references, with seeds 0, 1, …; at least one reference on either side.
 
     All names of one picture stay on one side.
 
     Args:
-      digests: what tells each reference's picture from others, by its name, see `PairSource.digests`.
+      digests: of each reference's pixels, by its name, see `PairSource.digests`.
       train: share of the pictures to train on.
     Returns:
       [{"seed", "train": names, "validation": names}], as `part_of_splits` reads them.
     Raises:
-      DataError: fewer than two pictures, or values that make no sense.
+      DataError: fewer than two pictures, or values out of range.
     """
     pictures: dict[str, list[str]] = {}
     for name in sorted(digests):

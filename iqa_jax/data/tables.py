@@ -1,6 +1,6 @@
-"""Any table -> rows: CSV files of every kind, spreadsheets and lines of text.  The only reader.
+"""Any table -> rows: CSV files of every kind, spreadsheets and lines of text.
 
-What cannot be read is added to `problems`, and the rows that were read are given.
+What cannot be read is added to `problems`; the other rows are returned.
 """
 
 import codecs
@@ -11,13 +11,13 @@ import unicodedata
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from iqa_jax.files import open_regular
 
 Rows = list[tuple[int, dict[str, str]]]
 TABLES = (".csv", ".tsv", ".txt", ".xlsx")  # endings
-# What people call the columns of a table of pairs.
+# Other usual names of the columns of a table of pairs.
 PAIR_ALIASES = {"target": "distorted", "image": "distorted", "ref": "reference"}
 _DELIMITERS = (",", ";", "\t")
 _SHEET_ROWS = 2**20  # of an .xlsx file
@@ -52,16 +52,16 @@ def csv_rows(
       aliases: other names of columns, and what to call them.
     """
     text = _text(path, problems)
-    found = _Found()
+    table = _Table()
     for delimiter in sorted(_DELIMITERS, key=text.count, reverse=True):
         try:
-            found = _by_column(_cells(text, delimiter), columns, aliases)
+            table = _by_column(_cells(text, delimiter), columns, aliases)
         except csv.Error as error:
             problems.append(f"{path.name}: {error}; expected a CSV file")
             return []
-        if found.names is not None:
+        if table.names is not None:
             break
-    return _reported(path, found, columns, problems)
+    return _reported(path, table, columns, problems)
 
 
 def sheet_rows(
@@ -72,7 +72,7 @@ def sheet_rows(
     *,
     aliases: Mapping[str, str] = {},
 ) -> Rows:
-    """The same of a sheet of an .xlsx file; of the one it opens with if there is none of that name."""
+    """The same of a sheet of an .xlsx file, or of its active sheet if none has that name."""
     try:
         with open_regular(path) as file:
             cells = list(_sheet_cells(file, sheet))
@@ -95,7 +95,7 @@ def _sheet_cells(file: BinaryIO, sheet: str) -> Iterator[tuple[int, list[str]]]:
 
     def rows(data_only: bool) -> Iterator[tuple]:
         book = openpyxl.load_workbook(file, data_only=data_only, read_only=True)
-        chosen = book[sheet] if sheet in book.sheetnames else book.active
+        chosen: Any = book[sheet] if sheet in book.sheetnames else book.active
         chosen.reset_dimensions()  # rows end with their own last cell, not with the sheet's
         return chosen.iter_rows(values_only=True)
 
@@ -125,7 +125,7 @@ def _check_formulas(values: Iterable[tuple], formulas: Iterable[tuple]) -> None:
 
 
 def _cell_text(cell: object) -> str:
-    """What a cell shows; a number that it holds as one is written so that it can't be read as another."""
+    """The text of a cell; a number is written so that it cannot be read as another."""
     text = str(cell).strip()
     return text + "0" if isinstance(cell, float) and len(text.partition(".")[2]) == 3 else text
 
@@ -164,7 +164,7 @@ def _as_windows(name: str) -> str:
 
 
 def reason(error: Exception) -> str:
-    """What went wrong, without the path that a failure of the file system names too."""
+    """The reason of an error, without the path that errors of the file system contain."""
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
@@ -192,7 +192,7 @@ def _cells(text: str, delimiter: str) -> list[tuple[int, list[str]]]:
     return [(reader.line_num, [cell.strip() for cell in row]) for row in reader]
 
 
-class _Found:
+class _Table:
     """What a table holds: its columns, rows, surplus cells, and its first line."""
 
     def __init__(self) -> None:
@@ -204,27 +204,27 @@ class _Found:
 
 def _by_column(
     cells: Iterable[tuple[int, list[str]]], columns: Sequence[str], aliases: Mapping[str, str]
-) -> _Found:
-    found = _Found()
+) -> _Table:
+    table = _Table()
     for number, row in cells:
         if not any(row):
             continue
-        found.first = found.first or row
-        if found.names is None:
+        table.first = table.first or row
+        if table.names is None:
             lower = [cell.lower() for cell in row]
             names = [_meant(name, lower, columns, aliases) for name in lower]
-            found.names = names if set(columns) <= set(names) else None
-        elif any(row[len(found.names) :]):
-            found.surplus.append((number, len(row)))
+            table.names = names if set(columns) <= set(names) else None
+        elif any(row[len(table.names) :]):
+            table.surplus.append((number, len(row)))
         else:
-            row += [""] * (len(found.names) - len(row))
-            by_name = {name: row[found.names.index(name)] for name in found.names if name}
-            found.rows.append((number, by_name))
-    return found
+            row += [""] * (len(table.names) - len(row))
+            by_name = {name: row[table.names.index(name)] for name in table.names if name}
+            table.rows.append((number, by_name))
+    return table
 
 
 def _meant(name: str, names: Sequence[str], columns: Sequence[str], aliases: Mapping[str, str]) -> str:
-    """What a column is called here: what an alias stands for, if no column is called so itself.
+    """The name of a column: what an alias stands for, unless a column has that name itself.
 
     Of several aliases that stand for one, the first in `aliases` counts.
     """
@@ -234,12 +234,12 @@ def _meant(name: str, names: Sequence[str], columns: Sequence[str], aliases: Map
     return aliases[name] if name == first else name
 
 
-def _reported(path: Path, found: _Found, columns: Sequence[str], problems: list[str]) -> Rows:
-    if found.names is None and found.first:
+def _reported(path: Path, table: _Table, columns: Sequence[str], problems: list[str]) -> Rows:
+    if table.names is None and table.first:
         problems.append(
             f"{path.name}: no line with the columns {', '.join(columns)}; it begins with "
-            f"{', '.join(found.first)}"
+            f"{', '.join(table.first)}"
         )
-    for number, count in found.surplus:
-        problems.append(f"{path.name}, line {number}: {count} cells, expected {len(found.names or ())}")
-    return found.rows
+    for number, count in table.surplus:
+        problems.append(f"{path.name}, line {number}: {count} cells, expected {len(table.names or ())}")
+    return table.rows

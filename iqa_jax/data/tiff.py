@@ -1,4 +1,4 @@
-"""TIFF that Pillow does not read, or reads wrongly: by tifffile.
+"""TIFF files that Pillow does not read, or reads wrongly; tifffile reads them.
 
 Tried with every combination of meaning, depth, layout, byte order, extra samples and compression that
 tifffile can write: `tests/data/test_tiff.py` has those that stand for the others.
@@ -35,7 +35,7 @@ _UNKNOWN, _ASSOCIATED, _ALPHA = 0, 1, 2  # extra samples; colours are multiplied
 _WEBP = 50001  # a compression that not every libtiff has
 _MOST_BEYOND = 8  # extra samples; more are measurements, not pictures
 _COLOUR_TAGS = (_TRANSFER, _WHITE_POINT, _PRIMARIES)
-_ROUNDING = 1e-3  # so far outside of [0, 1] floats are clipped, as those of arrays are
+_ROUNDING = 1e-3  # floats this far outside [0, 1] are clipped, as those of arrays are
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,7 +95,7 @@ def read_values(file: BinaryIO, say: Callable[[str], object]) -> Values:
     """The first picture of a TIFF, whatever its layout.
 
     Args:
-      say: is told of floats, whose meaning no tag gives.
+      say: called with a remark on floats, whose meaning no tag gives.
     Raises:
       DataError: tifffile or imagecodecs is not installed; the values are signed, complex or floats outside
         of [0, 1]; or no tag says what its channels mean.
@@ -109,7 +109,7 @@ def read_values(file: BinaryIO, say: Callable[[str], object]) -> Values:
             "a TIFF that Pillow does not read, or damaged; pip install 'iqa_jax[tiff]' to read all kinds"
         ) from None
     log = logging.getLogger("tifffile")
-    if not log.handlers:  # what it has to say of damaged files is said by the error
+    if not log.handlers:  # the error reports what it logs of damaged files
         log.addHandler(logging.NullHandler())
     with tifffile.TiffFile(file) as tiff:
         page: Any = tiff.pages[0]
@@ -198,7 +198,7 @@ def _unit(values: np.ndarray) -> np.ndarray:
 
 
 def _as_pillow(tag: Any) -> tuple[float, ...]:
-    """A tag's numbers; tifffile has numerators and denominators of fractions in turns."""
+    """A tag's numbers; tifffile alternates numerators and denominators of fractions."""
     values = tuple(np.ravel(tag.value).tolist())
     if tag.dtype not in (5, 10):
         return values

@@ -51,7 +51,7 @@ def places(crops: str, height: int, width: int, size: int) -> list[Place]:
 def places_of_part(crops: str, mask: np.ndarray, size: int) -> tuple[list[Place], np.ndarray]:
     """The windows of a protocol in the part of an image that a mask shows, and how much each has of it.
 
-    They lie in the box around the part, which is made as large as a window where the image allows it;
+    They lie in the box around the part, enlarged to a window's size where the image allows it;
     windows that have nothing of the part are left out.  Where none has anything of it, the part being in the
     corners of its box say and the protocol in the centre, they are those of the grid, which covers the box.
 

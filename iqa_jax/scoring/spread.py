@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from iqa_jax.data.datasets import prepare
+from iqa_jax.data.preparation import prepare_dataset
 from iqa_jax.data.source import PairSource
 from iqa_jax.errors import UserError
 from iqa_jax.files import local_path
@@ -104,7 +104,7 @@ def predicted_on_cluster(
 def _split_worker(weights: str, options: dict, dataset: str, split: str, data_dir: str) -> Callable:
     keep_programs()
     predictor = Predictor(weights, **options)
-    whole = PairSource(prepare(dataset, data_dir=data_dir or None), split)
+    whole = PairSource(prepare_dataset(dataset, data_dir=data_dir or None), split)
     return lambda positions: predictor(whole.select(positions))
 
 

@@ -10,7 +10,8 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from iqa_jax import configs
-from iqa_jax.data.datasets import DATASETS, default_data_dir, find_folder
+from iqa_jax.data.datasets import DATASETS
+from iqa_jax.data.preparation import default_data_dir, find_folder
 from iqa_jax.errors import ConfigError
 from iqa_jax.models import ModelConfig
 from iqa_jax.models.base import taps_problem

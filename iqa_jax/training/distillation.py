@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from ml_collections import ConfigDict
 
-from iqa_jax.data.datasets import prepare
+from iqa_jax.data.preparation import prepare_dataset
 from iqa_jax.data.source import PairSource
 from iqa_jax.data.splits import digests_trained_on
 from iqa_jax.errors import DataError, WeightsError
@@ -94,7 +94,9 @@ def unlabelled_pairs(config: ConfigDict, validation: PairSource) -> PairSource:
     Raises:
       DataError: they are not there, or an image is smaller than the crops.
     """
-    source = PairSource(prepare(config.unlabelled, data_dir=config.data_dir or None), config.unlabelled_split)
+    source = PairSource(
+        prepare_dataset(config.unlabelled, data_dir=config.data_dir or None), config.unlabelled_split
+    )
     if source.size.min() < config.crop_size:
         raise DataError(
             f"config.unlabelled_split={config.unlabelled_split}: an image of {source.size.min()} pixels on a "

@@ -3,7 +3,7 @@
 import numpy as np
 from ml_collections import ConfigDict
 
-from iqa_jax.data.datasets import prepare
+from iqa_jax.data.preparation import prepare_dataset
 from iqa_jax.data.source import PairSource
 from iqa_jax.data.splits import part_of_splits
 from iqa_jax.errors import ConfigError, DataError
@@ -19,7 +19,7 @@ def open_data(config: ConfigDict) -> tuple[PairSource, PairSource]:
     Raises:
       DataError, ConfigError: they are not there, share a reference, have no labels or are too small.
     """
-    builder = prepare(config.dataset, data_dir=config.data_dir or None)
+    builder = prepare_dataset(config.dataset, data_dir=config.data_dir or None)
     if config.splits:
         training, validation = (
             part_of_splits(builder, config.splits, part) for part in ("train", "validation")

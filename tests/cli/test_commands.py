@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from iqa_jax.data import datasets
+from iqa_jax.data.preparation import prepare_dataset
 from iqa_jax.data.source import PairSource
 from iqa_jax.journal import Journal
 from iqa_jax.scoring import dataset as scoring
@@ -185,7 +185,7 @@ def test_several_data_sets_make_one_table(call, prepared, tmp_path):
 
 def test_evaluation_reads_each_reference_once(prepared, monkeypatch):
     data_dir, run = prepared
-    source = PairSource(datasets.prepare("pipal", data_dir=data_dir), "ntire2022_test").select(np.arange(200))
+    source = PairSource(prepare_dataset("pipal", data_dir=data_dir), "ntire2022_test").select(np.arange(200))
     model, _ = load_model(run)
     read, computed = [], []
     read_image, features = source.reference_image, model.features

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from iqa_jax.data import datasets
+from iqa_jax.data.preparation import prepare_dataset
 from iqa_jax.data.source import PairSource
 from iqa_jax.data.splits import trained_on
 from iqa_jax.evaluation.evaluate import file_name
@@ -72,7 +72,7 @@ def test_a_pair_that_only_exif_turns_is_a_pair(tmp_path, call, small_weights):
     miniature.save(tmp_path / "r" / "up.png", np.rot90(image, -1).copy())
     Image.fromarray(image).save(tmp_path / "d" / "up.jpg", quality=95, exif=turned)
     (tmp_path / "turned.csv").write_text("reference,distorted,mos\nr/up.png,d/up.jpg,3\n")
-    builder = datasets.prepare("pairs", data_dir=tmp_path, manual_dir=tmp_path / "turned.csv")
+    builder = prepare_dataset("pairs", data_dir=tmp_path, manual_dir=tmp_path / "turned.csv")
     source = PairSource(builder, "train")
     assert source.size.tolist() == [[100, 80]]
     assert np.abs(source[0].reference.astype(float) - source[0].distorted).mean() < 10
@@ -204,7 +204,7 @@ def test_other_images_of_the_same_table_are_noticed(two_tables, call):
     assert call(*prepare)[0] == 0
     miniature.save(own / "distorted" / "p0-1.png", miniature.picture(9, (72, 80)))
     code, _, err = call(*prepare)
-    assert code == 0 and "pairs/mine: distorted/p0-1.png has changed; preparing it anew" in err
+    assert code == 0 and "pairs/mine: distorted/p0-1.png has changed; preparing it again" in err
 
 
 def test_pairs_without_labels_are_not_evaluated(two_tables, call, small_weights):
@@ -230,7 +230,7 @@ def test_decibels_have_no_rmse(two_tables, call, small_weights):
 
 def test_what_was_trained_on_is_known_by_its_picture(two_tables):
     mine, second = (
-        PairSource(datasets.prepare(f"pairs/{name}", data_dir=two_tables), "train")
+        PairSource(prepare_dataset(f"pairs/{name}", data_dir=two_tables), "train")
         for name in ("mine", "second")
     )
     first = mine.select(np.flatnonzero(mine.reference == mine.reference[0]))

@@ -153,7 +153,7 @@ def test_a_mask_with_transparency_is_the_grey_one(tmp_path):
         (np.ones((40, 48, 1)), r"mask: shape \(40, 48, 1\)"),
         (np.ones((40, 48), int), "mask: int64; .*of labels, give mask == label"),
         (np.full((40, 48), np.nan), r"mask: values from nan to nan; expected \[0, 1\]"),
-        (np.ma.array(np.ones((40, 48)), mask=True), "mask: shows nothing"),
+        (np.ma.array(np.ones((40, 48)), mask=True), "mask: 0 everywhere"),
         (np.ones((40, 48)).tolist(), "mask: a list; expected"),
     ],
 )

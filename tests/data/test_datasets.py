@@ -9,7 +9,11 @@ import pytest
 from filelock import FileLock
 from PIL import Image
 
-from iqa_jax.data import datasets
+from iqa_jax.cli.options import arguments_as_options
+from iqa_jax.data.datasets import DATASETS
+from iqa_jax.data.datasets.overview import summary
+from iqa_jax.data.datasets.pairs import TableOptions
+from iqa_jax.data.preparation import find_folder, prepare_dataset
 from iqa_jax.data.source import PairSource
 from iqa_jax.data.splits import reference_splits
 from iqa_jax.errors import DataError, UserError
@@ -21,7 +25,7 @@ ARCHIVES = ("kadid10k", "tid2013", "csiq", "live")
 
 
 def prepared(name, folder):
-    return datasets.prepare(name, data_dir=folder.parent / "prepared", manual_dir=folder)
+    return prepare_dataset(name, data_dir=folder.parent / "prepared", manual_dir=folder)
 
 
 @pytest.mark.parametrize(
@@ -51,20 +55,20 @@ def test_an_archive_is_read_in_its_own_layout(
 
 @pytest.mark.parametrize("name", ARCHIVES)
 def test_the_folder_is_found_and_the_set_opened_again(tmp_path, name):
-    kind = datasets.DATASETS[name]
+    kind = DATASETS[name]
     folder = getattr(miniature, name)(tmp_path / kind.FOLDERS[-1])
-    assert datasets.find_folder(name, tmp_path) == datasets.find_folder(name, folder) == folder
-    found = datasets.summary(datasets.prepare(name, data_dir=tmp_path))
+    assert find_folder(name, tmp_path) == find_folder(name, folder) == folder
+    found = summary(prepare_dataset(name, data_dir=tmp_path))
     assert f"{kind.WHOLE[0]:,} labelled pairs of {kind.WHOLE[1]} references" in found["deviation"]
     assert found["splits"]["train"]["references"] == 2
-    again = datasets.prepare(name, data_dir=tmp_path, manual_dir=tmp_path / "gone")
-    assert datasets.summary(again) == found
+    again = prepare_dataset(name, data_dir=tmp_path, manual_dir=tmp_path / "gone")
+    assert summary(again) == found
 
 
 @pytest.mark.parametrize("name", ARCHIVES)
 def test_a_missing_archive_says_what_is_expected(tmp_path, name):
     with pytest.raises(DataError, match=f"(?s){name}: not found.*is distributed by its authors"):
-        datasets.prepare(name, data_dir=tmp_path)
+        prepare_dataset(name, data_dir=tmp_path)
 
 
 @pytest.mark.parametrize("form", ["xlsx", "csv", "txt"])
@@ -244,21 +248,21 @@ def test_a_second_preparation_waits_for_the_first(tmp_path):
 
 def test_pairs_from_a_csv_file(tmp_path):
     file = miniature.pairs(tmp_path / "own")
-    builder = datasets.prepare("pairs", data_dir=tmp_path, manual_dir=file)
+    builder = prepare_dataset("pairs", data_dir=tmp_path, manual_dir=file)
     source = PairSource(builder, "train")
     assert list(source.name) == [f"distorted/p{n}-{level}.png" for n in (0, 1) for level in (1, 2)]
     assert list(source.mos) == [70, 60, 69, 59] and source.distortion[0] == "noise" and source.level[1] == 2
     assert (source.score.kind, source.score.low, source.score.high) == ("MOS", 59, 70)
     without = PairSource(builder, "unlabelled")
     assert len(without) == 2 and np.isnan(without.mos).all()
-    again = PairSource(datasets.prepare("pairs/mine", data_dir=tmp_path), "train")
+    again = PairSource(prepare_dataset("pairs/mine", data_dir=tmp_path), "train")
     np.testing.assert_array_equal(again[2].distorted, source[2].distorted)
 
 
 def test_a_dmos_column_means_lower_is_better(tmp_path):
     file = miniature.pairs(tmp_path / "own")
     file.write_text(file.read_text().replace("mos", "dmos", 1))
-    source = PairSource(datasets.prepare("pairs", data_dir=tmp_path, manual_dir=file), "train")
+    source = PairSource(prepare_dataset("pairs", data_dir=tmp_path, manual_dir=file), "train")
     assert not source.score.higher_is_better and list(source.mos) == [-70, -60, -69, -59]
 
 
@@ -277,7 +281,7 @@ def test_a_dmos_column_means_lower_is_better(tmp_path):
         (
             "distorted/p0-2.png",
             "distorted/../distorted/p0-1.png",
-            "line 3: distorted/p0-1.png stands in line 2",
+            "line 3: distorted/p0-1.png is in line 2",
         ),
         ("distorted/p0-1.png", "photos/p1.png", "photos/p1.png: 51 x 40, its reference is 50 x 40"),
     ],
@@ -286,7 +290,7 @@ def test_what_is_wrong_in_a_csv_file_is_named(tmp_path, old, new, message):
     file = miniature.pairs(tmp_path / "own")
     file.write_text(file.read_text().replace(old, new, 1))
     with pytest.raises(DataError, match=f"(?s){re.escape(message)}"):
-        datasets.prepare("pairs", data_dir=tmp_path, manual_dir=file)
+        prepare_dataset("pairs", data_dir=tmp_path, manual_dir=file)
 
 
 @pytest.mark.parametrize(
@@ -302,7 +306,7 @@ def test_a_file_of_something_else_is_refused(tmp_path, content, message):
     file = tmp_path / "mine.csv"
     file.write_bytes(content)
     with pytest.raises(DataError, match=f"(?s)1 problem.*mine.csv: {message}"):
-        datasets.prepare("pairs", data_dir=tmp_path, manual_dir=file)
+        prepare_dataset("pairs", data_dir=tmp_path, manual_dir=file)
 
 
 def test_csv_files_lie_side_by_side_in_one_directory(tmp_path):
@@ -311,11 +315,11 @@ def test_csv_files_lie_side_by_side_in_one_directory(tmp_path):
     lines = ["Reference;Distorted", "photos/p0.png;distorted/p0-1.png", "./photos/p0.png;distorted/p0-2.png"]
     other.write_text("\ufeff" + "\r\n".join(lines), encoding="utf-8")
     for path in (file, other):
-        datasets.prepare("pairs", data_dir=tmp_path, manual_dir=path)
-    found = datasets.summary(datasets.prepare("pairs/other set", data_dir=tmp_path))
+        prepare_dataset("pairs", data_dir=tmp_path, manual_dir=path)
+    found = summary(prepare_dataset("pairs/other set", data_dir=tmp_path))
     assert list(found["splits"]) == ["unlabelled"] and found["deviation"] == ""
     assert found["splits"]["unlabelled"]["references"] == 1 and found["splits"]["unlabelled"]["mean"] is None
-    found = datasets.summary(datasets.prepare("pairs/mine", data_dir=tmp_path))["splits"]
+    found = summary(prepare_dataset("pairs/mine", data_dir=tmp_path))["splits"]
     assert found["train"] == {
         "pairs": 4,
         "references": 2,
@@ -326,14 +330,21 @@ def test_csv_files_lie_side_by_side_in_one_directory(tmp_path):
         "distortions": {"noise": 4},
     }
     with pytest.raises(DataError, match="are called pairs/other set"):
-        datasets.prepare("pairs/mine", data_dir=tmp_path, manual_dir=other)
+        prepare_dataset("pairs/mine", data_dir=tmp_path, manual_dir=other)
     with pytest.raises(DataError, match="not a file"):
-        datasets.prepare("pairs/mine", data_dir=tmp_path, manual_dir=tmp_path)
+        prepare_dataset("pairs/mine", data_dir=tmp_path, manual_dir=tmp_path)
 
 
 def test_pairs_are_of_a_table(tmp_path):
-    with pytest.raises(DataError, match="of which file.*FILE.csv"):
-        datasets.prepare("pairs", data_dir=tmp_path)
+    with pytest.raises(DataError, match="of which file.*as manual_dir"):
+        prepare_dataset("pairs", data_dir=tmp_path)
+
+
+def test_a_command_names_its_options_where_the_library_names_arguments(tmp_path):
+    table = tmp_path / "manual_dir" / "t.csv"
+    with pytest.raises(UserError) as error, arguments_as_options("manual_dir", "average_opinions"):
+        raise UserError(f"{table}: give it as manual_dir; average_opinions averages")
+    assert str(error.value) == f"{table}: give it as --manual-dir; --average-opinions averages"
 
 
 def test_splits_are_by_reference_and_repeatable():
@@ -368,7 +379,7 @@ def test_a_set_larger_than_a_shard_is_written_as_it_comes_and_read_by_tensorflow
 
     monkeypatch.setattr(writer, "SHARD_BYTES", 100_000)
     folder = miniature.pipal(tmp_path / "PIPAL", references=5, per_reference=6)
-    builder = datasets.prepare("pipal", data_dir=tmp_path)
+    builder = prepare_dataset("pipal", data_dir=tmp_path)
     assert len(list(builder.data_path.glob("pipal-train.array_record-*"))) > 5
     source = PairSource(builder, "train")
     assert list(source.name) == sorted(path.name for path in folder.glob("Distortion_*/*"))
@@ -388,15 +399,15 @@ def test_parts_of_pipal_are_enough_for_parts_of_the_work(tmp_path, part):
     if part == "test":
         for name in ("Train_Ref", "Train_Label", *(f"Distortion_{n}" for n in (1, 2))):
             (folder / name).rename(aside / name)
-    found = datasets.summary(datasets.prepare("pipal", data_dir=tmp_path))["splits"]
+    found = summary(prepare_dataset("pipal", data_dir=tmp_path))["splits"]
     assert list(found) == [{"training": "train", "test": "ntire2022_test"}[part]]
     if part == "test":
         with pytest.raises(DataError, match="no split 'train': expected one of ntire2022_test"):
-            PairSource(datasets.prepare("pipal", data_dir=tmp_path), "train")
+            PairSource(prepare_dataset("pipal", data_dir=tmp_path), "train")
         (aside / "Train_Ref").rename(folder / "Train_Ref")
         for name in ("Train_Label", *(f"Distortion_{n}" for n in (1, 2))):
             (aside / name).rename(folder / name)
-        assert len(PairSource(datasets.prepare("pipal", data_dir=tmp_path), "train")) == 4
+        assert len(PairSource(prepare_dataset("pipal", data_dir=tmp_path), "train")) == 4
 
 
 def test_too_little_room_is_said_before_anything_is_written(tmp_path, monkeypatch):
@@ -404,7 +415,7 @@ def test_too_little_room_is_said_before_anything_is_written(tmp_path, monkeypatc
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=10 * 2**20))
     with pytest.raises(UserError, match=r"pipal: preparing pipal needs 64 MiB there, 10 are free; free some"):
-        datasets.prepare("pipal", data_dir=tmp_path)
+        prepare_dataset("pipal", data_dir=tmp_path)
     assert not list(tmp_path.rglob("*incomplete*"))
 
 
@@ -420,7 +431,7 @@ def test_a_full_disk_is_one_line_and_nothing_stays(tmp_path, monkeypatch):
     with pytest.raises(
         UserError, match=r"could not be written \(No space left on device\); nothing half"
     ) as e:
-        datasets.prepare("pipal", data_dir=tmp_path)
+        prepare_dataset("pipal", data_dir=tmp_path)
     assert "\n" not in str(e.value) and not list(tmp_path.rglob("*incomplete*"))
 
 
@@ -435,8 +446,8 @@ def test_a_table_without_references_is_for_blind_models(tmp_path):
     table = single_pictures(
         tmp_path, "p0.png,2,a\np1.png,3,a\np2.png,4,\np3.png,5,", header="image,mos,content"
     )
-    builder = datasets.prepare(
-        "pairs", data_dir=tmp_path, manual_dir=table, options=datasets.TableOptions(scale=(1, 5))
+    builder = prepare_dataset(
+        "pairs", data_dir=tmp_path, manual_dir=table, options=TableOptions(scale=(1, 5))
     )
     source = PairSource(builder, "train")
     assert not source.paired and len(source) == 4
@@ -446,10 +457,10 @@ def test_a_table_without_references_is_for_blind_models(tmp_path):
 
 def test_opinions_of_several_observers_are_averaged_on_request(tmp_path):
     table = single_pictures(tmp_path, "p0.png,2\np1.png,3\np0.png,4\np2.png,5\np0.png,")
-    with pytest.raises(DataError, match="p0.png stands in line 2 too .*--average-opinions"):
-        datasets.prepare("pairs", data_dir=tmp_path, manual_dir=table)
-    options = datasets.TableOptions(average_opinions=True)
-    builder = datasets.prepare("pairs", data_dir=tmp_path, manual_dir=table, options=options)
+    with pytest.raises(DataError, match="p0.png is in line 2 too .*average_opinions"):
+        prepare_dataset("pairs", data_dir=tmp_path, manual_dir=table)
+    options = TableOptions(average_opinions=True)
+    builder = prepare_dataset("pairs", data_dir=tmp_path, manual_dir=table, options=options)
     assert PairSource(builder, "train").mos.tolist() == [3, 3, 5]
     assert builder.info.metadata["opinions"]["p0.png"] == [2, pytest.approx(2**0.5)]
 
@@ -457,8 +468,6 @@ def test_opinions_of_several_observers_are_averaged_on_request(tmp_path):
 def test_a_label_outside_of_the_stated_scale_is_an_error(tmp_path):
     table = single_pictures(tmp_path, "p0.png,2\np1.png,7")
     with pytest.raises(DataError, match="p1.png: mos is outside of the scale, 1 to 5"):
-        datasets.prepare(
-            "pairs", data_dir=tmp_path, manual_dir=table, options=datasets.TableOptions(scale=(1, 5))
-        )
+        prepare_dataset("pairs", data_dir=tmp_path, manual_dir=table, options=TableOptions(scale=(1, 5)))
     with pytest.raises(DataError, match="expected a low and a high end"):
-        datasets.TableOptions(scale=(5, 1))
+        TableOptions(scale=(5, 1))

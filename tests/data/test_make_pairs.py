@@ -9,7 +9,7 @@ from PIL import Image
 
 from iqa_jax.cli import app as commands
 from iqa_jax.data import distortions, opinions
-from iqa_jax.data.datasets import prepare
+from iqa_jax.data.preparation import prepare_dataset
 from iqa_jax.data.source import PairSource
 from tests import miniature
 
@@ -58,7 +58,7 @@ def test_pairs_are_made_and_can_be_prepared(distort, tmp_path):
         np.asarray(Image.open(tmp_path / "made" / row[k])) for k in ("reference", "distorted")
     )
     assert (distortions.distort(reference, "jpeg", 4) == distorted).all()
-    builder = prepare("pairs", data_dir=tmp_path / "data", manual_dir=tmp_path / "made" / "made.csv")
+    builder = prepare_dataset("pairs", data_dir=tmp_path / "data", manual_dir=tmp_path / "made" / "made.csv")
     source = PairSource(builder, "train")
     assert len(source) == 18 and set(source.distortion) == {"jpeg", "white_noise", "contrast dist."}
 

@@ -131,7 +131,7 @@ def photograph(folder, name, number):
 def test_each_row_of_the_table_has_a_file_of_its_own(tmp_path, made):
     photographs = [photograph(tmp_path, name, k) for k, name in enumerate(("x.png", "x_color.png"))]
     assert made(*photographs, types=("color_quantization", "quantization")) == []
-    assert made.said == ["photographs whose names are taken have a number: x_color.png is x_color-2"]
+    assert made.said == ["photographs renamed with a number: x_color.png is x_color-2"]
     rows = list(csv.DictReader((tmp_path / "made" / "made.csv").open()))
     assert len({row["distorted"] for row in rows}) == len(rows) == 4
     for row in rows:

@@ -3,8 +3,8 @@
 import pytest
 
 from iqa_jax.cli.data import _ends_of
-from iqa_jax.data import datasets
 from iqa_jax.data.numerals import numbers
+from iqa_jax.data.preparation import prepare_dataset
 from iqa_jax.data.source import PairSource
 from iqa_jax.errors import DataError
 from tests import miniature
@@ -70,7 +70,7 @@ def edited(path, *replacements):
 
 
 def prepared(name, source):
-    return PairSource(datasets.prepare(name, data_dir=source.parent, manual_dir=source), "train")
+    return PairSource(prepare_dataset(name, data_dir=source.parent, manual_dir=source), "train")
 
 
 def test_thousands_in_a_table_of_pairs(tmp_path):

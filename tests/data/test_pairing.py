@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from iqa_jax.data.datasets import prepare
 from iqa_jax.data.images import read_image
 from iqa_jax.data.pairing import find_pairs, masks_of, pair_files, pairs_from_table
+from iqa_jax.data.preparation import prepare_dataset
 from iqa_jax.data.selection import Listed, expand, listed
 from iqa_jax.data.tables import listed_path
 from iqa_jax.errors import DataError
@@ -299,7 +299,7 @@ def test_only_regular_files_are_opened(tmp_path, monkeypatch, kind):
     assert kind == "device" or all("odd.png (not a regular file)" in line for line in told)
     Path("pairs.csv").write_text(f"distorted,mos\n{odd},3\n")
     with pytest.raises(DataError, match="line 2: not a regular file: .*(odd.png|zero)"):
-        prepare("pairs", data_dir=tmp_path, manual_dir="pairs.csv")
+        prepare_dataset("pairs", data_dir=tmp_path, manual_dir="pairs.csv")
 
 
 def test_pairing_takes_time_in_proportion_to_the_files():

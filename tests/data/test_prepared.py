@@ -8,8 +8,9 @@ import pytest
 from filelock import FileLock
 from PIL import Image
 
-from iqa_jax.data import datasets
-from iqa_jax.data.datasets import TableOptions
+from iqa_jax.data.datasets.overview import summary
+from iqa_jax.data.datasets.pairs import TableOptions
+from iqa_jax.data.preparation import prepare_dataset
 from iqa_jax.data.source import PairSource
 from iqa_jax.errors import DataError
 from tests import miniature
@@ -24,7 +25,7 @@ def table(tmp_path):
 
 
 def prepared(table, **options):
-    return datasets.prepare("pairs", data_dir=table.parent.parent, manual_dir=table, **options)
+    return prepare_dataset("pairs", data_dir=table.parent.parent, manual_dir=table, **options)
 
 
 def everything(builder):
@@ -61,10 +62,10 @@ def cut_off(place):
 DAMAGES = {
     digit_of_a_label: "metadata.json has changed",
     bit_of_an_image: "prepared data are damaged",
-    shard_of_other_pairs: "distorted/p0-3.png stands where distorted/p0-1.png should",
+    shard_of_other_pairs: "distorted/p0-3.png is in the place of distorted/p0-1.png",
     cut_off: "pairs-references.array_record-00000 has .* bytes, not",
     lambda place: (place / "features.json").unlink(): "features.json is missing",
-    lambda place: (place / "checksums.json").unlink(): "checksums.json is missing, which earlier",
+    lambda place: (place / "checksums.json").unlink(): "checksums.json is missing",
     lambda place: (place / "checksums.json").write_bytes(b'{"sha'): "checksums.json cannot be read",
     lambda place: (place / "dataset_info.json").write_bytes(b""): "dataset_info.json has changed",
     lambda place: (place / "pairs-train.array_record-00000").unlink(): "pairs-train.* is missing",
@@ -77,7 +78,7 @@ def test_damage_is_one_line_and_preparing_again_mends_it(table, damage):
     whole = everything(builder)
     damage(builder.data_path)
     with pytest.raises(DataError, match=DAMAGES[damage]) as error:
-        everything(datasets.prepare("pairs/mine", data_dir=table.parent.parent))
+        everything(prepare_dataset("pairs/mine", data_dir=table.parent.parent))
     assert "\n" not in str(error.value) and "prepare" in str(error.value)
     assert everything(prepared(table)) == whole
     assert [path.name for path in builder.data_path.parent.iterdir() if path.is_dir()] == ["1.1.0"]
@@ -102,7 +103,7 @@ def test_what_has_changed_is_prepared_anew(table, capsys):
     edited(table, (" 70,", " 71,"))
     assert PairSource(prepared(table), "train").mos[0] == 71
     assert (
-        "pairs/mine: the entry of distorted/p0-1.png has changed; preparing it anew"
+        "pairs/mine: the entry of distorted/p0-1.png has changed; preparing it again"
         in capsys.readouterr().err
     )
     before = PairSource(prepared(table), "train")[3].distorted
@@ -114,17 +115,17 @@ def test_what_has_changed_is_prepared_anew(table, capsys):
     assert "score changed from" in capsys.readouterr().err
     text = table.read_text()
     table.write_text("\n".join(text.splitlines()[:-3]) + "\n")
-    assert list(datasets.summary(prepared(table))["splits"]) == ["train", "unlabelled"]
+    assert list(summary(prepared(table))["splits"]) == ["train", "unlabelled"]
     assert "p1" in capsys.readouterr().err
 
 
 def test_an_archive_that_changed_is_prepared_anew_when_it_is_checked(tmp_path):
     folder = miniature.kadid10k(tmp_path / "kadid10k")
-    first = PairSource(datasets.prepare("kadid10k", data_dir=tmp_path), "train")
+    first = PairSource(prepare_dataset("kadid10k", data_dir=tmp_path), "train")
     edited(folder / "dmos.csv", (",3.49,0.7\nI01_01_02", ",3.48,0.7\nI01_01_02"))
-    unchecked = PairSource(datasets.prepare("kadid10k", data_dir=tmp_path), "train")
+    unchecked = PairSource(prepare_dataset("kadid10k", data_dir=tmp_path), "train")
     assert unchecked.mos.tolist() == first.mos.tolist()
-    checked = PairSource(datasets.prepare("kadid10k", data_dir=tmp_path, check=True), "train")
+    checked = PairSource(prepare_dataset("kadid10k", data_dir=tmp_path, check=True), "train")
     assert (checked.mos != first.mos).tolist() == [True] + 7 * [False]
 
 
@@ -136,12 +137,12 @@ def test_what_was_prepared_stays_until_the_new_one_is_complete(table):
         prepared(table)
     with pytest.raises(DataError, match="p0-1.png: cannot be read as an image"):
         prepared(table, force=True)
-    builder = datasets.prepare("pairs/mine", data_dir=table.parent.parent)
+    builder = prepare_dataset("pairs/mine", data_dir=table.parent.parent)
     assert everything(builder) == whole
     # A kill between the two steps of an exchange.
     builder.data_path.rename(builder.data_path.with_name("1.1.0.replaced"))
     (builder.data_path.parent / "incomplete.abc").mkdir()
-    assert everything(datasets.prepare("pairs/mine", data_dir=table.parent.parent, check=True)) == whole
+    assert everything(prepare_dataset("pairs/mine", data_dir=table.parent.parent, check=True)) == whole
     assert [path.name for path in builder.data_path.parent.iterdir() if path.is_dir()] == ["1.1.0"]
 
 
@@ -185,9 +186,7 @@ def test_of_two_tables_of_one_name_at_once_one_is_refused(table):
     scores = [result for result in results.values() if not isinstance(result, str)]
     (refused,) = (result for result in results.values() if isinstance(result, str))
     assert "was prepared from" in refused and "give this table another name" in refused
-    assert scores == [
-        PairSource(datasets.prepare("pairs/mine", data_dir=place.parent.parent), "train").mos[0]
-    ]
+    assert scores == [PairSource(prepare_dataset("pairs/mine", data_dir=place.parent.parent), "train").mos[0]]
 
 
 @pytest.mark.parametrize("name", ["pipal", "kadid10k", "tid2013", "csiq", "live"])
@@ -199,4 +198,4 @@ def test_hidden_files_and_pipes_of_a_folder_are_left_out(tmp_path, name):
             path.with_name(f"._{path.name}").write_bytes(b"\x00\x05\x16\x07")
     if name == "kadid10k":
         os.mkfifo(folder / "images" / "I09.png")
-    assert len(PairSource(datasets.prepare(name, data_dir=tmp_path, manual_dir=folder), "train")) > 1
+    assert len(PairSource(prepare_dataset(name, data_dir=tmp_path, manual_dir=folder), "train")) > 1

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from iqa_jax.data import datasets
 from iqa_jax.data import source as data
+from iqa_jax.data.preparation import prepare_dataset
 from iqa_jax.errors import DataError
 from iqa_jax.ops.augment import Cropping
 from iqa_jax.training import batches
@@ -19,7 +19,7 @@ def folder(tmp_path):
 
 
 def prepared(folder):
-    return datasets.prepare("pipal", data_dir=folder.parent)
+    return prepare_dataset("pipal", data_dir=folder.parent)
 
 
 @pytest.mark.parametrize("spelling", ["Distortion_{}", "Distortion{}"])
@@ -105,7 +105,7 @@ def test_pipal_problems_are_counted_and_named_and_nothing_stays(folder, damage, 
 
 def test_missing_pipal_says_how_to_get_it(tmp_path):
     with pytest.raises(DataError, match=r"(?s)pipal: not found.*Train_Label"):
-        datasets.prepare("pipal", data_dir=tmp_path)
+        prepare_dataset("pipal", data_dir=tmp_path)
 
 
 def test_batches_depend_on_the_seed_alone_and_resume_anywhere(folder):

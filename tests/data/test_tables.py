@@ -9,8 +9,9 @@ from pathlib import Path
 import openpyxl
 import pytest
 
-from iqa_jax.data import datasets, tables
+from iqa_jax.data import tables
 from iqa_jax.data.datasets import pairs
+from iqa_jax.data.preparation import prepare_dataset
 from iqa_jax.data.source import PairSource
 from iqa_jax.data.splits import part_of_splits
 from iqa_jax.errors import DataError
@@ -76,7 +77,7 @@ def accented(tmp_path):
     (tmp_path / "own.csv").write_text(
         "reference,distorted,mos\né.png,é_1.png,1\nö.png,ö_1.png,2\n", encoding="utf-8"
     )
-    return datasets.prepare("pairs", data_dir=tmp_path, manual_dir=tmp_path / "own.csv")
+    return prepare_dataset("pairs", data_dir=tmp_path, manual_dir=tmp_path / "own.csv")
 
 
 def test_names_of_a_table_are_kept_as_utf_8_in_any_locale(tmp_path, monkeypatch, accented):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from iqa_jax.data import datasets
+from iqa_jax.data.preparation import prepare_dataset
 from iqa_jax.data.source import PairSource
 from iqa_jax.errors import DataError
 from iqa_jax.evaluation import report, viewer
@@ -32,7 +32,7 @@ def source(tmp_path_factory):
         path.rename(path.with_name(path.name.replace("A0001", AWKWARD)))
     label = folder / "Train_Label" / f"{AWKWARD}.txt"
     label.write_text(label.read_text().replace("A0001", AWKWARD))
-    return PairSource(datasets.prepare("pipal", data_dir=folder.parent), "train")
+    return PairSource(prepare_dataset("pipal", data_dir=folder.parent), "train")
 
 
 @pytest.fixture(scope="module")

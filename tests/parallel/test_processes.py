@@ -26,11 +26,11 @@ STEPS = 4
 
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory, packaged_weights):
-    from iqa_jax.data.datasets import prepare
+    from iqa_jax.data.preparation import prepare_dataset
 
     folder = tmp_path_factory.mktemp("data")
     miniature.pipal(folder / "PIPAL", references=10, per_reference=4)
-    prepare("pipal", data_dir=folder)
+    prepare_dataset("pipal", data_dir=folder)
     return folder
 
 

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from iqa_jax.data import datasets
+from iqa_jax.data.preparation import prepare_dataset
 from iqa_jax.data.source import PairSource
 from iqa_jax.errors import ConfigError
 from iqa_jax.ops.augment import Cropping
@@ -24,8 +24,8 @@ def sources(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data") / "PIPAL"
     miniature.pipal(folder, references=3, per_reference=4, size=(48, 64))
     table = miniature.pairs(folder.parent / "pairs")
-    pipal = datasets.prepare("pipal", data_dir=folder.parent)
-    mine = datasets.prepare("pairs", data_dir=folder.parent, manual_dir=table)
+    pipal = prepare_dataset("pipal", data_dir=folder.parent)
+    mine = prepare_dataset("pairs", data_dir=folder.parent, manual_dir=table)
     unlabelled = PairSource(mine, "unlabelled")
     return PairSource(pipal, "train"), unlabelled.pseudo_labelled(np.arange(len(unlabelled)))
 

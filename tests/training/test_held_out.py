@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from iqa_jax.data.datasets import prepare
+from iqa_jax.data.preparation import prepare_dataset
 from iqa_jax.data.splits import digests_trained_on
 from iqa_jax.errors import DataError
 from iqa_jax.training import run
@@ -37,7 +37,9 @@ def table(folder, *, paired, same=(0, 2)):
 
 
 def opened(tmp_path, *, paired, model="conformer", **where):
-    prepare("pairs", data_dir=tmp_path / "data", manual_dir=table(tmp_path / "own", paired=paired, **where))
+    prepare_dataset(
+        "pairs", data_dir=tmp_path / "data", manual_dir=table(tmp_path / "own", paired=paired, **where)
+    )
     splits = tmp_path / "splits.json"
     end = ".png" if paired else ""
     names = {"train": [f"scene0{end}", f"scene1{end}"], "validation": [f"scene2{end}"]}

@@ -68,9 +68,9 @@ def test_a_run_without_references_is_for_students(data_dir, tmp_path):  # noqa: 
         miniature.save(tmp_path / "own" / f"{number}.png", miniature.picture(number, (96, 100)))
     rows = "".join(f"{number}.png,{1 + number / 2}\n" for number in range(8))
     (tmp_path / "own" / "own.csv").write_text(f"image,mos\n{rows}")
-    from iqa_jax.data.datasets import prepare
+    from iqa_jax.data.preparation import prepare_dataset
 
-    prepare("pairs", data_dir=tmp_path / "data", manual_dir=tmp_path / "own" / "own.csv")
+    prepare_dataset("pairs", data_dir=tmp_path / "data", manual_dir=tmp_path / "own" / "own.csv")
     fields = {"dataset": "pairs/own", "train_split": "train[:6]", "validation_split": "train[6:]"}
     with pytest.raises(DataError, match="config.dataset=pairs/own: has no references"):
         train(configured(tmp_path / "data", **fields), tmp_path / "conformer")

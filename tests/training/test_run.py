@@ -292,7 +292,7 @@ def test_an_interrupted_preparation_leaves_nothing_and_says_so(tmp_path):
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGTERM
     assert errors.splitlines()[-1] == (
-        "stopped by SIGTERM: nothing of pipal was prepared, nothing half-written stays"
+        "stopped by SIGTERM: pipal was not prepared; no partial data are left behind"
     )
     assert not [path for path in (tmp_path / "pipal").rglob("*") if path.is_file() and path.stat().st_size]
 
@@ -337,9 +337,9 @@ def test_labels_that_do_not_vary_are_refused(tmp_path):
     rows = table.read_text().splitlines()
     constant = [",".join([*row.split(",")[:2], " 3", *row.split(",")[3:]]) for row in rows[1:]]
     table.write_text("\n".join([rows[0], *constant]) + "\n")
-    from iqa_jax.data.datasets import prepare
+    from iqa_jax.data.preparation import prepare_dataset
 
-    prepare("pairs", data_dir=tmp_path, manual_dir=table)
+    prepare_dataset("pairs", data_dir=tmp_path, manual_dir=table)
     with pytest.raises(DataError, match="every label is 3; expected labels that vary"):
         run(tmp_path, dataset="pairs/mine", train_split="train[:50%]", validation_split="train[50%:]")
 

@@ -3,8 +3,8 @@
 A data set is a tensorflow-datasets builder of single images: each record holds one image and the
 name of its reference.  The references are stored once, in the split `references`; the other splits
 hold the distorted images in name order, so that a slice such as `train[:80%]` cuts between
-references when every reference has the same number of distorted images.  The builder's metadata say
-what the scores mean, and hold the table of every split, so that names, labels and sizes can be read
+references when every reference has the same number of distorted images.  The builder's metadata
+describe the scores and hold the table of every split, so that names, labels and sizes can be read
 without the images.  `iqa_jax.data.source.PairSource` joins the two images of a pair again.
 """
 
@@ -61,7 +61,7 @@ class DistortedImage:
       reference: a key of `Contents.references`.
       encoded: the image file, or what gives its content.
       mos: the label in the data set's own units; NaN without one.
-      distortion, level: type and strength, as far as the data set tells; "" and 0 otherwise.
+      distortion, level: type and strength; "" and 0 where the data set has none.
     """
 
     name: str
@@ -74,10 +74,10 @@ class DistortedImage:
 
 @dataclasses.dataclass
 class Contents:
-    """What was found on disk: references by name, distorted images by split, and what is wrong.
+    """The contents of a downloaded folder: references by name, distorted images by split, problems.
 
     Attributes:
-      written: where it stands, its line, and the score as it is written, by the name of the distorted image.
+      written: by the name of the distorted image, the place, the line and the text of its score.
     """
 
     references: dict[str, Encoded] = dataclasses.field(default_factory=dict)
@@ -94,7 +94,7 @@ class Contents:
         }
 
     def label(self, where: str, text: str, name: str, score: str | float) -> None:
-        """Notes the score of an image, which the line `text` at `where` gives it."""
+        """Records the score that the line `text` at `where` gives an image."""
         if not name:
             self.problems.append(f"{where}: {text!r}, expected a name and a score")
         elif name in self.written:
@@ -128,15 +128,16 @@ class PairBuilder(FileReaderBuilder):
     `MANUAL_DOWNLOAD_INSTRUCTIONS`, `FOLDERS` and `MARKS`.
 
     Attributes:
-      source: the downloaded folder or file, None for a set that needs none; `prepare` sets it.
-      place: the folder that the prepared set comes to lie in, for messages, while it is made elsewhere.
-      WHOLE: labelled pairs and references of the published set, None where there is no such thing.
-      FOLDERS: what the downloaded folder is usually called.
-      MARKS: files or folders by which it is known, any of them.
+      source: the downloaded folder or file, None for a set that needs none; `prepare_dataset` sets it.
+      place: the final folder of the prepared set, for messages while it is written elsewhere.
+      WHOLE: labelled pairs and references of the published set, None where there is none.
+      FOLDERS: usual names of the downloaded folder.
+      MARKS: files or folders, any of which identifies it.
     """
 
     VERSION = tfds.core.Version("1.1.0")
     RELEASE_NOTES = {"1.1.0": "Sizes are those after the EXIF orientation; references have a digest."}
+    code_path = None  # tensorflow-datasets looks for it with importlib_resources, which it does not declare
     source: Path | None = None
     place: Path | None = None
     _contents: Contents | None = None
@@ -147,13 +148,18 @@ class PairBuilder(FileReaderBuilder):
     MARKS: tuple[str, ...] = ()
 
     @property
+    def metadata(self) -> dict:
+        """What is stored beside the images: the score's meaning, the tables, how they were made."""
+        return cast(dict, self.info.metadata)
+
+    @property
     def paired(self) -> bool:
-        """Whether the images have references; if not, a thumbnail of each content stands in their place."""
-        return self.info.metadata.get("paired", True)
+        """Whether the images have references; if not, a thumbnail of each content replaces them."""
+        return self.metadata.get("paired", True)
 
     @property
     def asked_name(self) -> str:
-        """As a user asks for it: "kadid10k", "pairs/mine"."""
+        """The name that opens it: "kadid10k", "pairs/mine"."""
         return f"{self.name}/{self.builder_config.name}" if self.builder_config else self.name
 
     @classmethod
@@ -178,14 +184,14 @@ class PairBuilder(FileReaderBuilder):
         return None
 
     def lacks(self, source: Path) -> str:
-        """What the folder has come to have since the data were prepared, as far as a look tells; or ""."""
+        """What the folder has that was missing when the data were prepared, at a quick look; or ""."""
         return ""
 
     def contents(self) -> Contents:
-        """What there is in `source`, found once.
+        """What `source` holds, read once.
 
         Raises:
-          DataError: counts and names what is wrong with it.
+          DataError: counts and lists its problems.
         """
         if self._contents is None:
             contents = self.find(cast(Path, self.source))  # None only where the set takes None
@@ -195,11 +201,11 @@ class PairBuilder(FileReaderBuilder):
 
     @property
     def where(self) -> str:
-        """What problems are said to be in."""
+        """The place that problems are reported for."""
         return f"{self.name}, {self.source}" if self.source else self.name
 
     def find(self, source: Path) -> Contents:
-        """What there is in `source`, None for a set that needs none; problems are listed, not raised."""
+        """What `source` holds, None for a set that needs none; problems are listed, not raised."""
         raise TypeError(f"{type(self).__name__} does not define find")
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -238,14 +244,14 @@ class PairBuilder(FileReaderBuilder):
                 for split, images in splits.items()
             ]
         raise_problems(self.where, problems)
-        known = self.info.metadata["tables"][REFERENCES]
+        known = self.metadata["tables"][REFERENCES]
         known["digest"] = [digests[name] for name in known["name"]]
         self.info.set_splits(tfds.core.SplitDict(infos))
 
     def _records(self, split, images, sizes, digests, problems, bar: tqdm) -> Iterator[dict]:
-        """The records of a split, in order; notes its table, the references' sizes and what is wrong.
+        """The records of a split, in order; collects its table, the references' sizes and the problems.
 
-        `digests` tell the references' pictures; without references, the first picture of each content.
+        `digests` are of the references' pixels; without references, of each content's first picture.
         """
         table: dict[str, list] = {column: [] for column in (*FIELDS, "width", "height", "crc32")}
         remarks: dict[str, str] = {}
@@ -270,14 +276,14 @@ class PairBuilder(FileReaderBuilder):
             if self.paired == (split == REFERENCES) and content not in digests:
                 digests[content] = digest(pixels)
             record = {field: getattr(image, field) for field in FIELDS}
-            told = {**record, "width": size[0], "height": size[1], "crc32": zlib.crc32(encoded)}
-            for column, value in told.items():
+            row = {**record, "width": size[0], "height": size[1], "crc32": zlib.crc32(encoded)}
+            for column, value in row.items():
                 table[column].append(value)
             texts = {field: as_bytes(value) for field, value in record.items() if isinstance(value, str)}
             yield {**record, **texts, "image": io.BytesIO(encoded)}
         for text, name in remarks.items():
             bar.write(f"{self.name}, {split}: {text} ({name} first)", file=sys.stderr)
-        self.info.metadata["tables"][split] = {**table, "mos": [none_if_nan(m) for m in table["mos"]]}
+        self.metadata["tables"][split] = {**table, "mos": [none_if_nan(m) for m in table["mos"]]}
 
 
 def files_in(folder: Path, pattern: str) -> list[Path]:
@@ -296,7 +302,7 @@ def match(
     labels: Mapping[str, float],
     describe: Callable[[str], tuple[str, str, int] | None],
 ) -> None:
-    """Adds the images with a label to a split; lists labels and images that stand alone.
+    """Adds the images with a label to a split; lists labels without an image and images without a label.
 
     Args:
       images, labels: by the name of the distorted image.
@@ -308,14 +314,14 @@ def match(
         return
     problems += [f"{name}: a label without an image" for name in sorted(labels.keys() - images.keys())]
     problems += [f"{name}: an image without a label" for name in sorted(images.keys() - labels.keys())]
-    found = contents.splits.setdefault(split, [])
+    matched = contents.splits.setdefault(split, [])
     for name in sorted(images.keys() & labels.keys()):
         described = describe(name)
         if described is None:
             problems.append(f"{name}: not a name of a distorted image in this data set")
             continue
         reference, distortion, level = described
-        found.append(DistortedImage(name, reference, images[name], labels[name], distortion, level))
+        matched.append(DistortedImage(name, reference, images[name], labels[name], distortion, level))
 
 
 def _by(size: tuple[int, int]) -> str:
@@ -333,7 +339,7 @@ def none_if_nan(value: float) -> float | None:
 
 
 def digest(pixels: np.ndarray) -> str:
-    """Tells whether two decoded images (H, W, 3) are the same, whatever file they were in."""
+    """The same for two decoded images (H, W, 3) of the same pixels, whatever their files."""
     return hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).hexdigest()[:16]
 
 
@@ -351,14 +357,14 @@ def _stored_bytes(encoded: Encoded) -> int:
 
 
 def _inconsistencies(contents: Contents) -> Iterator[str]:
-    """Missing references and names that stand twice."""
+    """Missing references and names that are listed twice."""
     seen = set()
     for images in contents.splits.values():
         for image in images:
             if image.reference not in contents.references:
                 yield f"{image.name}: its reference {image.reference} is missing"
             if image.name in seen:
-                yield f"{image.name}: stands twice"
+                yield f"{image.name}: is listed twice"
             seen.add(image.name)
 
 

@@ -30,11 +30,11 @@ csiq.DMOS.xlsx, or the sheet all_by_image of it as csiq.DMOS.csv or csiq.DMOS.tx
     FOLDERS = ("CSIQ", "csiq")
     MARKS = ("src_imgs",)
 
-    def find(self, folder: Path) -> Contents:
-        contents = Contents(references={p.name: p for p in files_in(folder, "src_imgs/*.png")})
-        images = {f"{p.parent.name}/{p.name}": p for p in files_in(folder, "dst_imgs/*/*.png")}
-        names = {found.groups(): name for name in images if (found := _NAME.fullmatch(name))}
-        table = next((folder / name for name in _TABLES if (folder / name).is_file()), folder / _TABLES[0])
+    def find(self, source: Path) -> Contents:
+        contents = Contents(references={p.name: p for p in files_in(source, "src_imgs/*.png")})
+        images = {f"{p.parent.name}/{p.name}": p for p in files_in(source, "dst_imgs/*/*.png")}
+        names = {parts.groups(): name for name in images if (parts := _NAME.fullmatch(name))}
+        table = next((source / name for name in _TABLES if (source / name).is_file()), source / _TABLES[0])
         if table.suffix == ".xlsx":
             rows = sheet_rows(table, _SHEET, _COLUMNS, contents.problems)
         else:
@@ -50,5 +50,5 @@ csiq.DMOS.xlsx, or the sheet all_by_image of it as csiq.DMOS.csv or csiq.DMOS.tx
 
 
 def _describe(name: str) -> tuple[str, str, int] | None:
-    found = _NAME.fullmatch(name)
-    return found and (f"{found['image']}.png", found["folder"], int(found["level"]))
+    parts = _NAME.fullmatch(name)
+    return parts and (f"{parts['image']}.png", parts["folder"], int(parts["level"]))

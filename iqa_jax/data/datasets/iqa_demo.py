@@ -1,10 +1,9 @@
-"""The built-in data sets: photographs that come with installed packages, distorted as in KADID-10k."""
+"""The built-in data sets: photographs that ship with this and other packages, distorted as in KADID-10k."""
 
-import importlib.util
+import importlib.resources
 import io
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -15,20 +14,20 @@ from iqa_jax.data.datasets.base import Contents, DistortedImage, PairBuilder, Sc
 SIDE = 288
 _SHORT_SIDE = 384  # photographs are brought to KADID-10k's scale before they are cut
 VALIDATION = ("chelsea", "china", "coffee")
-# Colour photographs in scikit-image and scikit-learn.
+# Colour photographs: those of scikit-image, and two that ship with this package.
 PHOTOGRAPHS = {
     "astronaut": "skimage/astronaut.png",
     "chelsea": "skimage/chelsea.png",
-    "china": "sklearn/china.jpg",
+    "china": "iqa_jax/china.jpg",
     "coffee": "skimage/coffee.png",
-    "flower": "sklearn/flower.jpg",
+    "flower": "iqa_jax/flower.jpg",
     "hubble": "skimage/hubble_deep_field.jpg",
     "ihc": "skimage/ihc.png",
     "motorcycle": "skimage/motorcycle_left.png",
     "retina": "skimage/retina.jpg",
     "rocket": "skimage/rocket.jpg",
 }
-# More of them, some grey, for the pairs without labels.
+# Further photographs, some grey, for the pairs without labels.
 _MORE = {
     "brick": "skimage/brick.png",
     "camera": "skimage/camera.png",
@@ -38,7 +37,7 @@ _MORE = {
     "moon": "skimage/moon.png",
     "motorcycle_right": "skimage/motorcycle_right.png",
 }
-_FOLDERS = {"skimage": "data", "sklearn": "datasets/images", "matplotlib": "mpl-data/sample_data"}
+_FOLDERS = {"skimage": "data", "iqa_jax": "data/photographs", "matplotlib": "mpl-data/sample_data"}
 _LARGE_SHORT_SIDE = 640  # for the parts: large photographs are brought to about the others' size
 # KADID-10k's types of which the mean opinion of type and level is fair to any crop of any photograph:
 # the data set states their parameter, its observers' opinions of a level differ little between its
@@ -74,7 +73,7 @@ class IqaDemo(PairBuilder):
     SCORE = Score(kind="MOS", low=1.0, high=5.0, higher_is_better=True)
     DESCRIPTION = "Installed photographs with KADID-10k's distortions, labelled with its mean opinions."
 
-    def find(self, source: Path | None) -> Contents:
+    def find(self, source) -> Contents:
         from iqa_jax.data import distortions
         from iqa_jax.data.opinions import mean_opinion
 
@@ -101,17 +100,17 @@ class IqaDemo(PairBuilder):
 
 
 class IqaDemoUnlabelled(PairBuilder):
-    """Pairs without labels, for the student: other parts of the training photographs, and more of them.
+    """Pairs without labels, for the student: more parts of the training photographs, and more photographs.
 
-    Each of the distortion types once on each part, at a level drawn by chance.  The photographs that
-    the built-in set is validated on have no part in it.
+    Each part has each distortion type once, at a random level.  The validation photographs of the built-in
+    set are left out.
     """
 
     VERSION, RELEASE_NOTES = IqaDemo.VERSION, IqaDemo.RELEASE_NOTES
     SCORE = IqaDemo.SCORE
     DESCRIPTION = "Parts of installed photographs with KADID-10k's distortions, without labels."
 
-    def find(self, source: Path | None) -> Contents:
+    def find(self, source) -> Contents:
         from iqa_jax.data import distortions
 
         contents = Contents(splits={"unlabelled": []})
@@ -134,7 +133,7 @@ class IqaDemoUnlabelled(PairBuilder):
 
 def _parts() -> list[tuple[str, np.ndarray]]:
     """Name and pixels of the four corners of each photograph that is not for validation."""
-    found = []
+    parts = []
     for name in [n for n in (*PHOTOGRAPHS, *_MORE) if n not in VALIDATION]:
         image = _opened(name)
         scale = min(1.0, _LARGE_SHORT_SIDE / min(image.size))
@@ -142,8 +141,8 @@ def _parts() -> list[tuple[str, np.ndarray]]:
         width, height = image.size
         for row, top in enumerate((0, height - SIDE)):
             for column, left in enumerate((0, width - SIDE)):
-                found.append((f"{name}{2 * row + column}", _cut(image, top, left)))
-    return found
+                parts.append((f"{name}{2 * row + column}", _cut(image, top, left)))
+    return parts
 
 
 def photograph(name: str) -> np.ndarray:
@@ -156,11 +155,8 @@ def photograph(name: str) -> np.ndarray:
 
 def _opened(name: str) -> Image.Image:
     package, _, file = (PHOTOGRAPHS | _MORE)[name].partition("/")
-    spec = importlib.util.find_spec(package)
-    if spec is None or spec.submodule_search_locations is None:
-        raise ModuleNotFoundError(f"No module named {package!r}", name=package)
-    (folder,) = spec.submodule_search_locations
-    with Image.open(Path(folder) / _FOLDERS[package] / file) as opened:
+    path = importlib.resources.files(package) / _FOLDERS[package] / file
+    with path.open("rb") as stream, Image.open(stream) as opened:
         return opened.convert("RGB")
 
 

@@ -21,12 +21,12 @@ so that one folder, named kadid10k, holds images/I01.png, images/I01_01_01.png .
     FOLDERS = ("kadid10k", "KADID-10k")
     MARKS = ("dmos.csv",)
 
-    def find(self, folder: Path) -> Contents:
-        images = {path.name: path for path in files_in(folder, "images/*.png")}
+    def find(self, source: Path) -> Contents:
+        images = {path.name: path for path in files_in(source, "images/*.png")}
         distorted = {name: path for name, path in images.items() if _NAME.fullmatch(name)}
         contents = Contents(references={name: p for name, p in images.items() if name not in distorted})
         columns = ("dist_img", "ref_img", "dmos")  # the last is a MOS in spite of its name
-        for number, row in csv_rows(folder / "dmos.csv", columns, contents.problems):
+        for number, row in csv_rows(source / "dmos.csv", columns, contents.problems):
             name, reference, mos = (row[column] for column in columns)
             where = f"dmos.csv, line {number}"
             contents.label(where, ",".join(row.values()), name, mos)
@@ -40,7 +40,7 @@ so that one folder, named kadid10k, holds images/I01.png, images/I01_01_01.png .
 def _describe(name: str) -> tuple[str, str, int] | None:
     from iqa_jax.data.distortions import KADID_TYPES
 
-    found = _NAME.fullmatch(name)
-    if not found or not 1 <= int(found[2]) <= len(KADID_TYPES):
+    parts = _NAME.fullmatch(name)
+    if not parts or not 1 <= int(parts[2]) <= len(KADID_TYPES):
         return None
-    return f"{found[1]}.png", KADID_TYPES[int(found[2]) - 1], int(found[3])
+    return f"{parts[1]}.png", KADID_TYPES[int(parts[2]) - 1], int(parts[3])

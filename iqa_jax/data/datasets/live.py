@@ -31,18 +31,18 @@ and info.txt), refnames_all.mat and dmos_realigned.mat; copy the last there if t
     FOLDERS = ("LIVE", "live", "databaserelease2", "LIVE/databaserelease2")
     MARKS = ("refimgs",)
 
-    def find(self, folder: Path) -> Contents:
-        contents = Contents(references={p.name: p for p in files_in(folder, "refimgs/*.bmp")})
+    def find(self, source: Path) -> Contents:
+        contents = Contents(references={p.name: p for p in files_in(source, "refimgs/*.bmp")})
         problems = contents.problems
-        scores, undistorted = _columns(folder / "dmos_realigned.mat", ("dmos_new", "orgs"), problems)
-        (cells,) = _columns(folder / "refnames_all.mat", ("refnames_all",), problems)
+        scores, undistorted = _columns(source / "dmos_realigned.mat", ("dmos_new", "orgs"), problems)
+        (cells,) = _columns(source / "refnames_all.mat", ("refnames_all",), problems)
         references = ["".join(np.ravel(cell)) for cell in cells]
         images = {
             f"{path.parent.name}/{path.name}": path
-            for path in files_in(folder, "*/*.bmp")
+            for path in files_in(source, "*/*.bmp")
             if path.parent.name in TYPES and _NAME.fullmatch(path.name)
         }
-        listed = _told_references(folder, problems)
+        listed = _listed_references(source, problems)
         names = [name for kind in TYPES for name in _numbered(kind, images.keys() | listed.keys())]
         if not len(names) == len(scores) == len(undistorted) == len(references):
             problems.append(
@@ -79,7 +79,7 @@ def _columns(path: Path, variables: tuple[str, ...], problems: list[str]) -> lis
         return [np.array([])] * len(variables)
 
 
-def _told_references(folder: Path, problems: list[str]) -> dict[str, str]:
+def _listed_references(folder: Path, problems: list[str]) -> dict[str, str]:
     """The reference of each image that the types' info.txt list: lines of reference, image, parameter."""
     listed = {}
     for kind in TYPES:
@@ -95,6 +95,6 @@ def _told_references(folder: Path, problems: list[str]) -> dict[str, str]:
 
 def _numbered(kind: str, known: set[str]) -> list[str]:
     """img1.bmp, img2.bmp, … of a type, up to the highest number that is known of."""
-    found = (re.fullmatch(f"{kind}/{_NAME.pattern}", name) for name in known)
-    count = max((int(match[1]) for match in found if match), default=0)
+    matches = (re.fullmatch(f"{kind}/{_NAME.pattern}", name) for name in known)
+    count = max((int(match[1]) for match in matches if match), default=0)
     return [f"{kind}/img{number}.bmp" for number in range(1, count + 1)]

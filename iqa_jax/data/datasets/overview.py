@@ -24,7 +24,7 @@ def summary(builder: PairBuilder) -> dict:
       None without labels.
     """
     splits = {}
-    for split, table in builder.info.metadata["tables"].items():
+    for split, table in builder.metadata["tables"].items():
         if split == REFERENCES:
             continue
         labels = np.array([mos for mos in table["mos"] if mos is not None])
@@ -36,11 +36,11 @@ def summary(builder: PairBuilder) -> dict:
         }
     deviation = ""
     if builder.WHOLE and "train" in splits:
-        found = splits["train"]["pairs"], splits["train"]["references"]
-        if found != builder.WHOLE:
+        present = splits["train"]["pairs"], splits["train"]["references"]
+        if present != builder.WHOLE:
             deviation = (
                 f"the whole set has {builder.WHOLE[0]:,} labelled pairs of {builder.WHOLE[1]} references, "
-                f"here are {found[0]:,} of {found[1]}"
+                f"here are {present[0]:,} of {present[1]}"
             )
-    score = dict(builder.info.metadata["score"])
+    score = dict(builder.metadata["score"])
     return {"dataset": builder.info.full_name, "score": score, "splits": splits, "deviation": deviation}

@@ -1,4 +1,4 @@
-"""Anyone's pairs or single pictures, from a table."""
+"""Pairs or single pictures that a table lists."""
 
 import dataclasses
 import functools
@@ -19,15 +19,15 @@ from iqa_jax.errors import DataError
 
 UNLABELLED = "unlabelled"
 _HIGHEST_LEVEL = 2**31 - 1
-_THUMBNAIL = 64  # pixels, of what stands in the place of a reference
+_THUMBNAIL = 64  # pixels, of the thumbnail that replaces a reference
 
 
 @dataclasses.dataclass(frozen=True)
 class TableOptions:
-    """How a table is to be read.
+    """How to read a table.
 
     Attributes:
-      scale: the ends of the label's scale; those found where it is None.
+      scale: the ends of the label's scale; None for the lowest and highest label.
       average_opinions: whether several rows of one image are opinions, to be averaged.
     """
 
@@ -44,10 +44,10 @@ class Pairs(PairBuilder):
 
     Columns: reference, distorted (paths relative to the file), and, if there are any, mos (higher is
     better) or dmos (lower is better), distortion, level.  Rows with a score make up the split
-    `train`, those without `unlabelled`.  The ends of the score's scale are those found, unless stated.
+    `train`, those without `unlabelled`.  The scale ends at the lowest and highest score unless given.
 
-    A table without the column reference is for models that need none: each picture is a content of its own,
-    or the column content says which belong together, so that no division parts them.
+    A table without the column reference is for models that need none.  Each picture then counts as its own
+    content, unless a column content groups them; splits keep a content together.
     """
 
     options = TableOptions()
@@ -56,7 +56,7 @@ class Pairs(PairBuilder):
     DESCRIPTION = "Pairs of images, or single images, listed in a table."
     MANUAL_DOWNLOAD_INSTRUCTIONS = (
         "Give a table with the columns reference, distorted and, if there are scores, mos or dmos, "
-        "as --manual-dir FILE.csv; without references: image, mos."
+        "as manual_dir; without references: image, mos."
     )
 
     @classmethod
@@ -69,34 +69,34 @@ class Pairs(PairBuilder):
             raise DataError(f"pairs/{asked}: the pairs of {source} are called pairs/{source.stem}")
         return source.stem if source else asked
 
-    def find(self, file: Path) -> Contents:
+    def find(self, source: Path) -> Contents:
         contents = Contents()
-        rows = table_rows(file, ("distorted",), contents.problems, aliases=PAIR_ALIASES)
+        rows = table_rows(source, ("distorted",), contents.problems, aliases=PAIR_ALIASES)
         columns = rows[0][1] if rows else {}
         if "mos" in columns and "dmos" in columns:
-            contents.problems.append(f"{file.name}: columns mos and dmos, expected one of them")
+            contents.problems.append(f"{source.name}: columns mos and dmos, expected one of them")
         label = "dmos" if "dmos" in columns else "mos"
         paired = "reference" in columns
-        images = self._images(file, rows, label, paired, contents.problems)
+        images = self._images(source, rows, label, paired, contents.problems)
         for image in images:
-            reference: Encoded = file.parent / _path(image.reference)
+            reference: Encoded = source.parent / _path(image.reference)
             if not paired:
-                reference = functools.partial(_thumbnail, file.parent / _path(image.name))
+                reference = functools.partial(_thumbnail, source.parent / _path(image.name))
             contents.references.setdefault(image.reference, reference)
             split = UNLABELLED if math.isnan(image.mos) else "train"
             contents.splits.setdefault(split, []).append(image)
         if not rows and not contents.problems:
-            contents.problems.append(f"{file.name}: no pair at all")
+            contents.problems.append(f"{source.name}: no pair at all")
         labels = [image.mos for image in contents.splits.get("train", ())]
         low, high = self.options.scale or (min(labels, default=0.0), max(labels, default=0.0))
         outside = [image.name for image in images if image.mos < low or image.mos > high]
         if outside:
             contents.problems.append(f"{outside[0]}: {label} is outside of the scale, {low:g} to {high:g}")
         score = Score(label.upper(), low, high, label == "mos")
-        self.info.metadata["score"] = dataclasses.asdict(score)
-        self.info.metadata["table"] = str(file.absolute())
-        self.info.metadata["paired"] = paired
-        self.info.metadata["options"] = {
+        self.metadata["score"] = dataclasses.asdict(score)
+        self.metadata["table"] = str(source.absolute())
+        self.metadata["paired"] = paired
+        self.metadata["options"] = {
             "scale": list(self.options.scale) if self.options.scale else None,
             "average_opinions": self.options.average_opinions,
         }
@@ -106,7 +106,7 @@ class Pairs(PairBuilder):
         self, file: Path, rows, label: str, paired: bool, problems: list[str]
     ) -> list[DistortedImage]:
         """The image of each row; of several rows of one image, the mean of their scores on request."""
-        found: dict[str, list[DistortedImage]] = {}
+        by_name: dict[str, list[DistortedImage]] = {}
         lines: dict[str, int] = {}
         scores = _numbers(file, rows, label, self.options.scale)
         levels = _numbers(file, rows, "level")
@@ -114,30 +114,30 @@ class Pairs(PairBuilder):
             try:
                 image = _image(file.parent, row, label, score, level, paired)
                 first = lines.setdefault(image.name, number)
-                before = found.setdefault(image.name, [])
+                before = by_name.setdefault(image.name, [])
                 if before and not self.options.average_opinions:
                     raise DataError(
-                        f"{image.name} stands in line {first} too (rows of one observer each: "
-                        "--average-opinions)"
+                        f"{image.name} is in line {first} too (average_opinions averages rows of "
+                        "one observer each)"
                     )
                 if before and dataclasses.replace(image, mos=0.0) != dataclasses.replace(before[0], mos=0.0):
-                    raise DataError(f"{image.name} stands in line {first} with another reference or type")
+                    raise DataError(f"{image.name} is in line {first} with another reference or type")
                 before.append(image)
             except DataError as error:
                 problems.append(f"{file.name}, line {number}: {error}")
         # An observer who gave none has an empty cell.
         given = {
             name: [image.mos for image in images if not math.isnan(image.mos)]
-            for name, images in found.items()
+            for name, images in by_name.items()
         }
         if self.options.average_opinions:
-            self.info.metadata["opinions"] = {
+            self.metadata["opinions"] = {
                 name: [len(scores), statistics.stdev(scores) if len(scores) > 1 else 0.0]
                 for name, scores in given.items()
             }
         return [
             dataclasses.replace(images[0], mos=statistics.fmean(given[name]) if given[name] else math.nan)
-            for name, images in found.items()
+            for name, images in by_name.items()
             if images
         ]
 
@@ -196,7 +196,7 @@ def _path(name: str) -> str:
 
 
 def _thumbnail(path: Path) -> bytes:
-    """A small picture as PNG, which stands for the content where there is no reference."""
+    """A small PNG of a picture, which replaces the reference of a content that has none."""
     image = Image.fromarray(read_image(path, say=lambda text: None))
     image.thumbnail((_THUMBNAIL, _THUMBNAIL))
     buffer = io.BytesIO()

@@ -40,13 +40,13 @@ class Pipal(PairBuilder):
                 return f"was prepared when {source} had no {part}"
         return ""
 
-    def find(self, folder: Path) -> Contents:
+    def find(self, source: Path) -> Contents:
         contents = Contents()
-        if self.has_training_images(folder) or not (folder / _TEST).exists():
-            _find_training(folder, contents)
-        test = {path.name: path for path in files_in(folder, f"{_TEST}/*.bmp")}
+        if self.has_training_images(source) or not (source / _TEST).exists():
+            _find_training(source, contents)
+        test = {path.name: path for path in files_in(source, f"{_TEST}/*.bmp")}
         if test:
-            references = files_in(folder, "NTIRE2022_FR_Testing_Ref/*.bmp")
+            references = files_in(source, "NTIRE2022_FR_Testing_Ref/*.bmp")
             contents.references |= {path.name: path for path in references}
             match(contents, TEST_SPLIT, test, dict.fromkeys(test, float("nan")), _describe)
         return contents
@@ -66,5 +66,5 @@ def _find_training(folder: Path, contents: Contents) -> None:
 
 
 def _describe(name: str) -> tuple[str, str, int] | None:
-    found = _NAME.fullmatch(name)
-    return found and (f"{found['reference']}.bmp", f"group {found['group']}", int(found["index"]))
+    parts = _NAME.fullmatch(name)
+    return parts and (f"{parts['reference']}.bmp", f"group {parts['group']}", int(parts["index"]))

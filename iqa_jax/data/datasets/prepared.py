@@ -1,4 +1,4 @@
-"""A prepared data set on the disk: what tells that it is whole, and how a new one takes its place.
+"""A prepared data set on disk: the checks that it is complete, and how a new one replaces it.
 
 `checksums.json` holds the SHA-256 of the files that describe the set and the sizes of its shards, which are
 quick to compare when it is opened; the table of each split holds a CRC-32 of each image, compared when it is
@@ -12,6 +12,7 @@ import shutil
 import zlib
 from itertools import zip_longest
 from pathlib import Path
+from typing import Any, cast
 
 import tensorflow_datasets as tfds
 from tqdm import tqdm
@@ -34,13 +35,13 @@ def seal(directory: Path) -> None:
 
 
 def damage(directory: Path) -> str:
-    """What is wrong with the files of a prepared data set, "" if nothing is; does not read the images."""
+    """The damage in the files of a prepared data set, "" if there is none; reads no image."""
     try:
         with open_regular(directory / _CHECKSUMS) as file:
             sums = json.load(file)
         files, shards = dict(sums["sha256"]), dict(sums["bytes"])
     except FileNotFoundError:
-        return f"{_CHECKSUMS} is missing, which earlier versions did not write"
+        return f"{_CHECKSUMS} is missing"
     except (OSError, ValueError, KeyError, TypeError):
         return f"{_CHECKSUMS} cannot be read"
     for name in dict.fromkeys((*_DESCRIBING, *files, *shards)):
@@ -60,7 +61,7 @@ def _sha256(path: Path) -> str:
 
 
 def put_in_place(new: Path, place: Path) -> None:
-    """Makes `new` the prepared data set at `place`; the one that was there stays until then."""
+    """Moves `new` to `place`; a set that was there stays until then."""
     aside, replaces = _aside(place), place.exists()
     if replaces:
         place.rename(aside)
@@ -76,12 +77,12 @@ def put_in_place(new: Path, place: Path) -> None:
 
 
 def interrupted(place: Path) -> bool:
-    """Whether a preparation was killed, or is at work."""
+    """Whether a preparation was killed or is running."""
     return _aside(place).exists() or any(place.parent.glob(f"{UNFINISHED}*"))
 
 
 def recover(place: Path) -> None:
-    """Tidies up after a preparation that was killed; the old set returns unless a new one had its place."""
+    """Cleans up after a killed preparation; restores the old set unless a new one had replaced it."""
     for left_over in place.parent.glob(f"{UNFINISHED}*"):
         shutil.rmtree(left_over)
     aside = _aside(place)
@@ -98,25 +99,26 @@ def _aside(place: Path) -> Path:
 
 
 class Damaged(DataError):
-    """Prepared data are not what was written; `what` tells where."""
+    """Prepared data differ from what was written; `what` names the place."""
 
     def __init__(self, of: str, what: str):
         self.what = (what.strip() or "cannot be read").splitlines()[0][:200]
         super().__init__(f"{of}: prepared data are damaged ({self.what}); prepare them again")
 
 
-class Images:
+class EncodedImages:
     """The encoded images of a split, by position; each is compared with the table when it is first read."""
 
     def __init__(self, builder: PairBuilder, split: str):
         """Raises Damaged if the shards cannot be opened."""
-        table = builder.info.metadata["tables"][split]
+        table = builder.metadata["tables"][split]
         self._names, self._sums = table["name"], table["crc32"]
         self._compared = bytearray(len(self._names))  # once is enough, array_record has sums of its own
         self._of = f"{builder.asked_name}, {split}"
         try:
             decoders = {"image": tfds.decode.SkipDecoding()}
-            self._records = builder.as_data_source(split, decoders=decoders)
+            open_split = cast(Any, builder.as_data_source)  # its decorator hides its arguments
+            self._records = open_split(split, decoders=decoders)
         except MemoryError:
             raise
         except Exception as error:  # of many kinds, where files are damaged
@@ -135,7 +137,7 @@ class Images:
         except Exception as error:  # array_record and tensorflow-datasets raise many kinds
             raise Damaged(self._of, f"{name}: {error}") from None
         if record["name"] != as_bytes(name):
-            raise Damaged(self._of, f"{record['name'].decode(errors='replace')} stands where {name} should")
+            raise Damaged(self._of, f"{record['name'].decode(errors='replace')} is in the place of {name}")
         if not self._compared[position]:
             if zlib.crc32(encoded) != self._sums[position]:
                 raise Damaged(self._of, f"{name} has changed")
@@ -144,7 +146,7 @@ class Images:
 
 
 def difference(prepared: PairBuilder, current: PairBuilder | None) -> str:
-    """What was prepared otherwise than it is now, as far as the first difference; "" if there is none.
+    """The first difference between prepared and current data; "" if there is none.
 
     Reads all images, the prepared ones too.
 
@@ -154,10 +156,10 @@ def difference(prepared: PairBuilder, current: PairBuilder | None) -> str:
       Damaged: a prepared image is not what was written.
       DataError: the files and labels of the source do not fit.
     """
-    then = prepared.info.metadata
+    then = prepared.metadata
     splits: dict[str, list[DistortedImage]] = {}
     if current:
-        splits, now = current.contents().by_split(), current.info.metadata
+        splits, now = current.contents().by_split(), current.metadata
         if then["tables"].keys() != splits.keys():
             return f"the splits are now {', '.join(splits)}"
         for split, images in splits.items():
@@ -174,7 +176,7 @@ def difference(prepared: PairBuilder, current: PairBuilder | None) -> str:
         total=total, desc=f"checking {prepared.name}", unit="image", dynamic_ncols=True, disable=None
     ) as bar:
         for split, table in then["tables"].items():
-            stored, files = Images(prepared, split), splits.get(split)
+            stored, files = EncodedImages(prepared, split), splits.get(split)
             for position, name in enumerate(table["name"]):
                 bar.update()
                 encoded = stored[position]

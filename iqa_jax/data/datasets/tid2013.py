@@ -52,29 +52,29 @@ folder, named tid2013, holds reference_images, distorted_images and mos_with_nam
     FOLDERS = ("tid2013", "TID2013")
     MARKS = ("mos_with_names.txt",)
 
-    def find(self, folder: Path) -> Contents:
+    def find(self, source: Path) -> Contents:
         contents = Contents()
-        contents.references |= _by_lower_case(folder / "reference_images", contents.problems)
-        for number, line in numbered_lines(folder / "mos_with_names.txt", contents.problems):
+        contents.references |= _by_lower_case(source / "reference_images", contents.problems)
+        for number, line in numbered_lines(source / "mos_with_names.txt", contents.problems):
             score, *name = line.split()
             contents.label(f"mos_with_names.txt, line {number}", line, "".join(name).lower(), score)
-        images = _by_lower_case(folder / "distorted_images", contents.problems)
+        images = _by_lower_case(source / "distorted_images", contents.problems)
         match(contents, "train", images, contents.labels(), _describe)
         return contents
 
 
 def _by_lower_case(folder: Path, problems: list[str]) -> dict[str, Path]:
     paths = [path for path in files_in(folder, "*") if path.suffix.lower() == ".bmp"]
-    found = {}
+    by_name = {}
     for path in paths:
-        if path.name.lower() in found:
+        if path.name.lower() in by_name:
             problems.append(f"{folder.name}/{path.name}: there too in other case")
-        found[path.name.lower()] = path
-    return found
+        by_name[path.name.lower()] = path
+    return by_name
 
 
 def _describe(name: str) -> tuple[str, str, int] | None:
-    found = _NAME.fullmatch(name)
-    if not found or not 1 <= int(found[2]) <= len(TYPES):
+    parts = _NAME.fullmatch(name)
+    if not parts or not 1 <= int(parts[2]) <= len(TYPES):
         return None
-    return f"{found[1]}.bmp", TYPES[int(found[2]) - 1], int(found[3])
+    return f"{parts[1]}.bmp", TYPES[int(parts[2]) - 1], int(parts[3])

@@ -1,4 +1,4 @@
-"""Writing a prepared data set: records go to their shards as they come, in bounded memory.
+"""Writes a prepared data set record by record, in bounded memory.
 
 tensorflow-datasets' own writers keep records in memory to sort them, and need TensorFlow from 1,000 MiB on.
 """
@@ -6,6 +6,7 @@ tensorflow-datasets' own writers keep records in memory to sort them, and need T
 import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import tensorflow_datasets as tfds
 
@@ -36,10 +37,11 @@ def write_split(
         template=_TEMPLATE,
         dataset_name=builder.name,
         split=split,
-        filetype_suffix=builder.info.file_format.file_suffix,
+        filetype_suffix="array_record",
     )
     limit = SHARD_BYTES if shard_bytes is None else shard_bytes
-    features, writer = builder.info.features, None
+    features: Any = builder.info.features
+    writer = None
     lengths: list[int] = []
     total = in_shard = 0
     try:

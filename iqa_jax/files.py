@@ -60,7 +60,7 @@ def open_regular(path: str | os.PathLike) -> io.BufferedReader:
     return open(path, "rb", opener=opener)
 
 
-def told_apart(paths: Iterable[Path]) -> dict[Path, str]:
+def distinct_ends(paths: Iterable[Path]) -> dict[Path, str]:
     """The ends of paths, of as many parts as it takes to tell them apart."""
     paths = list(dict.fromkeys(paths))
     for count in range(1, max((len(path.parts) for path in paths), default=0)):

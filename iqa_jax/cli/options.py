@@ -1,6 +1,8 @@
 """Options that several commands share."""
 
+import contextlib
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -94,6 +96,15 @@ def numbers_of(option: str, text: str) -> list[int]:
     if text and not numbers:
         raise UserError(f"{option} {text}: expected numbers such as 2-4 or 1,3,5")
     return numbers
+
+
+@contextlib.contextmanager
+def advice(text: str) -> Iterator[None]:
+    """Adds to an error of the library which option helps."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{error}; {text}") from None
 
 
 def check_workers(ray: str, workers: int) -> None:

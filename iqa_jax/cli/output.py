@@ -1,27 +1,12 @@
 """What commands print: tables or JSON on standard output, progress on standard error."""
 
-import contextlib
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from typing import TextIO
+from collections.abc import Mapping, Sequence
+
+from iqa_jax.progress import on_terminal
 
 _WRITTEN_OUT = {code: repr(chr(code))[1:-1] for code in (*range(32), *range(127, 160))}
-
-
-def on_terminal(stream: TextIO | None) -> bool:
-    """Whether people look at it; a stream that was closed is None."""
-    return stream is not None and stream.isatty()
-
-
-@contextlib.contextmanager
-def progress_bar(total: int, what: str, unit: str, *, hidden: bool = False) -> Iterator:
-    """A bar on standard error, which goes when it is done; none where that is not a terminal."""
-    from tqdm import tqdm
-
-    shown = on_terminal(sys.stderr) and not hidden
-    with tqdm(total=total, desc=what, unit=unit, leave=False, dynamic_ncols=True, disable=not shown) as bar:
-        yield bar
 
 
 def remark(text: str) -> None:

@@ -1,18 +1,34 @@
 """Scores of files from the command line."""
 
-from collections.abc import Sequence
+import contextlib
+import functools
+import importlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from iqa_jax.cli.options import Ema, Json, Ray, Step, WeightsOrShipped, Workers, check_workers, step_of
+from iqa_jax.cli.options import (
+    Ema,
+    Json,
+    Ray,
+    Step,
+    WeightsOrShipped,
+    Workers,
+    advice,
+    check_workers,
+    step_of,
+)
 from iqa_jax.cli.output import remark, say_of_device, say_of_revision
+from iqa_jax.cli.score_output import ScorePrinter
 from iqa_jax.errors import UserError
 from iqa_jax.files import local_path
 
 if TYPE_CHECKING:
-    from iqa_jax.scoring.results import Pair
+    from iqa_jax.reporting.scores import Outputs, Scorer
+    from iqa_jax.scoring.metric import Metric
+    from iqa_jax.scoring.results import FilePair
 
 Targets = Annotated[
     list[str] | None,
@@ -80,45 +96,111 @@ def score(
     Example: python -m iqa_jax score -t restored/ -r originals/ --csv scores.csv
     """
     check_workers(ray, workers)
-    if map_dir or page:
-        import matplotlib  # noqa: F401  before the work, not after it
-    if page:
-        import jinja2  # noqa: F401
-
-    outputs = [directory for directory in (map_dir, page) if directory]
-    for directory in outputs:
-        if directory.resolve() in [Path(name).resolve() for name in target or []]:
+    targets, references = target or [], reference or []
+    folders = [directory for directory in (map_dir, page) if directory]
+    for directory in folders:
+        if directory.resolve() in [Path(name).resolve() for name in targets]:
             raise UserError(f"{directory}: images are read from there; choose another directory to write to")
     pairs, masks = chosen_files(
-        target or [], reference or [], mask or [], recursive=recursive, leave_out=outputs, say=remark
+        targets, references, mask or [], recursive=recursive, leave_out=folders, say=remark
     )
-    from iqa_jax.cli.score_output import Cluster, score_pairs
+    _check_optional_packages(ray, map_dir, page)
+    from iqa_jax.data.pairing import is_table
     from iqa_jax.ops.programs import keep_programs
+    from iqa_jax.reporting.scores import Outputs, check_not_read
+    from iqa_jax.scoring.distributed import score_files_on_cluster
     from iqa_jax.scoring.load import BLIND, FULL_REFERENCE, load
 
+    tables = [name for name in (*references, *targets) if is_table(name)]
+    if csv:
+        check_not_read([csv], map(Path, tables))
     name = weights or (FULL_REFERENCE if any(its for _, its in pairs) else BLIND)
     keep_programs()
     say_of_device()
     options: dict = {"crops": crops, "batch_size": batch_size, "step": step_of(step), "ema": ema}
     metric = load(name, **options)
     say_of_revision(metric.record)
+    on_cluster = functools.partial(score_files_on_cluster, name, options, address=ray, workers=workers)
+    outputs = Outputs(
+        table=csv,
+        recompute=recompute,
+        best_first=sort,
+        maps=map_dir,
+        page=page,
+        full_scale=full_scale,
+        named=targets or tables,
+    )
     code = score_pairs(
         metric,
         pairs,
+        outputs,
         masks=masks,
         resize=resize,
-        csv=csv,
-        recompute=recompute,
         as_json=as_json,
-        sort=sort,
-        map_dir=map_dir,
-        full_scale=full_scale,
-        page=page,
-        sets=target or [],
-        cluster=Cluster(ray, workers, name, options) if ray else None,
-        read=[*(reference or []), *(target or [])],
+        scorer=on_cluster if ray else None,
     )
     raise typer.Exit(code)
+
+
+def _check_optional_packages(ray: str, map_dir: Path | None, page: Path | None) -> None:
+    """Imports what is not installed with the core before the work, not after it."""
+    if ray and (map_dir or page):
+        raise UserError("--ray computes scores only; leave out --map and --page")
+    for module, needed in (("ray", ray), ("matplotlib", map_dir or page), ("jinja2", page)):
+        if needed:
+            importlib.import_module(module)
+
+
+def score_pairs(
+    metric: "Metric",
+    pairs: "Sequence[FilePair]",
+    outputs: "Outputs",
+    *,
+    masks: "Mapping[Path, Path] | None" = None,
+    resize: str = "",
+    as_json: bool = False,
+    scorer: "Scorer | None" = None,
+) -> int:
+    """Scores pairs of files, writes the outputs and prints the scores.
+
+    Args:
+      metric: as `iqa_jax.load` gives.
+      pairs, masks: as `chosen_files` gives.
+      resize, scorer: see `iqa_jax.reporting.scores.score_and_write`.
+      as_json: print a list of objects.
+    Returns:
+      Exit code: 0, or 1 if something failed.
+    Raises:
+      UserError: the metric and the pairs do not fit, or a file cannot be written.
+    """
+    from iqa_jax.reporting.scores import score_and_write
+    from iqa_jax.scoring.files import RESIZED, pairs_for
+
+    if resize and resize not in RESIZED:
+        raise UserError(f"--resize {resize}: expected {' or '.join(RESIZED)}")
+    without_effect = {
+        "--resize with a metric without reference": resize and not metric.full_reference,
+        "--recompute without --csv": outputs.recompute and not outputs.table,
+        "--full-scale without --map or --page": outputs.full_scale and not (outputs.maps or outputs.page),
+    }
+    for what, given in without_effect.items():
+        if given:
+            raise UserError(f"{what} has no effect; leave it out")
+    with advice("give --reference FILES or a table of pairs") if pairs else contextlib.nullcontext():
+        pairs = pairs_for(metric, pairs, remark)
+    printer = ScorePrinter(len(pairs), as_json=as_json, best_first=outputs.best_first)
+    with printer.progress():
+        results = score_and_write(
+            metric,
+            pairs,
+            outputs,
+            scorer=scorer,
+            masks=masks,
+            resize=resize or None,
+            on_result=printer.result,
+            say=printer.remark,
+        )
+    return printer.finish(metric, results)
 
 
 def chosen_files(
@@ -129,7 +211,7 @@ def chosen_files(
     recursive: bool = True,
     leave_out: Sequence[Path] = (),
     say=remark,
-) -> "tuple[list[Pair], dict[Path, Path]]":
+) -> "tuple[list[FilePair], dict[Path, Path]]":
     """The pairs that options name, and the mask of each target, if there are masks.
 
     Raises:

@@ -27,7 +27,7 @@ def correlations(predicted: np.ndarray, mos: np.ndarray) -> dict[str, float]:
 
 
 def without_rmse(metrics: dict[str, float]) -> dict[str, float]:
-    """The same where predictions and MOS are on different scales, whose difference means nothing: no RMSE."""
+    """The same with NaN for RMSE, which means nothing where predictions and MOS are on different scales."""
     return {name: float("nan") if name == "rmse" else value for name, value in metrics.items()}
 
 
@@ -36,9 +36,3 @@ def srcc(predicted: np.ndarray, mos: np.ndarray) -> float:
     from scipy import stats
 
     return float(stats.spearmanr(predicted, mos).statistic)
-
-
-def scale_text(ends: tuple[float, float]) -> str:
-    """The ends of a metric's scale in words; a scale of negated DMOS ends at 0, not at -0."""
-    low, high = ends
-    return f"from {low:z.4g} (bad) to {high:z.4g} (excellent)"

@@ -1,4 +1,4 @@
-"""Scores of image files, decoded ahead and scored together; quality maps of them."""
+"""Scores of image files, which are decoded ahead of the metric; quality maps of them."""
 
 import dataclasses
 import math
@@ -15,15 +15,15 @@ from PIL import Image
 from iqa_jax.data.arrays import read_mask
 from iqa_jax.data.images import read_image
 from iqa_jax.errors import UserError
-from iqa_jax.scoring.results import Pair, Result, State, state_of
+from iqa_jax.scoring.results import FilePair, Result, ScoreTable, State, state_of
 
 _AHEAD = 2  # images decoded while another is scored
-Draw = Callable[[int, tuple[np.ndarray, ...], Any], object]
-RESIZED = ("target", "reference")  # which of two images of different sizes takes the other's
+MapWriter = Callable[[int, tuple[np.ndarray, ...], Any], object]
+RESIZED = ("target", "reference")  # which of two images of different sizes is scaled to the other's
 
 
 class _Passing(UserError):
-    """A failure of the machine, not of what it was given."""
+    """A failure of the machine, which another try may not have."""
 
 
 class _SizesDiffer(UserError):
@@ -31,7 +31,7 @@ class _SizesDiffer(UserError):
 
 
 class _File(NamedTuple):
-    """What a file holds, or why it cannot be read, and the state that it was in before it was read."""
+    """The image in a file, or why it cannot be read, and the state of the file before it was read."""
 
     content: np.ndarray | UserError | None
     state: State
@@ -48,34 +48,56 @@ class _Item(NamedTuple):
     states: tuple[State, ...]
 
 
+def pairs_for(metric, pairs: Sequence[FilePair], say: Callable[[str], object]) -> Sequence[FilePair]:
+    """The pairs as the metric scores them: a metric without reference scores each target once.
+
+    Raises:
+      UserError: there are none, or the metric needs references that are not given.
+    """
+    if not pairs:
+        raise UserError("nothing to score: no target was given")
+    without = [target for target, reference in pairs if reference is None]
+    if not metric.full_reference:
+        if len(without) < len(pairs):
+            say("this metric scores targets without a reference; the references are not used")
+        return list(dict.fromkeys((target, None) for target, _ in pairs))
+    if without:
+        missing = f"{without[0]} has none" if len(without) < len(pairs) else "there are none"
+        raise UserError(f"this metric compares each target with a reference, and {missing}")
+    return pairs
+
+
 def score_files(
     metric,
-    pairs: Sequence[Pair],
+    pairs: Sequence[FilePair],
     *,
-    draw: Draw | None = None,
+    only: Iterable[int] | None = None,
+    map_writer: MapWriter | None = None,
     masks: Mapping[Path, Path] | None = None,
     resize: str | None = None,
     say: Callable[[str], None] = warnings.warn,
 ) -> Iterator[tuple[int, Result]]:
-    """Scores pairs of files; what fails is told in its result and does not stop the others.
+    """Scores pairs of files; a failure stands in the result of its pair and does not stop the others.
 
-    Files are decoded and maps drawn in threads, beside the metric's work.  The pairs of one
-    reference are scored one after the other; windows of several pairs go through the model together.
+    Threads decode files and write maps while the metric works.  The pairs of one reference are scored one
+    after the other; windows of several pairs go through the model together.
 
     Args:
       metric: as `iqa_jax.load` gives.
       pairs: (target, reference) files.
-      draw: is called with the position, the images (reference first) and the quality map of each pair, in a
-        thread; see `iqa_jax.scoring.maps.save_map` and `iqa_jax.evaluation.page.Page`.
+      only: the positions of the pairs to score; all if not given.
+      map_writer: called with the position, the images (reference first) and the quality map of each pair, in
+        a thread; see `iqa_jax.reporting.maps.save_map` and `iqa_jax.reporting.page.Page`.
       masks: the file that shows which part of each target is scored.
-      resize: "target" or "reference": that one is scaled to the other's size where they differ.
-      say: is told what `read_image` has to say.
+      resize: "target" or "reference": that image is scaled to the other's size where they differ.
+      say: called with the remarks of `read_image`.
     Yields:
       The position of a pair and its result, as they come.
     """
+    chosen = range(len(pairs)) if only is None else list(only)
     under_way: deque[_Item] = deque()
     failed: deque[tuple[int, Result]] = deque()
-    left = set(range(len(pairs)))
+    left = set(chosen)
 
     def result(item: _Item, outcome: float | UserError) -> tuple[int, Result]:
         made = Result(*pairs[item.position], states=item.states)
@@ -89,7 +111,7 @@ def score_files(
         )
 
     def feed() -> Iterator[tuple[np.ndarray, ...]]:
-        for item, failure in _loaded(metric, pairs, masks or {}, resize, say):
+        for item, failure in _loaded(metric, pairs, chosen, masks or {}, resize, say):
             if failure:
                 failed.append(result(item, failure))
             else:
@@ -97,17 +119,17 @@ def score_files(
                 yield item.images
 
     def results() -> Iterator[tuple[int, Result]]:
-        with _Drawing(metric, draw) as drawing:
+        with _Maps(metric, map_writer) as maps:
             for item, outcome in _scored(metric, feed(), under_way):
                 while failed:
                     yield failed.popleft()
-                yield from drawing.drawn(result(item, outcome), item.images[: 1 + metric.full_reference])
-            yield from drawing.rest()
+                yield from maps.add(*result(item, outcome), item.images[: 1 + metric.full_reference])
+            yield from maps.rest()
         yield from failed
 
-    for position, its in results():
+    for position, scored in results():
         left.remove(position)
-        yield position, its
+        yield position, scored
     assert not left, f"no result for the pairs at {sorted(left)}"
 
 
@@ -116,8 +138,8 @@ def _scored(
 ) -> Iterator[tuple[_Item, float | UserError]]:
     """The items that `feed` puts under way, in their order, with their scores or why they have none.
 
-    Windows of several images go through the metric together, so that a failure does not tell whose it is:
-    what was under way is scored again, each by itself.
+    Windows of several images go through the metric together.  After a failure, which may be any image's, each
+    image under way is scored again alone.
     """
     scores: Iterator | None = None
     while True:
@@ -144,12 +166,17 @@ def _scored_alone(metric, images: tuple[np.ndarray, ...]) -> float | UserError:
 
 
 def _loaded(
-    metric, pairs: Sequence[Pair], masks: Mapping[Path, Path], resize: str | None, say
+    metric,
+    pairs: Sequence[FilePair],
+    chosen: Iterable[int],
+    masks: Mapping[Path, Path],
+    resize: str | None,
+    say: Callable[[str], None],
 ) -> Iterator[tuple[_Item, UserError | None]]:
-    """Each item, and why it cannot be scored if that is so; those of one reference follow one another."""
+    """Each item, and why it cannot be scored if so; those of one reference follow one another."""
     groups: dict[Path | None, list[int]] = {}
-    for position, (_, reference) in enumerate(pairs):
-        groups.setdefault(reference, []).append(position)
+    for position in chosen:
+        groups.setdefault(pairs[position][1], []).append(position)
 
     def paths():
         for reference, positions in groups.items():
@@ -230,11 +257,11 @@ def _read_ahead(files: Iterable[tuple[Callable, Path | None]], say) -> Iterator[
             yield waiting.popleft().result()
 
 
-class _Drawing:
-    """Draws quality maps in a thread, one after the other; results wait for theirs."""
+class _Maps:
+    """Writes quality maps in a thread, one after the other; a result waits for its map."""
 
-    def __init__(self, metric, draw: Draw | None):
-        self._metric, self._draw = metric, draw
+    def __init__(self, metric, writer: MapWriter | None):
+        self._metric, self._writer = metric, writer
         self._waiting: deque[tuple[int, Result, Future]] = deque()
         self._thread = ThreadPoolExecutor(1)
 
@@ -244,20 +271,19 @@ class _Drawing:
     def __exit__(self, *_):
         self._thread.shutdown()
 
-    def drawn(
-        self, found: tuple[int, Result], images: tuple[np.ndarray, ...]
+    def add(
+        self, position: int, result: Result, images: tuple[np.ndarray, ...]
     ) -> Iterator[tuple[int, Result]]:
-        """Begins to draw the map of a result; gives the results whose maps are done."""
-        position, result = found
-        if result.score is None or self._draw is None:
-            yield found
+        """Begins to write the map of a result; yields the results whose maps are written."""
+        if result.score is None or self._writer is None:
+            yield position, result
             return
         try:
             quality = self._metric.map(*images)
         except Exception as error:
             yield position, self._without(result, error)
             return
-        self._waiting.append((position, result, self._thread.submit(self._draw, position, images, quality)))
+        self._waiting.append((position, result, self._thread.submit(self._writer, position, images, quality)))
         while len(self._waiting) > 1:  # no more than one map waits in memory
             yield self._finished()
 
@@ -276,13 +302,45 @@ class _Drawing:
         return dataclasses.replace(result, error=f"no map: {_reason(error)}", passing=True)
 
 
+def resumed(
+    table: ScoreTable | None,
+    pairs: Sequence[FilePair],
+    files: Sequence[Sequence[Path | None]],
+    score: Callable[[Sequence[int]], Iterator[tuple[int, Result]]],
+    *,
+    anew: bool,
+    say: Callable[[str], object],
+) -> Iterator[tuple[int, Result]]:
+    """The results of all pairs, which the table gets: first those of an earlier start, then new ones.
+
+    Args:
+      files: all that each score depends on; the last one is a file that is written, such as the map.
+      score: computes the results of the pairs at some positions.
+      anew: score all pairs, also those that an earlier start has scored.
+    """
+    scored = table.scored(files) if table and not anew else {}
+    if table and table.damaged:
+        say(f"damaged lines in the journal of {table.path}: {table.damaged}; their files are scored again")
+    if scored:
+        say(f"{len(scored)} of {len(pairs)} are scored already; recompute to score all again")
+    for position, value in scored.items():
+        result = Result(*pairs[position], value)
+        if table:
+            table.add(result, files[position], None)
+        yield position, result
+    for position, result in score([k for k in range(len(pairs)) if k not in scored]):
+        if table:
+            table.add(result, files[position], (*result.states, state_of(files[position][-1])))
+        yield position, result
+
+
 def _finite(score: float) -> float | UserError:
     score = float(score)
     return score if math.isfinite(score) else UserError(f"the metric gives {score}; are the weights damaged?")
 
 
 def _failure(error: Exception, where: str = "") -> UserError:
-    """Why one file has no score, whatever was raised: what is wrong with it does not stop the others."""
+    """Why one file has no score, whatever was raised."""
     if isinstance(error, UserError):
         return error
     kind = _Passing if _is_of_the_machine(error) else UserError
@@ -290,7 +348,7 @@ def _failure(error: Exception, where: str = "") -> UserError:
 
 
 def _reason(error: BaseException) -> str:
-    """The first line of an error, with its type where nobody expects it."""
+    """The first line of an error, with its type if it is of an unexpected one."""
     first, name = next(iter(str(error).splitlines()), ""), type(error).__name__
     if isinstance(error, UserError) or _is_of_the_machine(error):
         return first or name

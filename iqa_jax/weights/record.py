@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from iqa_jax.errors import WeightsError
-from iqa_jax.files import local_path, told_apart
+from iqa_jax.files import distinct_ends, local_path
 from iqa_jax.models import ModelConfig, config_from
 
 FORMAT = 1
@@ -152,7 +152,7 @@ def without_paths(value):
     if isinstance(value, Mapping):
         names = {name: without_paths(name) for name in value}
         if len(set(names.values())) < len(names):  # files of one name in several folders
-            names = {**names, **{str(path): end for path, end in told_apart(map(Path, value)).items()}}
+            names = {**names, **{str(path): end for path, end in distinct_ends(map(Path, value)).items()}}
         return {names[name]: without_paths(inner) for name, inner in value.items()}
     if isinstance(value, list | tuple):
         return [without_paths(inner) for inner in value]

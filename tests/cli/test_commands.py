@@ -238,7 +238,7 @@ def test_submission_has_the_originals_form_and_goes_on(call, prepared, tmp_path,
         assert archive.namelist() == ["output.txt", "readme.txt"]
         assert archive.read("output.txt").decode() == "\n".join(lines)
 
-    # Interrupted after ten references, then started again: what is done is not done twice.
+    # Interrupted after ten references, which the second start does not score again.
     predict, seen = scoring.Predictor.__call__, []
 
     def interrupted(self, source, *progress):
@@ -251,17 +251,19 @@ def test_submission_has_the_originals_form_and_goes_on(call, prepared, tmp_path,
     code, _, err = call(*arguments, "--output", tmp_path / "b")
     assert code == 130 and "interrupted" in err and not (tmp_path / "b" / "output.txt").exists()
     code, _, _ = call(*arguments, "--output", tmp_path / "b")
-    assert code == 0 and len(seen) == 11 + 15 and seen.count("A0310.bmp") == 2
+    assert code == 0 and len(seen) == 11 + 15 and seen.count(seen[10]) == 2
     assert (tmp_path / "b" / "output.txt").read_bytes() == (tmp_path / "a" / "output.txt").read_bytes()
     assert not list((tmp_path / "b").glob("*.partial"))
 
 
 def test_part_of_another_submission_is_refused(call, prepared, tmp_path):
     data_dir, run = prepared
-    with Journal(tmp_path / "predictions.partial", {"weights": "others"}) as journal:
-        journal.add(["A0300_10_00.bmp", 3.0, 0.1])
+    unfinished = tmp_path / "predictions.partial"
+    unfinished.mkdir()
+    with Journal(unfinished / "part-0.journal", {"weights": "others"}) as journal:
+        journal.add("0", [[3.0], 0.1])
     code, _, err = call("submit", "--weights", run, "--data-dir", data_dir, "--output", tmp_path)
-    assert code == 1 and "part of another submission" in err
+    assert code == 1 and "belongs to another job" in err
 
 
 def test_show_draws_what_the_model_sees(call, prepared, tmp_path):

@@ -12,8 +12,8 @@ from PIL import Image, ImageCms
 from iqa_jax.data import datasets
 from iqa_jax.data.source import PairSource
 from iqa_jax.data.splits import trained_on
-from iqa_jax.evaluation.evaluate import file_name
-from iqa_jax.parallel.jobs import do_together
+from iqa_jax.evaluation.evaluation import file_name
+from iqa_jax.parallel.jobs import run_shared
 from tests import miniature
 
 SIZE = (80, 100)
@@ -354,8 +354,8 @@ def test_an_output_of_another_ending_is_told(tmp_path, call, small_weights, monk
 
 
 def test_a_job_with_other_pairs_is_refused(tmp_path):
-    do_together(tmp_path / "job", 2, lambda number: number, identity={"pairs": 1})
-    assert do_together(tmp_path / "job", 2, lambda number: None, identity={"pairs": 1}) == [0, 1]
+    run_shared(tmp_path / "job", 2, lambda number: number, identity={"pairs": 1})
+    assert run_shared(tmp_path / "job", 2, lambda number: None, identity={"pairs": 1}) == [0, 1]
 
 
 def test_a_backbone_is_no_metric(tmp_path, call, packaged_weights):

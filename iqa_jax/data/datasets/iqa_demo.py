@@ -1,7 +1,6 @@
 """The built-in data sets: photographs that come with installed packages, distorted as in KADID-10k."""
 
 import importlib.util
-import io
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -11,6 +10,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from iqa_jax.data.datasets.base import Contents, DistortedImage, PairBuilder, Score
+from iqa_jax.data.png import png_bytes
 
 SIDE = 288
 _SHORT_SIDE = 384  # photographs are brought to KADID-10k's scale before they are cut
@@ -177,6 +177,4 @@ def _png_of(make: Callable[[], np.ndarray]) -> bytes:
 
 
 def _png(pixels: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG", compress_level=1)
-    return buffer.getvalue()
+    return png_bytes(pixels, compress_level=1)

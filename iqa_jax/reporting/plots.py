@@ -1,7 +1,6 @@
-"""Figures, as PNG.  Equal input gives equal bytes."""
+"""Figures as PNG files.  Equal input gives equal bytes."""
 
 import dataclasses
-import io
 import textwrap
 import warnings
 from collections.abc import Sequence
@@ -9,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from iqa_jax.data.png import png_bytes
 from iqa_jax.evaluation.agreement import correlations
 from iqa_jax.files import write_whole
 
@@ -27,7 +27,7 @@ def polynomial_fit(x: np.ndarray, y: np.ndarray, degree: int) -> np.polynomial.P
 def save_scatter(path: Path, predicted: np.ndarray, mos: np.ndarray, *, label: str = "MOS") -> None:
     """Predicted against true MOS, (N,) each, with a linear and a third-order fit and the correlations.
 
-    A dotted line marks equality, where the scales overlap.  `label` is what to call the MOS.
+    A dotted line marks equality, where the scales overlap.  `label` is the name of the axes.
     """
     figure, axes = _figure(5.0, 5.0)
     axes.scatter(mos, predicted, s=12, alpha=0.6, edgecolors="none")
@@ -47,7 +47,7 @@ def save_scatter(path: Path, predicted: np.ndarray, mos: np.ndarray, *, label: s
 
 
 def save_bars(path: Path, values: dict[str, float], *, label: str) -> None:
-    """A horizontal bar for each correlation, the first on top; one that is NaN is called undefined."""
+    """A horizontal bar for each correlation, the first on top; NaN is labelled undefined."""
     figure, axes = _figure(6.0, 1.0 + 0.3 * len(values))
     bars = axes.barh(range(len(values)), list(values.values()), height=0.7)
     texts = ["undefined" if np.isnan(value) else f"{value:.3f}" for value in values.values()]
@@ -125,9 +125,7 @@ def _figure(width, height):
 
 
 def _save(figure, path):
-    # Matplotlib would write its version into the file.
-    content = io.BytesIO()
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing")  # a box stands for it
-        figure.savefig(content, format="png", metadata={"Software": None})
-    write_whole(path, content.getvalue())
+        warnings.filterwarnings("ignore", message="Glyph .* missing")  # a box is drawn for it
+        figure.canvas.draw()
+    write_whole(path, png_bytes(np.asarray(figure.canvas.buffer_rgba())[..., :3]))

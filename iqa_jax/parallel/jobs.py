@@ -42,6 +42,8 @@ def run_shared(
     """
     directory = writable_directory(directory)
     identity = {**identity, "parts": parts}
+    for path in directory.glob("part-*.journal"):  # before any work
+        _read(path, identity)
     results: dict[int, Any] = {}
     first = os.getpid() % max(1, parts)  # processes begin at different parts
     while len(results) < parts:
@@ -57,20 +59,25 @@ def run_shared(
 def _attempt(directory: Path, number: int, work, identity: dict, results: dict) -> bool:
     """Reads or computes the result of a part; False if another process works on it."""
     path, key = directory / f"part-{number}.journal", str(number)
-    try:
-        journal = Journal(path, identity)
-        if key not in journal.results:
+    journal = _read(path, identity)
+    if key not in journal.results:
+        try:
             with Journal.locked(path, identity) as journal:
                 if key not in journal.results:  # another process may have finished it meanwhile
                     journal.add(key, work(number))
-    except Busy:
-        return False
-    except OtherJob as other:
-        raise UserError(
-            f"{directory}: belongs to another job ({other}); choose another directory or delete it"
-        ) from None
+        except Busy:
+            return False
     results[number] = journal.results[key]
     return True
+
+
+def _read(path: Path, identity: dict) -> Journal:
+    try:
+        return Journal(path, identity)
+    except OtherJob as other:
+        raise UserError(
+            f"{path.parent}: belongs to another job ({other}); choose another directory or delete it"
+        ) from None
 
 
 def grouped(keys: Iterable[Hashable], largest: int) -> list[np.ndarray]:

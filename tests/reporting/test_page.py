@@ -81,7 +81,7 @@ def test_a_folder_that_no_page_has_made_stays_as_it_is(methods):
     pictures = methods / "page" / page_module.PICTURES
     pictures.mkdir(parents=True)
     (pictures / "mine.png").write_bytes(b"mine")
-    with pytest.raises(UserError, match="index-files: is in the way of the page's pictures"):
+    with pytest.raises(UserError, match="index-files: no page has made this folder"):
         made(methods)
     assert [path.name for path in (methods / "page").rglob("*")] == ["index-files", "mine.png"]
 

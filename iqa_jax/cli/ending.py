@@ -4,6 +4,7 @@ import atexit
 import contextlib
 import errno
 import importlib
+import io
 import os
 import signal
 import sys
@@ -90,7 +91,7 @@ def shown_plainly() -> Iterator[None]:
     """
     # A file name that is not UTF-8 is shown with its odd bytes escaped, and so is what the locale lacks.
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
+        if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     with stop_signals_interrupt(_end_at_once) as request:
         try:

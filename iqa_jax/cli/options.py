@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer.core import TyperCommand
 
 from iqa_jax.errors import UserError
 
@@ -41,7 +42,7 @@ Workers = Annotated[
 Crops = Annotated[str, typer.Option(help="center, ten or grid.")]
 
 
-class TakesSeveral(typer.core.TyperCommand):
+class TakesSeveral(TyperCommand):
     """A command whose repeatable options take all values that follow: `-t a.png b.png`.
 
     So they stand where a shell has written a pattern out.

@@ -62,6 +62,7 @@ def run_parts(
       WorkersLost: at the end, if the workers of a part have ended `TRIES` times.
     """
     import ray
+    from ray.exceptions import RayTaskError
 
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # will be Ray's default
     # Workers import this package from where it lies here, installed or not.
@@ -91,7 +92,7 @@ def run_parts(
         count = min(workers or gpus or nodes, len(parts))
         actor = ray.remote(num_cpus=1, num_gpus=1 if gpus else 0)(_Worker)
         yield from _results(ray, lambda: actor.remote(build), parts, count)
-    except ray.exceptions.RayTaskError as error:
+    except RayTaskError as error:
         raise error.cause if isinstance(error.cause, UserError) else error from None
     finally:
         ray.shutdown()

@@ -5,6 +5,7 @@ import io
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -60,8 +61,8 @@ def _csv(rows: Iterable[Sequence]) -> str:
     return text.getvalue()
 
 
-def _without_nan(value):
-    """JSON has no NaN: None in its place."""
+def _without_nan(value: Any) -> Any:
+    """None for NaN, which JSON lacks."""
     if isinstance(value, dict):
         return {key: _without_nan(inner) for key, inner in value.items()}
     if isinstance(value, tuple | list):

@@ -33,7 +33,8 @@ def write_viewer(
     with Page(directory, as_files=False) as page:
         entries = []
         for number, position in enumerate(chosen):
-            name, reference = source.name[position], source.reference[position] if source.paired else None
+            name = str(source.name[position])
+            reference = str(source.reference[position]) if source.paired else None
             files, images = [Path("distorted", name)], [source.distorted_image(position)]
             if reference:
                 files.insert(0, Path("reference", reference))

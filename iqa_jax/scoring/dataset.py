@@ -52,7 +52,8 @@ def predict(
 
     def items(reference=None, name=None):
         for position, distorted, of_pair in _decoded(source, order, model.full_reference):
-            where = places(crops, *distorted.shape[:2], size)
+            height, width = distorted.shape[:2]
+            where = places(crops, height, width, size)
             if model.full_reference and source.reference[position] != name:
                 name = source.reference[position]
                 reference = Reference(of_pair(), keep=len(where) <= KEPT_WINDOWS)

@@ -41,8 +41,9 @@ def score_files_on_cluster(
       weights, options: the arguments of `load`.
       address, workers: see `iqa_jax.parallel.cluster.run_parts`.
     """
-    chosen = np.arange(len(pairs)) if only is None else np.array(list(only), int)
-    parts = [chosen[part] for part in grouped([pairs[k][1] or pairs[k][0] for k in chosen], _FILES)]
+    chosen = range(len(pairs)) if only is None else list(only)
+    groups = grouped([pairs[k][1] or pairs[k][0] for k in chosen], _FILES)
+    parts = [[chosen[k] for k in group] for group in groups]
     files = [[tuple(path and path.resolve() for path in pairs[k]) for k in part] for part in parts]
     shown = {target.resolve(): mask.resolve() for target, mask in (masks or {}).items()}
     build = functools.partial(_file_worker, _from_anywhere(weights), dict(options), shown, resize)
@@ -50,13 +51,13 @@ def score_files_on_cluster(
         for number, results in run_parts(build, files, address=address, workers=workers):
             for position, result in zip(parts[number], results, strict=True):
                 target, reference = pairs[position]  # as they were given, not as the workers find them
-                yield int(position), dataclasses.replace(result, target=target, reference=reference)
+                yield position, dataclasses.replace(result, target=target, reference=reference)
     except WorkersLost as failure:
         for number, reason in failure.reasons.items():
             error = f"one of {len(parts[number])} images that ended their worker {TRIES} times: {reason}"
             for position in parts[number]:
                 target, reference = pairs[position]
-                yield int(position), Result(target, reference, error=error, passing=True)
+                yield position, Result(target, reference, error=error, passing=True)
 
 
 def _file_worker(weights: str, options: dict, masks: Mapping, resize: str | None) -> Callable:

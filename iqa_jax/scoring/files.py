@@ -192,9 +192,10 @@ def _loaded(
         before = (original,) if metric.full_reference else ()
         for position in positions:
             target, mask = next(files), next(files) if masks else _NO_FILE
-            contents = [file.content for file in (*before, target, mask) if file.content is not None]
+            contents = [file.content for file in (*before, target, mask)]
             failure = next((content for content in contents if isinstance(content, UserError)), None)
-            images = failure or _checked(metric, tuple(contents), resize)
+            arrays = tuple(content for content in contents if isinstance(content, np.ndarray))
+            images = failure or _checked(metric, arrays, resize)
             states = (target.state, original.state, mask.state)
             if isinstance(images, UserError):
                 yield _Item(position, (), states), images

@@ -6,7 +6,6 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import IO, Any
 
 from iqa_jax.files import fitting_name, locked, naming, write_whole
@@ -51,7 +50,7 @@ def _opened_itself(path: str, flags: int) -> int:
     return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
 
 
-class Journal:
+class Journal(contextlib.AbstractContextManager):
     """Results of one job by their keys, a line each in a file that grows.
 
     The file appears with the first result.  Damaged lines are ignored, and removed from the file before the
@@ -142,10 +141,5 @@ class Journal:
             self._file.close()
             self._file = None
 
-    def __enter__(self) -> "Journal":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()

@@ -40,13 +40,15 @@ def evaluate(
     dataset: Annotated[list[str], typer.Option(help="Data set; several make one table.")],
     weights: WeightsOrShipped = "full-reference",
     split: Annotated[
-        str, typer.Option(help="What to evaluate; what the weights were validated on by default.")
+        str, typer.Option(help="What to evaluate; by default what the weights were validated on.")
     ] = "",
     splits: Splits = None,
     crops: Crops = "ten",
-    baselines: Annotated[bool, typer.Option("--baselines", help="PSNR and SSIM too.")] = False,
-    report: Annotated[Path | None, typer.Option(help="Directory for pictures and an HTML page.")] = None,
-    output: Annotated[Path, typer.Option(help="Directory for CSV and JSON.")] = Path("evaluation"),
+    baselines: Annotated[
+        bool, typer.Option("--baselines", help="Measure PSNR and SSIM on the same pairs.")
+    ] = False,
+    report: Annotated[Path | None, typer.Option(help="Directory for an HTML report and its figures.")] = None,
+    output: Annotated[Path, typer.Option(help="Directory for the CSV and JSON files.")] = Path("evaluation"),
     resamples: Annotated[int, typer.Option(min=1, help="How many resamples the bootstrap draws.")] = 1000,
     ray: Ray = "",
     workers: Workers = 0,
@@ -55,7 +57,7 @@ def evaluate(
     data_dir: DataDir = "",
     as_json: Json = False,
 ) -> None:
-    """Predict a whole split and measure the predictions as the field does.
+    """Score a whole split and measure agreement with people as the field does.
 
     Example: python -m iqa_jax evaluate --weights runs/conformer --dataset iqa_demo --baselines
     """
@@ -121,7 +123,7 @@ def _evaluation(
 
 
 def _sources_to_evaluate(names: list[str], record: dict, split: str, splits: Path | None, data_dir: str):
-    """The pairs of each data set, with why these; checked before anything is predicted."""
+    """The pairs of each data set, and why these; checked before anything is predicted."""
     from iqa_jax.data.datasets import prepare
     from iqa_jax.data.splits import part_to_evaluate
     from iqa_jax.evaluation.evaluation import check_labels, file_name
@@ -185,13 +187,15 @@ def submit(
     splits: Splits = None,
     crops: Crops = "ten",
     description: Annotated[str, typer.Option(help="For readme.txt.")] = "",
-    extra_data: Annotated[bool, typer.Option(help="Was other data seen? ImageNet counts.")] = True,
+    extra_data: Annotated[
+        bool, typer.Option(help="Whether the model has seen other data; ImageNet counts.")
+    ] = True,
     step: Step = "best",
     ema: Ema = False,
     data_dir: DataDir = "",
     as_json: Json = False,
 ) -> None:
-    """Score the challenge's test pairs and write what it accepts; goes on after an interruption.
+    """Score the challenge's test pairs and write the files it accepts; resumes after an interruption.
 
     Example: python -m iqa_jax submit --weights runs/conformer --data-dir /data --output submission
     """

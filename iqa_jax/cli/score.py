@@ -43,24 +43,25 @@ References = Annotated[
     ),
 ]
 Recursive = Annotated[
-    bool, typer.Option("--recursive/--flat", help="Whether folders in a directory are searched too.")
+    bool, typer.Option("--recursive/--flat", help="Whether to search the folders in a directory too.")
 ]
 Csv = Annotated[
     Path | None,
-    typer.Option(help="A CSV file that grows as scores come, or a .parquet file; a second start continues."),
+    typer.Option(help="A .csv or .parquet file for the scores; run the same command again to resume."),
 ]
 Masks = Annotated[
     list[str] | None,
-    typer.Option(help="Masks, paired by name: white is the part that is scored."),
+    typer.Option(help="Masks, paired by name; only the white part is scored."),
 ]
 Resize = Annotated[
-    str, typer.Option(help="target or reference: scale it to the other's size where they differ.")
+    str, typer.Option(help="target or reference: which one to scale to the other's size where they differ.")
 ]
 FullScale = Annotated[
-    bool, typer.Option("--full-scale", help="Maps show the whole scale, not the range that is there.")
+    bool,
+    typer.Option("--full-scale", help="The colours of maps span the whole scale, not each map's range."),
 ]
 PageDir = Annotated[
-    Path | None, typer.Option(help="Directory for a page with all images, maps and a viewer.")
+    Path | None, typer.Option(help="Directory for an HTML page with all images, their maps and a viewer.")
 ]
 
 
@@ -72,13 +73,13 @@ def score(
     batch_size: Annotated[int, typer.Option(min=1, help="Crops that go through the model together.")] = 16,
     recursive: Recursive = True,
     csv: Csv = None,
-    recompute: Annotated[bool, typer.Option("--recompute", help="Begin the CSV file anew.")] = False,
+    recompute: Annotated[bool, typer.Option("--recompute", help="Score all again.")] = False,
     sort: Annotated[bool, typer.Option("--sort", help="Best first.")] = False,
     mask: Masks = None,
     resize: Resize = "",
     map_dir: Annotated[
         Path | None,
-        typer.Option("--map", help="Directory for quality maps, in the folders of their targets."),
+        typer.Option("--map", help="Directory for quality maps; its folders mirror those of the targets."),
     ] = None,
     full_scale: FullScale = False,
     page: PageDir = None,
@@ -88,9 +89,9 @@ def score(
     ema: Ema = False,
     as_json: Json = False,
 ) -> None:
-    """Score images, against their references (folders are paired by path and name) or without.
+    """Score images against their references (folders are paired by path and name) or without references.
 
-    The exit code is 0, or 1 if something could not be scored, 2 for a wrong option, and 128 with the
+    The exit code is 0 if all images were scored, 1 if one failed, 2 for a wrong option, and 128 plus the
     signal's number after a signal.
 
     Example: python -m iqa_jax score -t restored/ -r originals/ --csv scores.csv
@@ -108,19 +109,22 @@ def score(
     from iqa_jax.data.pairing import is_table
     from iqa_jax.ops.programs import keep_programs
     from iqa_jax.reporting.scores import Outputs, check_not_read
-    from iqa_jax.scoring.distributed import score_files_on_cluster
     from iqa_jax.scoring.load import BLIND, FULL_REFERENCE, load
 
     tables = [name for name in (*references, *targets) if is_table(name)]
     if csv:
-        check_not_read([csv], map(Path, tables))
+        check_not_read([local_path(csv)], map(local_path, tables))
     name = weights or (FULL_REFERENCE if any(its for _, its in pairs) else BLIND)
     keep_programs()
     say_of_device()
     options: dict = {"crops": crops, "batch_size": batch_size, "step": step_of(step), "ema": ema}
     metric = load(name, **options)
     say_of_revision(metric.record)
-    on_cluster = functools.partial(score_files_on_cluster, name, options, address=ray, workers=workers)
+    scorer = None
+    if ray:
+        from iqa_jax.scoring.distributed import score_files_on_cluster
+
+        scorer = functools.partial(score_files_on_cluster, name, options, address=ray, workers=workers)
     outputs = Outputs(
         table=csv,
         recompute=recompute,
@@ -130,15 +134,7 @@ def score(
         full_scale=full_scale,
         named=targets or tables,
     )
-    code = score_pairs(
-        metric,
-        pairs,
-        outputs,
-        masks=masks,
-        resize=resize,
-        as_json=as_json,
-        scorer=on_cluster if ray else None,
-    )
+    code = score_pairs(metric, pairs, outputs, masks=masks, resize=resize, as_json=as_json, scorer=scorer)
     raise typer.Exit(code)
 
 
@@ -212,10 +208,10 @@ def chosen_files(
     leave_out: Sequence[Path] = (),
     say=remark,
 ) -> "tuple[list[FilePair], dict[Path, Path]]":
-    """The pairs that options name, and the mask of each target, if there are masks.
+    """The pairs that the options name, and the mask of each target, if masks are given.
 
     Raises:
-      UserError: nothing to score, or it cannot be paired.
+      UserError: there is nothing to score, or the files cannot be paired.
     """
     from iqa_jax.data.pairing import find_pairs, masks_of
 
@@ -229,7 +225,7 @@ def chosen_files(
 def _check_names(
     targets: Sequence[str], references: Sequence[str], masks: Sequence[str], *, recursive: bool
 ) -> None:
-    """Raises UserError unless the options name something to score, before any file is looked at."""
+    """Raises UserError unless the options name something to score, before any file is opened."""
     from iqa_jax.data.pairing import is_table
 
     given = {"-t": targets, "-r": references, "--mask": masks}
@@ -237,7 +233,7 @@ def _check_names(
         if any(not name.strip() for name in names):
             raise UserError(f"{option}: an empty name; expected files, directories or patterns")
         if len(names) > 1 and (table := next(filter(is_table, names), None)):
-            raise UserError(f"{option} {table}: expected images, or one table alone; put all rows into one")
+            raise UserError(f"{option} {table}: expected images, or a single table; put all rows into one")
     tables = [name for name in (*targets, *references) if is_table(name)]
     if len(tables) > 1:
         raise UserError(f"-t {tables[0]} and -r {tables[1]}: two tables; give the one of the pairs, after -r")
@@ -245,7 +241,7 @@ def _check_names(
         raise UserError("nothing to score: give -t FILES, or -r and a table of pairs")
     if not targets and not tables:
         raise UserError(
-            f"nothing to score: -r {references[0]} names references alone; give -t FILES to compare with "
+            f"nothing to score: -r {references[0]} names only references; give -t FILES to compare with "
             "them, or a table of pairs"
         )
     if any(map(is_table, masks)):

@@ -1,4 +1,4 @@
-"""Scoring and evaluation on a Ray cluster."""
+"""Scores of files and of data sets on a Ray cluster."""
 
 import dataclasses
 import functools
@@ -21,7 +21,7 @@ from iqa_jax.scoring.load import load
 from iqa_jax.scoring.results import FilePair, Result
 from iqa_jax.weights.hub import on_hub
 
-_FILES, _PAIRS = 32, 64  # in a part: files to score, pairs of a prepared split
+_FILES, _PAIRS = 32, 64  # in a part: files, or pairs of a data set
 
 
 def score_files_on_cluster(
@@ -54,7 +54,7 @@ def score_files_on_cluster(
                 yield position, dataclasses.replace(result, target=target, reference=reference)
     except WorkersLost as failure:
         for number, reason in failure.reasons.items():
-            error = f"one of {len(parts[number])} images that ended their worker {TRIES} times: {reason}"
+            error = f"one of {len(parts[number])} images whose worker ended {TRIES} times: {reason}"
             for position in parts[number]:
                 target, reference = pairs[position]
                 yield position, Result(target, reference, error=error, passing=True)
@@ -81,7 +81,7 @@ def predict_on_cluster(
     workers: int,
     progress: Callable[[int], object] = lambda pairs: None,
 ) -> np.ndarray:
-    """Predicted MOS (N,) of the pairs, by the workers of a cluster, which see the prepared data too.
+    """Predicted MOS (N,) of the pairs, by the workers of a cluster, where the prepared data lie too.
 
     Args:
       weights, options: the arguments of `Predictor`.

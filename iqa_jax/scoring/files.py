@@ -118,16 +118,15 @@ def score_files(
                 under_way.append(item)
                 yield item.images
 
-    def results() -> Iterator[tuple[int, Result]]:
-        with _Maps(metric, map_writer) as maps:
-            for item, outcome in _scored(metric, feed(), under_way):
-                while failed:
-                    yield failed.popleft()
-                yield from maps.add(*result(item, outcome), item.images[: 1 + metric.full_reference])
-            yield from maps.rest()
-        yield from failed
+    def results() -> Iterator[tuple[int, Result, tuple[np.ndarray, ...]]]:
+        for item, outcome in _scored(metric, feed(), under_way):
+            while failed:
+                yield *failed.popleft(), ()
+            yield *result(item, outcome), item.images[: 1 + metric.full_reference]
+        for position, failure in failed:
+            yield position, failure, ()
 
-    for position, scored in results():
+    for position, scored in _with_maps(metric, map_writer, results()):
         left.remove(position)
         yield position, scored
     assert not left, f"no result for the pairs at {sorted(left)}"
@@ -258,49 +257,35 @@ def _read_ahead(files: Iterable[tuple[Callable, Path | None]], say) -> Iterator[
             yield waiting.popleft().result()
 
 
-class _Maps:
-    """Writes quality maps in a thread, one after the other; a result waits for its map."""
+def _with_maps(
+    metric, writer: MapWriter | None, results: Iterator[tuple[int, Result, tuple[np.ndarray, ...]]]
+) -> Iterator[tuple[int, Result]]:
+    """The results, each when its map is written; a thread writes one after the other."""
+    waiting: deque[tuple[int, Result, Future]] = deque()
 
-    def __init__(self, metric, writer: MapWriter | None):
-        self._metric, self._writer = metric, writer
-        self._waiting: deque[tuple[int, Result, Future]] = deque()
-        self._thread = ThreadPoolExecutor(1)
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self._thread.shutdown()
-
-    def add(
-        self, position: int, result: Result, images: tuple[np.ndarray, ...]
-    ) -> Iterator[tuple[int, Result]]:
-        """Begins to write the map of a result; yields the results whose maps are written."""
-        if result.score is None or self._writer is None:
-            yield position, result
-            return
-        try:
-            quality = self._metric.map(*images)
-        except Exception as error:
-            yield position, self._without(result, error)
-            return
-        self._waiting.append((position, result, self._thread.submit(self._writer, position, images, quality)))
-        while len(self._waiting) > 1:  # no more than one map waits in memory
-            yield self._finished()
-
-    def rest(self) -> Iterator[tuple[int, Result]]:
-        """The results whose maps were still being written."""
-        while self._waiting:
-            yield self._finished()
-
-    def _finished(self) -> tuple[int, Result]:
-        position, result, writing = self._waiting.popleft()
-        error = writing.exception()
-        return position, self._without(result, error) if error else result
-
-    @staticmethod
-    def _without(result: Result, error: BaseException) -> Result:
+    def without_map(result: Result, error: BaseException) -> Result:
         return dataclasses.replace(result, error=f"no map: {_reason(error)}", passing=True)
+
+    def finished() -> tuple[int, Result]:
+        position, result, writing = waiting.popleft()
+        error = writing.exception()
+        return position, without_map(result, error) if error else result
+
+    with ThreadPoolExecutor(1) as thread:
+        for position, result, images in results:
+            if writer is None or result.score is None:
+                yield position, result
+                continue
+            try:
+                quality = metric.map(*images)
+            except Exception as error:
+                yield position, without_map(result, error)
+                continue
+            waiting.append((position, result, thread.submit(writer, position, images, quality)))
+            while len(waiting) > 1:  # no more than one map waits in memory
+                yield finished()
+        while waiting:
+            yield finished()
 
 
 def resumed(

@@ -47,9 +47,9 @@ def test_references_without_targets(started, references, output):
     ("arguments", "message"),
     [
         ((), "nothing to score: give -t FILES"),
-        (("-r", "one.csv", "two.csv"), "-r one.csv: expected images, or one table alone"),
-        (("-t", "dis.png", "-r", "ref.png", "two.csv"), "-r two.csv: expected images, or one table alone"),
-        (("-t", "one.csv", "two.csv"), "-t one.csv: expected images, or one table alone"),
+        (("-r", "one.csv", "two.csv"), "-r one.csv: expected images, or a single table"),
+        (("-t", "dis.png", "-r", "ref.png", "two.csv"), "-r two.csv: expected images, or a single table"),
+        (("-t", "one.csv", "two.csv"), "-t one.csv: expected images, or a single table"),
         (("-t", "one.csv", "-r", "two.csv"), "two tables; give the one of the pairs, after -r"),
         (("-r", "empty.csv"), "empty.csv: lists no pair"),
         (("-t", "empty.csv"), "empty.csv: lists no pair"),

@@ -44,9 +44,7 @@ def evaluate(
     ] = "",
     splits: Splits = None,
     crops: Crops = "ten",
-    baselines: Annotated[
-        bool, typer.Option("--baselines", help="Measure PSNR and SSIM on the same pairs.")
-    ] = False,
+    baselines: Annotated[bool, typer.Option("--baselines", help="Measure PSNR and SSIM, too.")] = False,
     report: Annotated[Path | None, typer.Option(help="Directory for an HTML report and its figures.")] = None,
     output: Annotated[Path, typer.Option(help="Directory for the CSV and JSON files.")] = Path("evaluation"),
     resamples: Annotated[int, typer.Option(min=1, help="How many resamples the bootstrap draws.")] = 1000,
@@ -187,9 +185,7 @@ def submit(
     splits: Splits = None,
     crops: Crops = "ten",
     description: Annotated[str, typer.Option(help="For readme.txt.")] = "",
-    extra_data: Annotated[
-        bool, typer.Option(help="Whether the model has seen other data; ImageNet counts.")
-    ] = True,
+    extra_data: Annotated[bool, typer.Option(help="Did the model see other data? ImageNet counts.")] = True,
     step: Step = "best",
     ema: Ema = False,
     data_dir: DataDir = "",

@@ -21,7 +21,7 @@ WeightsOrShipped = Annotated[
     str,
     typer.Option(
         help="A run, a converted directory, an averaged checkpoint, an exported file, hf://OWNER/NAME, or "
-        "weights that ship with the package: full-reference (the default with references) or blind (without).",
+        "what ships with the package: full-reference (the default with references) or blind (without).",
         show_default=False,
     ),
 ]
@@ -38,7 +38,7 @@ Ray = Annotated[
 ]
 Workers = Annotated[
     int,
-    typer.Option(min=0, help="With --ray: how many workers; 0: one a GPU or, without GPUs, one a machine."),
+    typer.Option(min=0, help="With --ray: how many; 0: one a GPU or, without GPUs, one a machine."),
 ]
 Crops = Annotated[str, typer.Option(help="center, ten or grid.")]
 

@@ -77,10 +77,10 @@ def write_report(evaluation: Evaluation, directory: Path, *, viewer: Path | None
 def save_samples(
     path: Path, source: PairSource, *, count: int, seed: int, crop_size: int, rotation: float
 ) -> None:
-    """Draws pairs as the model sees them: the crops of the first pass of a training run with `seed`.
+    """Draws pairs as a model sees them, with the crops of the first pass of a training run with `seed`.
 
     Args:
-      count: how many pairs, drawn from `source` by `seed`; all of them if there are fewer.
+      count: how many pairs are drawn from `source` by `seed`; all if it has fewer.
       crop_size, rotation: see `iqa_jax.ops.augment.augment_pair`.
     Raises:
       DataError: an image is smaller than the crop.
@@ -120,7 +120,7 @@ def _facts(evaluation):
     if score.higher_is_better:
         label += "higher is better"
     else:
-        label += "lower is better; negated on this page, so that higher is better throughout"
+        label += "lower is better; this page negates it, so that higher is better throughout"
     facts = {"Attention": evaluation.warning} if evaluation.warning else {}
     return facts | {
         "Data set": source.dataset,
@@ -134,7 +134,7 @@ def _facts(evaluation):
 
 
 def _metric_rows(evaluation):
-    """Rows of the table of metrics: name, value, interval, values of the baselines, reason of a failure."""
+    """Rows of the table of metrics: name, value, interval, values of the baselines, why a fit failed."""
     baselines = evaluation.baseline_metrics().values()
     rows = []
     for key, name in _MEASURES.items():
@@ -189,10 +189,7 @@ def _worst(evaluation):
 
 
 def _examples(evaluation):
-    """Panels of the first reference and of distorted versions of it, spread over their range of MOS.
-
-    None without references.
-    """
+    """Panels of the first reference and of distorted versions across their range of MOS, if it has any."""
     if not evaluation.source.paired:
         return []
     source = evaluation.source

@@ -1,4 +1,4 @@
-"""The pairs of an evaluation on which the model and people differ most, on a page to look at."""
+"""A page of the pairs of an evaluation on which the model and people differ most."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +11,7 @@ from iqa_jax.reporting.report import label_of, residuals
 from iqa_jax.scoring.metric import BlindMetric, FullReferenceMetric
 from iqa_jax.scoring.results import scale_text
 
-VIEWED = 40  # pairs; their maps take time and their pictures take disk
+VIEWED = 40  # pairs, since maps take time and pictures take disk
 
 
 def write_viewer(

@@ -172,7 +172,7 @@ def test_negated_scores_are_called_so(evaluation, tmp_path):
     source.score = dataclasses.replace(source.score, kind="DMOS", higher_is_better=False)
     source.mos = -source.mos
     text = Page(write_report(dataclasses.replace(evaluation, source=source), tmp_path)).text
-    assert "Predicted against true −DMOS" in text and "lower is better; negated on this page" in text
+    assert "Predicted against true −DMOS" in text and "lower is better; this page negates it" in text
 
 
 def test_points_and_fits_are_in_sight(tmp_path):

@@ -41,11 +41,15 @@ _NO_FILE = _File(None, None)
 
 
 class _Item(NamedTuple):
-    """The images at a position, reference first and mask last, with the states of target, reference, mask."""
+    """The images at a position, reference first and mask last, or why they cannot be scored.
+
+    The states are those of target, reference and mask.
+    """
 
     position: int
     images: tuple[np.ndarray, ...]
     states: tuple[State, ...]
+    failure: UserError | None = None
 
 
 def pairs_for(metric, pairs: Sequence[FilePair], say: Callable[[str], object]) -> Sequence[FilePair]:
@@ -95,64 +99,55 @@ def score_files(
       The position of a pair and its result, as they come.
     """
     chosen = range(len(pairs)) if only is None else list(only)
-    under_way: deque[_Item] = deque()
-    failed: deque[tuple[int, Result]] = deque()
+    items = _loaded(metric, pairs, chosen, masks or {}, resize, say)
     left = set(chosen)
 
-    def result(item: _Item, outcome: float | UserError) -> tuple[int, Result]:
-        made = Result(*pairs[item.position], states=item.states)
-        if not isinstance(outcome, UserError):
-            return item.position, dataclasses.replace(made, score=outcome)
-        return item.position, dataclasses.replace(
-            made,
-            error=str(outcome),
-            passing=isinstance(outcome, _Passing),
-            differ=isinstance(outcome, _SizesDiffer),
-        )
-
-    def feed() -> Iterator[tuple[np.ndarray, ...]]:
-        for item, failure in _loaded(metric, pairs, chosen, masks or {}, resize, say):
-            if failure:
-                failed.append(result(item, failure))
-            else:
-                under_way.append(item)
-                yield item.images
-
     def results() -> Iterator[tuple[int, Result, tuple[np.ndarray, ...]]]:
-        for item, outcome in _scored(metric, feed(), under_way):
-            while failed:
-                yield *failed.popleft(), ()
-            yield *result(item, outcome), item.images[: 1 + metric.full_reference]
-        for position, failure in failed:
-            yield position, failure, ()
+        for item, outcome in _scored(metric, items):
+            result = Result(*pairs[item.position], states=item.states)
+            if isinstance(outcome, UserError):
+                passing, differ = isinstance(outcome, _Passing), isinstance(outcome, _SizesDiffer)
+                result = dataclasses.replace(result, error=str(outcome), passing=passing, differ=differ)
+            else:
+                result = dataclasses.replace(result, score=outcome)
+            yield item.position, result, item.images[: 1 + metric.full_reference]
 
-    for position, scored in _with_maps(metric, map_writer, results()):
+    for position, result in _with_maps(metric, map_writer, results()):
         left.remove(position)
-        yield position, scored
+        yield position, result
     assert not left, f"no result for the pairs at {sorted(left)}"
 
 
-def _scored(
-    metric, feed: Iterator[tuple[np.ndarray, ...]], under_way: deque[_Item]
-) -> Iterator[tuple[_Item, float | UserError]]:
-    """The items that `feed` puts under way, in their order, with their scores or why they have none.
+def _scored(metric, items: Iterator[_Item]) -> Iterator[tuple[_Item, float | UserError]]:
+    """The items in their order, with their scores or why they have none.
 
     Windows of several images go through the metric together.  After a failure, which may be any image's, each
     image under way is scored again alone.
     """
-    scores: Iterator | None = None
+    under_way: deque[_Item] = deque()
+
+    def feed() -> Iterator[tuple[np.ndarray, ...]]:
+        for item in items:
+            under_way.append(item)
+            if not item.failure:
+                yield item.images
+
+    images, scores = feed(), None
     while True:
         try:
-            scores = scores or iter(metric.stream(feed))
+            scores = scores or iter(metric.stream(images))
             score = _finite(next(scores))
         except Exception:  # also where it ends before the images do
-            if not under_way and next(feed, None) is None:
-                return
+            is_end = all(item.failure for item in under_way) and next(images, None) is None
             while under_way:
                 item = under_way.popleft()
-                yield item, _scored_alone(metric, item.images)
+                yield item, item.failure or _scored_alone(metric, item.images)
+            if is_end:
+                return
             scores = None
         else:
+            while failure := under_way[0].failure:
+                yield under_way.popleft(), failure
             yield under_way.popleft(), score
 
 
@@ -171,8 +166,8 @@ def _loaded(
     masks: Mapping[Path, Path],
     resize: str | None,
     say: Callable[[str], None],
-) -> Iterator[tuple[_Item, UserError | None]]:
-    """Each item, and why it cannot be scored if so; those of one reference follow one another."""
+) -> Iterator[_Item]:
+    """The items of the pairs at some positions; those of one reference follow one another."""
     groups: dict[Path | None, list[int]] = {}
     for position in chosen:
         groups.setdefault(pairs[position][1], []).append(position)
@@ -197,9 +192,9 @@ def _loaded(
             images = failure or _checked(metric, arrays, resize)
             states = (target.state, original.state, mask.state)
             if isinstance(images, UserError):
-                yield _Item(position, (), states), images
+                yield _Item(position, (), states, failure=images)
             else:
-                yield _Item(position, images, states), None
+                yield _Item(position, images, states)
 
 
 def _checked(

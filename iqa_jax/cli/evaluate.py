@@ -165,12 +165,11 @@ def _metrics_table(evaluation, result: dict):
     rows = []
     for name, value in result["metrics"].items():
         low, high = result["intervals_95"][name]
-        mapped = [result["mapped"][fit].get(name, "") for fit in ("logistic4", "logistic5")]
-        failed = [not evaluation.fits[fit].succeeded for fit in ("logistic4", "logistic5")]
         mapped = [
-            "failed" if bad and value != "" else value for bad, value in zip(failed, mapped, strict=True)
+            values.get(name, "") if evaluation.fits[kind].succeeded else "failed" * (name in values)
+            for kind, values in result["mapped"].items()
         ]
-        baselines = [result["baselines"][b][name] for b in result["baselines"]]
+        baselines = [metrics[name] for metrics in result["baselines"].values()]
         rows.append([name, value, f"{cell(low)} to {cell(high)}", *mapped, *baselines])
     header = ["metric", "value", "95 % interval", "logistic 4", "logistic 5", *result["baselines"]]
     title = f"{result['dataset']}, {result['split']}: {evaluation.weights}, {evaluation.crops} crops"

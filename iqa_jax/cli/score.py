@@ -1,6 +1,5 @@
 """Scores of files from the command line."""
 
-import contextlib
 import functools
 import importlib
 from collections.abc import Mapping, Sequence
@@ -172,6 +171,8 @@ def score_pairs(
     from iqa_jax.reporting.scores import score_and_write
     from iqa_jax.scoring.files import RESIZED, pairs_for
 
+    if not pairs:
+        raise UserError("nothing to score: no target was given")
     if resize and resize not in RESIZED:
         raise UserError(f"--resize {resize}: expected {' or '.join(RESIZED)}")
     without_effect = {
@@ -182,7 +183,7 @@ def score_pairs(
     for what, given in without_effect.items():
         if given:
             raise UserError(f"{what} has no effect; leave it out")
-    with advice("give --reference FILES or a table of pairs") if pairs else contextlib.nullcontext():
+    with advice("give --reference FILES or a table of pairs"):
         pairs = pairs_for(metric, pairs, remark)
     printer = ScorePrinter(len(pairs), as_json=as_json, best_first=outputs.best_first)
     with printer.progress():

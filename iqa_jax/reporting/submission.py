@@ -1,6 +1,5 @@
 """The files that the NTIRE 2022 perceptual IQA challenge accepts."""
 
-import csv
 import io
 import shutil
 import zipfile
@@ -13,6 +12,7 @@ from iqa_jax.data.source import PairSource
 from iqa_jax.errors import UserError
 from iqa_jax.files import Busy, locked, write_whole
 from iqa_jax.scoring.dataset import Predictions, Predictor
+from iqa_jax.scoring.results import csv_text
 
 _UNFINISHED = "predictions.partial"  # a folder
 _LOCK = ".submission.lock"
@@ -64,10 +64,8 @@ def _write(
     extra_data: bool,
     description: str,
 ) -> None:
-    table = io.StringIO()  # a name with a comma is quoted, as in every CSV file
     rows = sorted(zip(map(str, names), predictions.scores.tolist(), strict=True))
-    csv.writer(table, lineterminator="\n").writerows((name, f"{score:.6f}") for name, score in rows)
-    output = table.getvalue().removesuffix("\n")
+    output = csv_text([(name, f"{score:.6f}") for name, score in rows]).removesuffix("\n")
     readme = "\n".join(
         (
             f"runtime per image [s] : {predictions.seconds / len(names):.2f}",

@@ -1,9 +1,6 @@
 """An evaluation as tables: predictions, measures, several data sets side by side."""
 
-import csv
-import io
 import json
-from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +8,7 @@ import numpy as np
 
 from iqa_jax.evaluation.evaluation import Evaluation
 from iqa_jax.files import write_whole
+from iqa_jax.scoring.results import csv_text
 
 
 def save_evaluation(evaluation: Evaluation, directory: Path) -> dict:
@@ -29,7 +27,7 @@ def save_evaluation(evaluation: Evaluation, directory: Path) -> dict:
         **{name: [f"{v:.6f}" for v in values] for name, values in evaluation.baselines.items()},
     }
     rows = [list(columns), *zip(*columns.values(), strict=True)]
-    write_whole(directory / f"predictions-{evaluation.name}.csv", _csv(rows))
+    write_whole(directory / f"predictions-{evaluation.name}.csv", csv_text(rows))
     content = {
         "dataset": source.dataset,
         "split": source.split,
@@ -55,12 +53,6 @@ def save_evaluation(evaluation: Evaluation, directory: Path) -> dict:
     return content
 
 
-def _csv(rows: Iterable[Sequence]) -> str:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    return text.getvalue()
-
-
 def _without_nan(value: Any) -> Any:
     """None for NaN, which JSON lacks."""
     if isinstance(value, dict):
@@ -84,7 +76,7 @@ def cross_table(evaluations: list[Evaluation], directory: Path) -> str:
             seen = str(int(evaluation.trained_on.sum()))
             rows.append([source.dataset, source.split, method, str(len(source)), seen, *values])
     header = ["dataset", "split", "method", "pairs", "trained on", *_CROSS_COLUMNS]
-    write_whole(directory / "cross.csv", _csv([header, *rows]))
+    write_whole(directory / "cross.csv", csv_text([header, *rows]))
     lines = [header, ["---"] * 3 + ["---:"] * (len(header) - 3), *rows]
     text = "".join(f"| {' | '.join(line)} |\n" for line in lines)
     write_whole(directory / "cross.md", text)

@@ -56,10 +56,8 @@ def pairs_for(metric, pairs: Sequence[FilePair], say: Callable[[str], object]) -
     """The pairs as the metric scores them: a metric without reference scores each target once.
 
     Raises:
-      UserError: there are none, or the metric needs references that are not given.
+      UserError: the metric needs references that are not given.
     """
-    if not pairs:
-        raise UserError("nothing to score: no target was given")
     without = [target for target, reference in pairs if reference is None]
     if not metric.full_reference:
         if len(without) < len(pairs):

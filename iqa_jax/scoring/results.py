@@ -43,19 +43,20 @@ class Result:
     states: tuple[State, ...] = dataclasses.field(default=(), repr=False, compare=False)
 
 
-def csv_text(results: Iterable[Result], *, header: bool = True) -> str:
-    """Rows with the columns target, reference, score, error; lines end in LF."""
+def csv_text(rows: Iterable[Sequence]) -> str:
+    """Rows as CSV; lines end in LF."""
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    if header:
-        writer.writerow(COLUMNS)
-    writer.writerows([getattr(result, column) for column in COLUMNS] for result in results)
+    csv.writer(text, lineterminator="\n").writerows(rows)
     return text.getvalue()
 
 
+def _row(result: Result) -> list:
+    return [getattr(result, column) for column in COLUMNS]
+
+
 def write_csv(path: Path, results: Sequence[Result]) -> None:
-    """Writes `csv_text`; a name that is not UTF-8 keeps its bytes."""
-    write_whole(path, csv_text(results))
+    """Columns target, reference, score, error; a name that is not UTF-8 keeps its bytes."""
+    write_whole(path, csv_text([COLUMNS, *map(_row, results)]))
 
 
 def write_parquet(path: Path, results: Sequence[Result]) -> None:
@@ -67,10 +68,8 @@ def write_parquet(path: Path, results: Sequence[Result]) -> None:
         return None if value is None else os.fsencode(value).decode(errors="replace")
 
     columns = {
-        "target": [text(result.target) for result in results],
-        "reference": [text(result.reference) for result in results],
-        "score": [result.score for result in results],
-        "error": [text(result.error) for result in results],
+        name: [value if name == "score" else text(value) for value in [getattr(r, name) for r in results]]
+        for name in COLUMNS
     }
     sink = io.BytesIO()
     parquet.write_table(pyarrow.table(columns), sink)
@@ -166,8 +165,8 @@ class ScoreTable:
         if self._file is None:  # Parquet is written at the end
             self._file = io.StringIO() if _is_parquet(self.path) else _opened(self.path)
             self._open.enter_context(self._file)
-            self._file.write(csv_text([]))
-        self._file.write(csv_text([result], header=False))
+            self._file.write(csv_text([COLUMNS]))
+        self._file.write(csv_text([_row(result)]))
         self._file.flush()
         if result.error is None and result.score is not None and states is not None:
             self._journal.add(_key(files, states), result.score)

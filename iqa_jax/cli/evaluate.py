@@ -199,8 +199,8 @@ def submit(
     from iqa_jax.reporting.submission import make_submission
 
     output = new_directory(output)
-    source = opened(dataset, split, data_dir, splits, default="ntire2022_test")
     predictor = _predictor(weights, step=step, ema=ema, crops=crops)
+    source = opened(dataset, split, data_dir, splits, default="ntire2022_test")
     directory = writable_directory(output)
     with progress_bar(len(source), "scoring", "image") as bar:
         predictions = make_submission(

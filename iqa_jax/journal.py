@@ -1,35 +1,35 @@
-"""What a long work has done so far, on disk, so that a second start resumes; what is damaged is not read."""
+"""Results of a long job, kept on disk as they come, so that a second start resumes it."""
 
+import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import IO, Any
 
-from iqa_jax.files import naming, write_whole
+from iqa_jax.files import fitting_name, locked, naming, write_whole
 
 
-class OtherWork(Exception):
-    """A journal is of work with another identity, which the error's argument is."""
+class OtherJob(Exception):
+    """A journal belongs to a job with another identity, which is the error's argument."""
 
 
 def sealed(entry: Any, identity: Mapping) -> str:
-    """A line of JSON that holds `entry` and a checksum of it and of what it depends on.
+    """A line of JSON with `entry` and a checksum of both arguments.
 
     Args:
-      entry: as JSON can hold it; names may have commas, line breaks and bytes that are not UTF-8.
-      identity: the same for all entries of one work.
+      entry: anything that JSON can hold; names may have commas, line breaks and bytes that are not UTF-8.
+      identity: the same for all entries of one job.
     """
     return json.dumps([_checksum(entry, identity), entry], allow_nan=False)  # ASCII, no line breaks
 
 
 def unsealed(line: str, identity: Mapping) -> Any:
-    """What `sealed` took.
+    """The entry of a line that `sealed` made.
 
     Raises:
-      ValueError: the line is damaged, cut or of other work.
+      ValueError: the line is damaged, cut off or of another job.
     """
     try:
         checksum, entry = json.loads(line)
@@ -37,7 +37,7 @@ def unsealed(line: str, identity: Mapping) -> Any:
             return entry
     except (ValueError, TypeError, RecursionError):
         pass
-    raise ValueError("damaged, or of other work")
+    raise ValueError("damaged, or of another job")
 
 
 def _checksum(entry: Any, identity: Mapping) -> str:
@@ -46,73 +46,92 @@ def _checksum(entry: Any, identity: Mapping) -> str:
 
 
 def _opened_itself(path: str, flags: int) -> int:
-    """Not what a link of that name points to."""
+    """Opens a file, but follows no link."""
     return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
 
 
-class Journal:
-    """Entries of one work, a line each in a file that grows; one process writes it at a time.
+class Journal(contextlib.AbstractContextManager):
+    """Results of one job by their keys, a line each in a file that grows.
 
-    The file appears with the first entry.  Lines that are damaged or cut off are left out, and removed from
-    the file before the next entry.
+    The file appears with the first result.  Damaged lines are ignored, and removed from the file before the
+    next result is added.
 
     Attributes:
-      entries: those of earlier starts, in the order in which they were added.
-      damaged: how many lines do not give theirs, beside one that was cut off at the end.
+      results: by key, as JSON gives them back, in the order in which they were added.
+      damaged: how many lines could not be read, not counting one that was cut off at the end.
     """
 
     def __init__(self, path: Path, identity: Mapping, *, anew: bool = False):
-        """Reads the file, if it is there.
+        """Reads the file, if it exists.
 
         Args:
-          identity: what all entries depend on, as JSON can hold it.
-          anew: begin without what is there.
+          identity: everything that all results depend on, as JSON can hold it.
+          anew: ignore the file, which the first result then overwrites.
         Raises:
-          OtherWork: it is of work with another identity.
-          OSError: it cannot be read.
+          OtherJob: the file belongs to a job with another identity.
+          OSError: the file cannot be read.
         """
         self._path, self._identity = path, json.loads(json.dumps(identity))
         self._file: IO[bytes] | None = None
-        self.entries, self.damaged, self._whole = ([], 0, False) if anew else self._read()
+        self.results: dict[str, Any] = {}
+        self.damaged, self._intact = (0, False) if anew else self._read()
 
-    def _read(self) -> tuple[list, int, bool]:
-        """The entries, how many lines are damaged, and whether the file has the entries alone."""
+    @classmethod
+    @contextlib.contextmanager
+    def locked(cls, path: Path, identity: Mapping, *, anew: bool = False) -> Iterator["Journal"]:
+        """The journal in a file, for this process alone until the block ends.
+
+        A hidden lock file, `.NAME.lock`, stays beside it: removing it could let two processes in at a time.
+
+        Raises:
+          Busy: another process has it.
+          OtherJob, OSError: see `Journal`.
+        """
+        lock = fitting_name(f".{path.name}", ".lock.soft").removesuffix(".soft")  # see `files.locked`
+        with locked(path.with_name(lock), wait=False), cls(path, identity, anew=anew) as journal:
+            yield journal
+
+    def _read(self) -> tuple[int, bool]:
+        """Fills the results; returns how many lines are damaged, and whether the file can be appended to."""
         try:
             content = self._path.read_bytes().decode("ascii", "replace")
         except FileNotFoundError:
-            return [], 0, False
+            return 0, False
         header, *lines = content.split("\n")
         try:
             identity = unsealed(header, {})
         except ValueError:
-            identity = None  # the lines tell by themselves whether they are of this work
+            identity = None  # each line's checksum shows whether it is of this job
         if identity not in (None, self._identity):
-            raise OtherWork(identity)
-        entries, damaged = [], int(identity is None and bool(lines))
+            raise OtherJob(identity)
+        damaged = int(identity is None and bool(lines))
         for line in lines[:-1]:
             try:
-                entries.append(unsealed(line, self._identity))
-            except ValueError:
+                key, result = unsealed(line, self._identity)
+                self.results[str(key)] = result
+            except (ValueError, TypeError):
                 damaged += 1
-        return entries, damaged, not damaged and lines[-1:] == [""]
+        return damaged, not damaged and lines[-1:] == [""]
 
-    def add(self, *entries: Any) -> None:
-        """Appends entries.
+    def add(self, key: str, result: Any) -> None:
+        """Appends a result.
 
         Raises:
-          OSError: they cannot be written; the error names the file.
+          OSError: it cannot be written; the error names the file.
         """
+        line = sealed([key, result], self._identity)
         with naming(self._path):
             if self._file is None:
-                if not self._whole:
-                    lines = [sealed(self._identity, {}), *(sealed(e, self._identity) for e in self.entries)]
-                    write_whole(self._path, "".join(f"{line}\n" for line in lines))
+                if not self._intact:
+                    kept = [sealed(list(entry), self._identity) for entry in self.results.items()]
+                    write_whole(self._path, "".join(f"{x}\n" for x in (sealed(self._identity, {}), *kept)))
                 self._file = open(self._path, "ab", opener=_opened_itself)
-            self._file.write("".join(f"{sealed(entry, self._identity)}\n" for entry in entries).encode())
+            self._file.write(f"{line}\n".encode())
             self._file.flush()
+        self.results[key] = json.loads(line)[1][1]
 
     def remove(self) -> None:
-        """Removes the file, when the work is done."""
+        """Deletes the file when the job is done."""
         self.close()
         self._path.unlink(missing_ok=True)
 
@@ -122,10 +141,5 @@ class Journal:
             self._file.close()
             self._file = None
 
-    def __enter__(self) -> "Journal":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()

@@ -1,4 +1,4 @@
-"""Signals that ask a process to end, at whatever moment they come."""
+"""Signals that ask a process to end, at any moment."""
 
 import contextlib
 import functools
@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from types import FrameType
 
-# What a scheduler or a terminal that is closed sends; Ctrl-C has its own.
+# From a scheduler or a closed terminal; Ctrl-C is another.
 STOP_SIGNALS = tuple(
     getattr(signal, name) for name in ("SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2") if hasattr(signal, name)
 )
@@ -22,7 +22,7 @@ _LONGEST = 30.0  # seconds of cleaning up at most
 
 
 class Stopped(KeyboardInterrupt):
-    """The process was asked to end by a signal; what is at work cleans up as after Ctrl-C."""
+    """A signal asked the process to end; it cleans up as after Ctrl-C."""
 
     def __init__(self, number: int):
         super().__init__()
@@ -30,11 +30,11 @@ class Stopped(KeyboardInterrupt):
 
 
 class StopRequest:
-    """What becomes of signals that ask to end.
+    """Handles signals that ask the process to end.
 
-    The first one raises `Stopped` in the main thread.  A callback of a library or a finaliser may swallow
-    that; then it is raised again until it is on its way out, and `number` tells in any case.  A module that
-    is being imported comes to its end first: extension modules abort where their beginning is interrupted.
+    The first one raises `Stopped` in the main thread.  A callback of a library or a finaliser may swallow the
+    exception; it is raised again until an except or finally block runs because of it.  `number` is set in any
+    case.  An import is finished first, since extension modules abort if their initialisation is interrupted.
 
     Attributes:
       number: of the first signal; None before it.
@@ -52,29 +52,29 @@ class StopRequest:
         self._restore: list[Callable[[], object]] = []
 
     def listen(self) -> None:
-        """Takes the signals that nobody handles; one that is ignored, under nohup say, stays ignored."""
+        """Handles the signals that nobody handles; one that is ignored, as under nohup, stays ignored."""
         if threading.current_thread() is not threading.main_thread():
-            return  # which alone can
+            return  # others cannot set handlers
         for number in (*STOP_SIGNALS, signal.SIGINT):
             handler = signal.getsignal(number)
             if handler in (signal.SIG_DFL, signal.default_int_handler):
                 self._set(number, handler, self._asked)
 
     def listen_no_more(self) -> None:
-        """Gives the signals back, and what was silenced its voice."""
+        """Restores all signal handlers and the output of libraries."""
         self.settle()
         while self._restore:
             self._restore.pop()()
 
     def settle(self) -> None:
-        """The signal has got through: `Stopped` is not raised again."""
+        """The signal has taken effect: `Stopped` is not raised again."""
         if self.number is not None:
             self._settled = True
             if hasattr(signal, "setitimer"):
                 signal.setitimer(signal.ITIMER_REAL, 0)
 
     def finish(self, exit_code: int) -> None:
-        """The work is done: from here on a signal ends the process at once, with this code."""
+        """The work is done: from now on a signal ends the process at once, with this code."""
         self._exit_code = exit_code
 
     def _set(self, number: int, before, handler: Callable[[int, FrameType | None], object]) -> None:
@@ -89,7 +89,7 @@ class StopRequest:
         if self.number is not None:
             if time.monotonic() - self._since > _PATIENCE:
                 self._give_up()
-            return  # it is on its way out, or about to be raised again
+            return  # the process is cleaning up, or the exception is about to be raised again
         self.number, self._since = number, time.monotonic()
         self._silence()
         if hasattr(signal, "setitimer"):
@@ -116,7 +116,7 @@ class StopRequest:
             self._end_at_once(self.number)
 
     def _silence(self) -> None:
-        """What libraries say of being interrupted helps nobody: one line follows."""
+        """Silences what libraries print when they are interrupted; one line of ours follows."""
         hooks = (
             (sys, "excepthook"),
             (sys, "unraisablehook"),
@@ -132,7 +132,7 @@ class StopRequest:
 
 
 def _stopping() -> bool:
-    """Whether the main thread cleans up after `Stopped`: is in an except or finally block because of it."""
+    """Whether the main thread is in an except or finally block because of `Stopped`."""
     handled = sys.exception()
     while handled is not None and not isinstance(handled, Stopped):
         handled = handled.__context__
@@ -140,7 +140,7 @@ def _stopping() -> bool:
 
 
 def _imports(frame: FrameType | None) -> int:
-    """How many modules are being imported, one by the other."""
+    """How many nested imports are running."""
     count = 0
     while frame is not None:
         code = frame.f_code
@@ -156,11 +156,11 @@ _current: StopRequest | None = None  # signals belong to the process, and so doe
 def stop_signals_interrupt(
     end_at_once: Callable[[int], object] | None = None, *, for_good: bool = False
 ) -> Iterator[StopRequest]:
-    """Makes `STOP_SIGNALS` and Ctrl-C raise `Stopped`; within another such block it is that one's request.
+    """Makes `STOP_SIGNALS` and Ctrl-C raise `Stopped`; a nested block shares the request of the outer one.
 
     Args:
-      end_at_once: is called with the number where cleaning up takes too long, and ends the process.
-      for_good: the signals are not given back at the end of the block; the process ends there.
+      end_at_once: called with the number of the signal if cleaning up takes too long; ends the process.
+      for_good: do not restore the handlers at the end of the block, where the process ends.
     """
     global _current
     if _current is not None:
@@ -179,7 +179,7 @@ def stop_signals_interrupt(
 
 @contextlib.contextmanager
 def others_handlers_undone() -> Iterator[None]:
-    """Takes back signals for which a library sets handlers of its own in the block.
+    """Restores our signal handlers after a library has set others in the block.
 
     Raises:
       Stopped: such a handler has ended the block, as if by `sys.exit`.
@@ -198,19 +198,19 @@ def others_handlers_undone() -> Iterator[None]:
 
 @contextlib.contextmanager
 def kept_from_children() -> Iterator[None]:
-    """Processes that are started in the block leave signals to this one, from their first instruction on.
+    """Processes that are started in the block ignore signals from their first instruction on.
 
-    They have to call `follow_parent`: SIGTERM, with which pools end their workers, waits until then.  A
-    signal to this process waits for the block's end.
+    They have to call `follow_parent`, until which SIGTERM, which ends the workers of pools, is blocked.  A
+    signal to this process waits for the end of the block.
     """
     from multiprocessing import resource_tracker
 
     kept = {signal.SIGINT, *STOP_SIGNALS}
     request = _current or StopRequest()
-    request.held_back = True  # other threads take signals too
+    request.held_back = True  # another thread may receive a signal
     before = signal.pthread_sigmask(signal.SIG_BLOCK, kept)
     try:
-        resource_tracker.ensure_running()  # is the first child, and lets SIGINT through
+        resource_tracker.ensure_running()  # the first child; its start unblocks SIGINT
         signal.pthread_sigmask(signal.SIG_BLOCK, kept)
         yield
     finally:
@@ -219,7 +219,7 @@ def kept_from_children() -> Iterator[None]:
 
 
 def follow_parent() -> None:
-    """For a worker process, as its first act: it ends when its parent does, however that ends."""
+    """Makes a worker process end when its parent does, however that ends; its first call."""
     import multiprocessing
     from multiprocessing.connection import wait
 

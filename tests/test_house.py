@@ -12,11 +12,12 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "iqa_jax"
 # Floors from the lowest; rooms of one floor may use one another, but not in a circle.
 FLOORS = [
-    {"errors", "files", "journal", "signals"},
+    {"errors", "files", "journal", "progress", "signals"},
     {"ops", "parallel", "data"},
     {"models", "evaluation"},
     {"weights"},
     {"scoring"},
+    {"reporting"},
     {"training", "configs"},
     {"cli"},
 ]

@@ -6,6 +6,7 @@ A command is a function in one of the modules here, and a line below.
 from typing import Annotated
 
 import typer
+from typer.core import TyperGroup
 
 from iqa_jax import __version__
 from iqa_jax.cli import convert, data, evaluate, score, train, weights
@@ -13,7 +14,7 @@ from iqa_jax.cli.ending import shown_plainly
 from iqa_jax.cli.options import TakesSeveral
 
 
-class _Commands(typer.core.TyperGroup):
+class _Commands(TyperGroup):
     """Ends a command with one plain line where it fails, before typer sees what happened."""
 
     def invoke(self, ctx):

@@ -9,9 +9,10 @@ from typing import Annotated
 import typer
 
 from iqa_jax.cli.options import DataDir, Json, Splits, arguments_as_options, numbers_of
-from iqa_jax.cli.output import progress_bar, put_out, remark, table_of
+from iqa_jax.cli.output import put_out, remark, table_of
 from iqa_jax.errors import DataError, UserError
 from iqa_jax.files import new_directory, output_file, writable_directory, write_whole
+from iqa_jax.progress import progress_bar
 
 
 def prepare(
@@ -145,7 +146,7 @@ def show(
 
     Example: python -m iqa_jax show --dataset iqa_demo --output samples.png
     """
-    from iqa_jax.evaluation.report import save_samples
+    from iqa_jax.reporting.report import save_samples
 
     output = output_file(output, ".png")
     source = opened(dataset, split, data_dir, splits)

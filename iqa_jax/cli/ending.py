@@ -4,6 +4,7 @@ import atexit
 import contextlib
 import errno
 import importlib
+import io
 import os
 import signal
 import sys
@@ -17,7 +18,7 @@ from iqa_jax.errors import UserError, of_missing_devices
 from iqa_jax.files import full_disk
 from iqa_jax.signals import Stopped, StopRequest, stop_signals_interrupt
 
-# What is not installed with the core, and the extra that it comes with.
+# The extra that installs each optional package.
 _EXTRAS = {
     "array_record": "train",
     "flatbuffers": "export",
@@ -42,15 +43,15 @@ _EXTRAS = {
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _FREE_SPACE = "; free some space, or write to another disk"
 _CLEANING = 5.0  # seconds for libraries to clean up after a signal
-# A worker that was sent the same signal as this process may be seen to end before the signal is.
+# A worker that got the same signal may end before this process notices the signal.
 _SIGNAL_ON_ITS_WAY = 0.2  # seconds
 
 
 def as_process(module: str) -> NoReturn:
-    """Runs `main` of a module, which is the whole of this process, and ends it.
+    """Runs `main` of a module and ends the process.
 
-    A signal ends it at any moment with one line and its exit code, while modules are imported too; when all
-    is done, without a word and with the command's own code.
+    A signal at any moment, also during imports, ends the process with one line and the signal's exit code;
+    a signal after the work is done, silently and with the command's exit code.
     """
     code: object = 0
     with stop_signals_interrupt(_end_at_once, for_good=True) as request:
@@ -69,11 +70,11 @@ def as_process(module: str) -> NoReturn:
 
 
 def _end_quietly(code: int) -> NoReturn:
-    """Ends an interrupted process; libraries clean up, but do not complain of having been interrupted."""
+    """Ends an interrupted process; libraries clean up, but print no complaints."""
     _flush()
     with contextlib.suppress(OSError, AttributeError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
-    hurry = threading.Timer(_CLEANING, os._exit, [code])  # they may wait for what will not come any more
+    hurry = threading.Timer(_CLEANING, os._exit, [code])  # they may wait for ever
     hurry.daemon = True
     hurry.start()
     atexit._run_exitfuncs()
@@ -84,12 +85,12 @@ def _end_quietly(code: int) -> NoReturn:
 def shown_plainly() -> Iterator[None]:
     """For command lines: ends the program with one line instead of a traceback.
 
-    Exit code 1 after a `UserError`, a failure of the file system or of the device, or where something
-    optional is not installed; 128 and the signal's number after a signal, 130 after Ctrl-C.
+    The exit code is 1 after a `UserError`, a failure of the file system or of the device, or if an optional
+    package is missing; 128 plus the signal's number after a signal, 130 after Ctrl-C.
     """
-    # A file name that is not UTF-8 is shown with its odd bytes escaped, and so is what the locale lacks.
+    # Escapes bytes of file names that are not UTF-8, and characters that the locale lacks.
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
+        if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     with stop_signals_interrupt(_end_at_once) as request:
         try:
@@ -101,26 +102,26 @@ def shown_plainly() -> Iterator[None]:
                 raise
             _check_output_written()
         except BaseException as error:
-            code = _told(error, request)
+            code = _explained(error, request)
             if code is None:
                 raise
             raise _Ended(code) from None
-        if request.number is not None:  # it was swallowed, and the work came to its end
+        if request.number is not None:  # a library swallowed the exception, and the work is done
             raise _Ended(_stopped(None, request))
 
 
 def _quiet_libraries() -> None:
-    """What libraries say of things that are meant to be, or looked after here."""
+    """Silences libraries about things that are intended, or that an error of ours reports."""
     import logging
 
-    warnings.filterwarnings("ignore", module="PIL", message=".*decompression bomb.*")  # is refused plainly
-    logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax's remarks, and errors that it raises as well
-    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # of a home directory that is not known
-    os.environ["MPLBACKEND"] = "agg"  # figures become files; a notebook's backend may not be installed
+    warnings.filterwarnings("ignore", module="PIL", message=".*decompression bomb.*")  # an error of ours
+    logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax also raises its errors
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # about a missing home directory
+    os.environ["MPLBACKEND"] = "agg"  # figures are files; a notebook's backend may be missing
 
 
-def _told(error: BaseException, request: StopRequest) -> int | None:
-    """Says in one line why a command ends; its exit code, or None for what is not to be said in a line."""
+def _explained(error: BaseException, request: StopRequest) -> int | None:
+    """Prints in one line why a command ends; returns its exit code, or None if a traceback must follow."""
     if isinstance(error, _Ended):
         return None
     if _is_worker_lost(error) and request.number is None:
@@ -131,9 +132,9 @@ def _told(error: BaseException, request: StopRequest) -> int | None:
     if isinstance(error, OSError) and error.filename is None:
         try:
             _check_output_written()
-        except OSError as of_output:  # so it was that
+        except OSError as of_output:  # the unnamed error was of the output
             error = of_output
-    if isinstance(error, BrokenPipeError):  # whoever read the output has gone
+    if isinstance(error, BrokenPipeError):  # the reader of the output has ended
         _discard_output()
         return 1
     text = plain_text(error)
@@ -144,7 +145,7 @@ def _told(error: BaseException, request: StopRequest) -> int | None:
 
 
 def plain_text(error: BaseException) -> str | None:
-    """What a user is told of an error in one line; None for a fault of the program, which has a traceback."""
+    """An error as one line for the user; None for a bug, whose traceback is needed."""
     if isinstance(error, UserError):
         return str(error)
     if isinstance(error, ModuleNotFoundError):
@@ -156,7 +157,7 @@ def plain_text(error: BaseException) -> str | None:
     if isinstance(error, MemoryError):
         return "out of memory"
     if _is_worker_lost(error):
-        return "a worker process has ended, killed for memory perhaps; run the same command again to resume"
+        return "a worker process was killed, perhaps for memory; run the same command again to resume"
     if text := of_missing_devices(error):
         return text
     if is_device_error(error):
@@ -167,7 +168,7 @@ def plain_text(error: BaseException) -> str | None:
 
 
 def is_device_error(error: BaseException) -> bool:
-    """Whether it is what JAX raises when a device fails or is out of memory; does not import JAX."""
+    """Whether JAX raised it because a device failed or is out of memory; does not import JAX."""
     return _is_a(error, "JaxRuntimeError", "XlaRuntimeError")
 
 
@@ -176,7 +177,7 @@ def _is_worker_lost(error: BaseException) -> bool:
 
 
 def _is_a(error: BaseException, *names: str) -> bool:
-    """Whether the error is of a class of such a name, whose module need not be imported for that."""
+    """Whether the error's class has one of these names; needs no import of its module."""
     return any(kind.__name__ in names for kind in type(error).__mro__)
 
 
@@ -185,11 +186,11 @@ def _first_line(error: BaseException) -> str:
 
 
 class _Ended(SystemExit):
-    """Why is said already."""
+    """The end of a command whose reason is printed already."""
 
 
 def _stopped(error: BaseException | None, request: StopRequest) -> int:
-    """Says which signal has ended the command; the exit code."""
+    """Prints which signal has ended the command; returns the exit code."""
     request.settle()
     number, reason = request.number or signal.SIGINT, ""
     if request.number is None and isinstance(error, Stopped):
@@ -197,7 +198,7 @@ def _stopped(error: BaseException | None, request: StopRequest) -> int:
     if isinstance(error, KeyboardInterrupt):
         import traceback
 
-        traceback.clear_frames(error.__traceback__)  # what generators have to clean up
+        traceback.clear_frames(error.__traceback__)  # generators clean up
         reason = str(error)
     word = "interrupted" if number == signal.SIGINT else f"stopped by {signal.Signals(number).name}"
     _say(f"{word}: {reason}" if reason else word)
@@ -210,12 +211,12 @@ def _end_at_once(number: int) -> NoReturn:
 
 
 def _say(text: str) -> None:
-    with contextlib.suppress(OSError, ValueError):  # nobody listens
+    with contextlib.suppress(OSError, ValueError):  # nobody reads
         print(text, file=sys.stderr, flush=True)
 
 
 def _check_output_written() -> None:
-    """Flushes standard output, which nobody would see fail later."""
+    """Flushes standard output; a failure would go unnoticed later."""
     try:
         if sys.stdout:
             sys.stdout.flush()
@@ -228,7 +229,7 @@ def _check_output_written() -> None:
 
 
 def _discard_output() -> None:
-    """What is still to be written to standard output goes nowhere."""
+    """Discards what is still to be written to standard output."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 

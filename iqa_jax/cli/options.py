@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer.core import TyperCommand
 
 from iqa_jax.errors import UserError
 
@@ -20,32 +21,30 @@ WeightsOrShipped = Annotated[
     str,
     typer.Option(
         help="A run, a converted directory, an averaged checkpoint, an exported file, hf://OWNER/NAME, or "
-        "one that comes with the package: full-reference (the default with references) or blind (without).",
+        "what ships with the package: full-reference (the default with references) or blind (without).",
         show_default=False,
     ),
 ]
-DataDir = Annotated[str, typer.Option(help="Where prepared data lie; the cache directory if not given.")]
+DataDir = Annotated[str, typer.Option(help="Where the prepared data lie; by default in the cache directory.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Splits = Annotated[
-    Path | None, typer.Option(help="A file that `splits` wrote; its validation part in place of --split.")
+    Path | None, typer.Option(help="A file that `splits` wrote; take its validation part instead of --split.")
 ]
 Step = Annotated[str, typer.Option(help="Which checkpoint of a run: best, latest or a step.")]
-Ema = Annotated[bool, typer.Option("--ema", help="Take the moving average of a run's weights.")]
+Ema = Annotated[bool, typer.Option("--ema", help="Use the moving average of a run's weights.")]
 Ray = Annotated[
     str,
-    typer.Option(help="Spread the work over Ray: a cluster's address, or local for workers on this machine."),
+    typer.Option(help="Work on a Ray cluster: its address, or local for workers on this machine."),
 ]
 Workers = Annotated[
-    int, typer.Option(min=0, help="With --ray: how many; one a GPU, else one a machine, if 0.")
+    int,
+    typer.Option(min=0, help="With --ray: how many; 0: one a GPU or, without GPUs, one a machine."),
 ]
 Crops = Annotated[str, typer.Option(help="center, ten or grid.")]
 
 
-class TakesSeveral(typer.core.TyperCommand):
-    """A command whose repeatable options take all values that follow: `-t a.png b.png`.
-
-    So they stand where a shell has written a pattern out.
-    """
+class TakesSeveral(TyperCommand):
+    """A command whose repeatable options take all values that follow, as a shell expands a pattern."""
 
     def parse_args(self, ctx, args):
         repeatable = {
@@ -69,7 +68,7 @@ class TakesSeveral(typer.core.TyperCommand):
 
 
 def step_of(text: str) -> int | str:
-    """A number, or the word that `iqa_jax.load` knows."""
+    """The step as `iqa_jax.load` takes it: a number or a word."""
     return int(text) if text.isdecimal() and len(text) < 19 else text
 
 
@@ -77,10 +76,10 @@ _MOST_NUMBERS = 100_000  # more epochs than any run has
 
 
 def numbers_of(option: str, text: str) -> list[int]:
-    """ "21-30" or "5,9,12" or both mixed, as numbers.
+    """The numbers of a list of numbers and ranges, such as "21-30,35".
 
     Raises:
-      UserError: anything else, a range that goes down, or more than `_MOST_NUMBERS` of them.
+      UserError: it is anything else, has a range that goes down, or more than `_MOST_NUMBERS` numbers.
     """
     numbers: list[int] = []
     for part in filter(None, map(str.strip, text.split(","))):
@@ -108,6 +107,15 @@ def arguments_as_options(*arguments: str) -> Iterator[None]:
         text = re.sub(named, lambda match: "--" + match[1].replace("_", "-"), str(error))
         error.args = (text,)
         raise
+
+
+@contextlib.contextmanager
+def advice(text: str) -> Iterator[None]:
+    """Adds to an error of the library which option helps."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{error}; {text}") from None
 
 
 def check_workers(ray: str, workers: int) -> None:

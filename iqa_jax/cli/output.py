@@ -1,37 +1,22 @@
-"""What commands print: tables or JSON on standard output, progress on standard error."""
+"""What commands print: tables or JSON on standard output, remarks on standard error."""
 
-import contextlib
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from typing import TextIO
+from collections.abc import Mapping, Sequence
+
+from iqa_jax.progress import on_terminal
 
 _WRITTEN_OUT = {code: repr(chr(code))[1:-1] for code in (*range(32), *range(127, 160))}
 
 
-def on_terminal(stream: TextIO | None) -> bool:
-    """Whether people look at it; a stream that was closed is None."""
-    return stream is not None and stream.isatty()
-
-
-@contextlib.contextmanager
-def progress_bar(total: int, what: str, unit: str, *, hidden: bool = False) -> Iterator:
-    """A bar on standard error, which goes when it is done; none where that is not a terminal."""
-    from tqdm import tqdm
-
-    shown = on_terminal(sys.stderr) and not hidden
-    with tqdm(total=total, desc=what, unit=unit, leave=False, dynamic_ncols=True, disable=not shown) as bar:
-        yield bar
-
-
 def remark(text: str) -> None:
     """A line on standard error."""
-    if sys.stderr is not None:  # closed; what is printed to None goes to standard output
+    if sys.stderr is not None:  # else closed: print(file=None) would write to standard output
         print(text, file=sys.stderr)
 
 
 def say_of_device() -> None:
-    """A line on standard error where a GPU is there and not used."""
+    """Prints a line on standard error if the machine has a GPU that JAX does not use."""
     from iqa_jax.ops.programs import device_remark
 
     if text := device_remark():
@@ -39,12 +24,12 @@ def say_of_device() -> None:
 
 
 def in_one_line(text: object) -> str:
-    """A text, such as a file's name, whose line ends, tabs and other control characters are written out."""
+    """A text, such as a file's name, with its line ends, tabs and other control characters escaped."""
     return str(text).translate(_WRITTEN_OUT)
 
 
 def say_of_revision(record: Mapping) -> None:
-    """A line on standard error for weights of the model hub: which revision was taken."""
+    """Prints on standard error which revision of weights from the model hub is used."""
     if "revision" in record:
         remark(f"weights: {record['name'].partition('@')[0]} at revision {record['revision']}")
 
@@ -56,7 +41,7 @@ def put_out(result: dict | list, as_json: bool, *tables) -> None:
         return
     from rich.console import Console
 
-    # In a file or a pipe no cell is cut; tables are as wide as what they hold.
+    # In a file or a pipe tables are as wide as their content, so that no cell is cut.
     console = Console(soft_wrap=True, width=None if on_terminal(sys.stdout) else 100_000)
     for table in tables:
         console.print(table, highlight=False, markup=False)

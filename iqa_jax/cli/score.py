@@ -1,18 +1,33 @@
 """Scores of files from the command line."""
 
-from collections.abc import Sequence
+import functools
+import importlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from iqa_jax.cli.options import Ema, Json, Ray, Step, WeightsOrShipped, Workers, check_workers, step_of
+from iqa_jax.cli.options import (
+    Ema,
+    Json,
+    Ray,
+    Step,
+    WeightsOrShipped,
+    Workers,
+    advice,
+    check_workers,
+    step_of,
+)
 from iqa_jax.cli.output import remark, say_of_device, say_of_revision
+from iqa_jax.cli.score_output import ScorePrinter
 from iqa_jax.errors import UserError
 from iqa_jax.files import local_path
 
 if TYPE_CHECKING:
-    from iqa_jax.scoring.results import Pair
+    from iqa_jax.reporting.scores import Outputs, Scorer
+    from iqa_jax.scoring.metric import Metric
+    from iqa_jax.scoring.results import FilePair
 
 Targets = Annotated[
     list[str] | None,
@@ -27,24 +42,25 @@ References = Annotated[
     ),
 ]
 Recursive = Annotated[
-    bool, typer.Option("--recursive/--flat", help="Whether folders in a directory are searched too.")
+    bool, typer.Option("--recursive/--flat", help="Whether to search the folders in a directory too.")
 ]
 Csv = Annotated[
     Path | None,
-    typer.Option(help="A CSV file that grows as scores come, or a .parquet file; a second start continues."),
+    typer.Option(help="A .csv or .parquet file for the scores; run the same command again to resume."),
 ]
 Masks = Annotated[
     list[str] | None,
-    typer.Option(help="Masks, paired by name: white is the part that is scored."),
+    typer.Option(help="Masks, paired by name; only the white part is scored."),
 ]
 Resize = Annotated[
-    str, typer.Option(help="target or reference: scale it to the other's size where they differ.")
+    str, typer.Option(help="target or reference: which one to scale to the other's size where they differ.")
 ]
 FullScale = Annotated[
-    bool, typer.Option("--full-scale", help="Maps show the whole scale, not the range that is there.")
+    bool,
+    typer.Option("--full-scale", help="The colours of maps span the whole scale, not each map's range."),
 ]
 PageDir = Annotated[
-    Path | None, typer.Option(help="Directory for a page with all images, maps and a viewer.")
+    Path | None, typer.Option(help="Directory for an HTML page with all images, their maps and a viewer.")
 ]
 
 
@@ -56,13 +72,13 @@ def score(
     batch_size: Annotated[int, typer.Option(min=1, help="Crops that go through the model together.")] = 16,
     recursive: Recursive = True,
     csv: Csv = None,
-    recompute: Annotated[bool, typer.Option("--recompute", help="Begin the CSV file anew.")] = False,
+    recompute: Annotated[bool, typer.Option("--recompute", help="Score all again.")] = False,
     sort: Annotated[bool, typer.Option("--sort", help="Best first.")] = False,
     mask: Masks = None,
     resize: Resize = "",
     map_dir: Annotated[
         Path | None,
-        typer.Option("--map", help="Directory for quality maps, in the folders of their targets."),
+        typer.Option("--map", help="Directory for quality maps; its folders mirror those of the targets."),
     ] = None,
     full_scale: FullScale = False,
     page: PageDir = None,
@@ -72,53 +88,116 @@ def score(
     ema: Ema = False,
     as_json: Json = False,
 ) -> None:
-    """Score images, against their references (folders are paired by path and name) or without.
+    """Score images against their references (folders are paired by path and name) or without references.
 
-    The exit code is 0, or 1 if something could not be scored, 2 for a wrong option, and 128 with the
+    The exit code is 0 if all images were scored, 1 if one failed, 2 for a wrong option, and 128 plus the
     signal's number after a signal.
 
     Example: python -m iqa_jax score -t restored/ -r originals/ --csv scores.csv
     """
     check_workers(ray, workers)
-    if map_dir or page:
-        import matplotlib  # noqa: F401  before the work, not after it
-    if page:
-        import jinja2  # noqa: F401
-
-    outputs = [directory for directory in (map_dir, page) if directory]
-    for directory in outputs:
-        if directory.resolve() in [Path(name).resolve() for name in target or []]:
+    targets, references = target or [], reference or []
+    folders = [directory for directory in (map_dir, page) if directory]
+    for directory in folders:
+        if directory.resolve() in [Path(name).resolve() for name in targets]:
             raise UserError(f"{directory}: images are read from there; choose another directory to write to")
     pairs, masks = chosen_files(
-        target or [], reference or [], mask or [], recursive=recursive, leave_out=outputs, say=remark
+        targets, references, mask or [], recursive=recursive, leave_out=folders, say=remark
     )
-    from iqa_jax.cli.score_output import Cluster, score_pairs
+    _check_optional_packages(ray, map_dir, page)
+    from iqa_jax.data.pairing import is_table
     from iqa_jax.ops.programs import keep_programs
+    from iqa_jax.reporting.scores import Outputs, check_not_read
     from iqa_jax.scoring.load import BLIND, FULL_REFERENCE, load
 
+    tables = [name for name in (*references, *targets) if is_table(name)]
+    if csv:
+        check_not_read([local_path(csv)], map(local_path, tables))
     name = weights or (FULL_REFERENCE if any(its for _, its in pairs) else BLIND)
     keep_programs()
     say_of_device()
     options: dict = {"crops": crops, "batch_size": batch_size, "step": step_of(step), "ema": ema}
     metric = load(name, **options)
     say_of_revision(metric.record)
-    code = score_pairs(
-        metric,
-        pairs,
-        masks=masks,
-        resize=resize,
-        csv=csv,
+    scorer = None
+    if ray:
+        from iqa_jax.scoring.distributed import score_files_on_cluster
+
+        scorer = functools.partial(score_files_on_cluster, name, options, address=ray, workers=workers)
+    outputs = Outputs(
+        table=csv,
         recompute=recompute,
-        as_json=as_json,
-        sort=sort,
-        map_dir=map_dir,
-        full_scale=full_scale,
+        best_first=sort,
+        maps=map_dir,
         page=page,
-        sets=target or [],
-        cluster=Cluster(ray, workers, name, options) if ray else None,
-        read=[*(reference or []), *(target or [])],
+        full_scale=full_scale,
+        named=targets or tables,
     )
+    code = score_pairs(metric, pairs, outputs, masks=masks, resize=resize, as_json=as_json, scorer=scorer)
     raise typer.Exit(code)
+
+
+def _check_optional_packages(ray: str, map_dir: Path | None, page: Path | None) -> None:
+    """Imports what is not installed with the core before the work, not after it."""
+    if ray and (map_dir or page):
+        raise UserError("--ray computes scores only; leave out --map and --page")
+    for module, needed in (("ray", ray), ("matplotlib", map_dir or page), ("jinja2", page)):
+        if needed:
+            importlib.import_module(module)
+
+
+def score_pairs(
+    metric: "Metric",
+    pairs: "Sequence[FilePair]",
+    outputs: "Outputs",
+    *,
+    masks: "Mapping[Path, Path] | None" = None,
+    resize: str = "",
+    as_json: bool = False,
+    scorer: "Scorer | None" = None,
+) -> int:
+    """Scores pairs of files, writes the outputs and prints the scores.
+
+    Args:
+      metric: as `iqa_jax.load` gives.
+      pairs, masks: as `chosen_files` gives.
+      resize, scorer: see `iqa_jax.reporting.scores.score_and_write`.
+      as_json: print a list of objects.
+    Returns:
+      Exit code: 0, or 1 if something failed.
+    Raises:
+      UserError: the metric and the pairs do not fit, or a file cannot be written.
+    """
+    from iqa_jax.reporting.scores import score_and_write
+    from iqa_jax.scoring.files import RESIZED, pairs_for
+
+    if not pairs:
+        raise UserError("nothing to score: no target was given")
+    if resize and resize not in RESIZED:
+        raise UserError(f"--resize {resize}: expected {' or '.join(RESIZED)}")
+    without_effect = {
+        "--resize with a metric without reference": resize and not metric.full_reference,
+        "--recompute without --csv": outputs.recompute and not outputs.table,
+        "--full-scale without --map or --page": outputs.full_scale and not (outputs.maps or outputs.page),
+    }
+    for what, given in without_effect.items():
+        if given:
+            raise UserError(f"{what} has no effect; leave it out")
+    with advice("give --reference FILES or a table of pairs"):
+        pairs = pairs_for(metric, pairs, remark)
+    printer = ScorePrinter(len(pairs), as_json=as_json, best_first=outputs.best_first)
+    with printer.progress():
+        results = score_and_write(
+            metric,
+            pairs,
+            outputs,
+            scorer=scorer,
+            masks=masks,
+            resize=resize or None,
+            on_result=printer.result,
+            say=printer.remark,
+        )
+    return printer.finish(metric, results)
 
 
 def chosen_files(
@@ -129,11 +208,11 @@ def chosen_files(
     recursive: bool = True,
     leave_out: Sequence[Path] = (),
     say=remark,
-) -> "tuple[list[Pair], dict[Path, Path]]":
-    """The pairs that options name, and the mask of each target, if there are masks.
+) -> "tuple[list[FilePair], dict[Path, Path]]":
+    """The pairs that the options name, and the mask of each target, if masks are given.
 
     Raises:
-      UserError: nothing to score, or it cannot be paired.
+      UserError: there is nothing to score, or the files cannot be paired.
     """
     from iqa_jax.data.pairing import find_pairs, masks_of
 
@@ -147,7 +226,7 @@ def chosen_files(
 def _check_names(
     targets: Sequence[str], references: Sequence[str], masks: Sequence[str], *, recursive: bool
 ) -> None:
-    """Raises UserError unless the options name something to score, before any file is looked at."""
+    """Raises UserError unless the options name something to score, before any file is opened."""
     from iqa_jax.data.pairing import is_table
 
     given = {"-t": targets, "-r": references, "--mask": masks}
@@ -155,7 +234,7 @@ def _check_names(
         if any(not name.strip() for name in names):
             raise UserError(f"{option}: an empty name; expected files, directories or patterns")
         if len(names) > 1 and (table := next(filter(is_table, names), None)):
-            raise UserError(f"{option} {table}: expected images, or one table alone; put all rows into one")
+            raise UserError(f"{option} {table}: expected images, or a single table; put all rows into one")
     tables = [name for name in (*targets, *references) if is_table(name)]
     if len(tables) > 1:
         raise UserError(f"-t {tables[0]} and -r {tables[1]}: two tables; give the one of the pairs, after -r")
@@ -163,7 +242,7 @@ def _check_names(
         raise UserError("nothing to score: give -t FILES, or -r and a table of pairs")
     if not targets and not tables:
         raise UserError(
-            f"nothing to score: -r {references[0]} names references alone; give -t FILES to compare with "
+            f"nothing to score: -r {references[0]} names only references; give -t FILES to compare with "
             "them, or a table of pairs"
         )
     if any(map(is_table, masks)):

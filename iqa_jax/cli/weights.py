@@ -6,9 +6,10 @@ from typing import Annotated
 import typer
 
 from iqa_jax.cli.options import DataDir, Ema, Json, Step, Weights, WeightsOrShipped, numbers_of, step_of
-from iqa_jax.cli.output import progress_bar, put_out, say_of_revision
+from iqa_jax.cli.output import put_out, say_of_revision
 from iqa_jax.errors import UserError
 from iqa_jax.files import new_directory, open_regular, output_file
+from iqa_jax.progress import progress_bar
 
 
 def average(

@@ -21,6 +21,7 @@ from PIL import Image
 from iqa_jax.data import distortions
 from iqa_jax.data.images import read_image
 from iqa_jax.data.opinions import mean_opinion
+from iqa_jax.data.png import png_bytes
 from iqa_jax.errors import UserError
 from iqa_jax.files import fitting_name, remove_leftovers, write_whole
 from iqa_jax.signals import follow_parent, kept_from_children
@@ -256,9 +257,7 @@ def _scaled(image: np.ndarray, short_side: int) -> np.ndarray:
 
 
 def _save(path: Path, image: np.ndarray) -> None:
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "PNG", compress_level=1)
-    write_whole(path, buffer.getvalue())
+    write_whole(path, png_bytes(image, compress_level=1))
 
 
 def _write_manifest(path: Path, plan: Plan, tasks: Sequence[tuple]) -> None:

@@ -1,1 +1,1 @@
-"""The numbers of the field, and what shows them."""
+"""How the field measures a metric: agreement with people, fits, intervals, classical measures beside it."""

@@ -1,5 +1,7 @@
 """Agreement of predictions with human opinion."""
 
+from typing import Any
+
 import numpy as np
 
 
@@ -19,15 +21,19 @@ def correlations(predicted: np.ndarray, mos: np.ndarray) -> dict[str, float]:
         raise ValueError(f"predicted {predicted.shape} and mos {mos.shape}: expected (N,) both")
     plcc = srcc = krcc = float("nan")
     if len(mos) > 1 and np.ptp(predicted) > 0 and np.ptp(mos) > 0:
-        plcc = float(stats.pearsonr(predicted, mos).statistic)
-        srcc = float(stats.spearmanr(predicted, mos).statistic)
-        krcc = float(stats.kendalltau(predicted, mos).statistic)
+        plcc = _statistic(stats.pearsonr(predicted, mos))
+        srcc = _statistic(stats.spearmanr(predicted, mos))
+        krcc = _statistic(stats.kendalltau(predicted, mos))
     rmse = float(np.sqrt(np.mean(np.square(predicted - mos))))
     return {"plcc": plcc, "srcc": srcc, "krcc": krcc, "rmse": rmse, "main_score": plcc + srcc}
 
 
+def _statistic(result: Any) -> float:
+    return float(result.statistic)
+
+
 def without_rmse(metrics: dict[str, float]) -> dict[str, float]:
-    """The same where predictions and MOS are on different scales, whose difference means nothing: no RMSE."""
+    """The same with NaN for RMSE, which means nothing where predictions and MOS are on different scales."""
     return {name: float("nan") if name == "rmse" else value for name, value in metrics.items()}
 
 
@@ -35,10 +41,4 @@ def srcc(predicted: np.ndarray, mos: np.ndarray) -> float:
     """Spearman's rank correlation of (N,) and (N,); infinite values rank first or last."""
     from scipy import stats
 
-    return float(stats.spearmanr(predicted, mos).statistic)
-
-
-def scale_text(ends: tuple[float, float]) -> str:
-    """The ends of a metric's scale in words; a scale of negated DMOS ends at 0, not at -0."""
-    low, high = ends
-    return f"from {low:z.4g} (bad) to {high:z.4g} (excellent)"
+    return _statistic(stats.spearmanr(predicted, mos))

@@ -1,4 +1,4 @@
-"""The classical full-reference measures beside which a model is shown."""
+"""Classical full-reference measures, to compare a model with."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -94,7 +94,7 @@ def baselines(
     """{"psnr", "ssim"}: (N,) of every pair, on whole images.
 
     Args:
-      progress: is told how many more pairs are done.
+      progress: called with the number of pairs just done.
     """
 
     def of_pair(position):

@@ -95,12 +95,12 @@ def bootstrap_intervals(
     """Percentile intervals of metrics, resampling reference contents with replacement.
 
     Pairs of one reference are not independent, so whole references are drawn, each with all its
-    pairs.  With a single reference no interval can be given: NaN.
+    pairs.  A single reference gives no interval, but NaN.
 
     Args:
       contents: (N,) reference of each pair.
       measure: metrics of the pairs at the given positions.
-      progress: is told how many more resamples are done.
+      progress: called with the number of resamples just done.
     """
     contents = np.asarray(contents)
     groups = [np.flatnonzero(contents == name) for name in sorted(set(contents))]
@@ -110,12 +110,12 @@ def bootstrap_intervals(
     rng = np.random.default_rng(seed)
     values: dict[str, list[float]] = {name: [] for name in everything}
     for _ in range(resamples):
-        drawn = rng.integers(len(groups), size=len(groups))
-        for name, value in measure(np.concatenate([groups[k] for k in drawn])).items():
+        chosen = rng.integers(len(groups), size=len(groups))
+        for name, value in measure(np.concatenate([groups[k] for k in chosen])).items():
             values[name].append(value)
         progress(1)
     tail = 50 * (1 - level)
-    return {name: _percentiles(found, (tail, 100 - tail)) for name, found in values.items()}
+    return {name: _percentiles(drawn, (tail, 100 - tail)) for name, drawn in values.items()}
 
 
 def _percentiles(values: Sequence[float], which: tuple[float, float]) -> tuple[float, float]:

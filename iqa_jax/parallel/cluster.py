@@ -1,4 +1,4 @@
-"""Work on a Ray cluster, one worker a device or machine; what a lost worker had is tried again by another."""
+"""Work on a Ray cluster, one worker a device or machine; if a worker is lost, another one redoes its part."""
 
 import logging
 import os
@@ -12,16 +12,16 @@ from iqa_jax.errors import UserError
 from iqa_jax.signals import others_handlers_undone
 
 LOCAL = "local"
-TRIES = 3  # with a part, each of which ended its worker
+TRIES = 3  # of a part whose workers end
 
 Work = Callable[[Any], Any]
 
 
 class WorkersLost(UserError):
-    """Parts that ended their worker each time; the others are done.
+    """Parts whose workers ended at each try; the other parts are done.
 
     Attributes:
-      reasons: why, by the number of the part.
+      reasons: why the worker ended, by the number of the part.
     """
 
     def __init__(self, reasons: dict[int, str]):
@@ -35,35 +35,36 @@ class WorkersLost(UserError):
 
 
 class _Worker:
-    """An actor: what `build` gives, applied to one part after the other."""
+    """An actor that works on one part after the other."""
 
     def __init__(self, build: Callable[[], Work]):
         self._build = build
         self._work: Work | None = None
 
     def work(self, number: int, part: Any) -> tuple[int, Any]:
-        if self._work is None:  # here, so that what it raises is told
+        if self._work is None:  # not in __init__, whose errors Ray hides
             self._work = self._build()
         return number, self._work(part)
 
 
-def spread(
+def run_parts(
     build: Callable[[], Work], parts: Sequence[Any], *, address: str = LOCAL, workers: int = 0
 ) -> Iterator[tuple[int, Any]]:
     """The results of all parts as they come, each with the part's number.
 
     Args:
-      build: makes the function that works out a part, once in each worker; it and the parts are pickled, and
-        files have to lie where every worker sees them.
+      build: called once in each worker, returns the function that computes the result of a part.  It and the
+        parts are pickled; files have to lie where every worker sees them.
       address: of a Ray cluster, or "local" for workers on this machine.
-      workers: how many; as many as the cluster has GPUs, else machines, if 0.
+      workers: how many; 0 means one for each GPU of the cluster, or for each machine if it has none.
     Raises:
-      UserError: the cluster cannot be reached, or has no room for the workers.
-      WorkersLost: at the end, where parts ended their workers `TRIES` times.
+      UserError: the cluster cannot be reached, or has too few GPUs or cores for the workers.
+      WorkersLost: at the end, if the workers of a part have ended `TRIES` times.
     """
     import ray
+    from ray.exceptions import RayTaskError
 
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # what Ray will do by itself one day
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # will be Ray's default
     # Workers import this package from where it lies here, installed or not.
     here = str(Path(iqa_jax.__file__).resolve().parents[1])
     paths = os.pathsep.join([here, *filter(None, [os.environ.get("PYTHONPATH")])])
@@ -85,21 +86,22 @@ def spread(
         gpus = int(resources.get("GPU", 0))
         room = gpus or int(resources.get("CPU", 0))
         if workers > room:
-            raise UserError(f"ray {address}: {workers} workers were asked for, there is room for {room}")
+            kind = "GPUs" if gpus else "cores"
+            raise UserError(f"ray {address}: {workers} workers, but {room} {kind}; expected one for each")
         nodes = sum(node["Alive"] for node in ray.nodes())
         count = min(workers or gpus or nodes, len(parts))
         actor = ray.remote(num_cpus=1, num_gpus=1 if gpus else 0)(_Worker)
         yield from _results(ray, lambda: actor.remote(build), parts, count)
-    except ray.exceptions.RayTaskError as error:
+    except RayTaskError as error:
         raise error.cause if isinstance(error.cause, UserError) else error from None
     finally:
         ray.shutdown()
 
 
 def _results(ray, start: Callable[[], Any], parts: Sequence[Any], count: int) -> Iterator[tuple[int, Any]]:
-    """Gives each of `count` workers one part after the other; a worker that is lost is replaced.
+    """Gives each of `count` workers one part after the other; replaces a worker that is lost.
 
-    Its part is tried again after all others, so that a part that ends its workers does not hold them up.
+    Its part is tried again after all others, so that a part that ends its workers does not delay them.
     """
     idle = [start() for _ in range(count)]
     left = deque(range(len(parts)))
@@ -120,7 +122,7 @@ def _results(ray, start: Callable[[], Any], parts: Sequence[Any], count: int) ->
             worker = start()
             lost[number] += 1
             if not done and lost.total() >= TRIES * count:
-                raise UserError(f"workers end before they have done anything: {reason}") from None
+                raise UserError(f"workers end before they finish any part: {reason}") from None
             if lost[number] < TRIES:
                 left.append(number)
             else:

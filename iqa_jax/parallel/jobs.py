@@ -1,51 +1,51 @@
-"""A job that several processes do together, on one host or on many that see one directory."""
+"""A job that several processes share, on one host or on many that see one directory."""
 
-import json
 import os
 import time
 from collections.abc import Callable, Hashable, Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from iqa_jax.errors import UserError
-from iqa_jax.files import Busy, locked, writable_directory, write_whole
-from iqa_jax.journal import sealed, unsealed
+from iqa_jax.files import Busy, writable_directory
+from iqa_jax.journal import Journal, OtherJob
 
-_POLL = 0.2  # seconds between looks at what the others are doing
+_POLL = 0.2  # seconds between looks at what other processes have finished
 
 
-def do_together(
+def run_shared(
     directory: Path,
     parts: int,
-    work: Callable[[int], object],
+    work: Callable[[int], Any],
     *,
     identity: dict,
     progress: Callable[[int], object] = lambda part: None,
 ) -> list:
-    """Results of all parts of a job, each worked out by one of the processes that were given it.
+    """The results of all parts of a job; each part is computed by one of the processes that call this.
 
-    A process takes the next part that nobody has; results are files in `directory`, locks say who is at
-    work.  The lock of a process that has ended is free, and its part is done by another.  Started again,
-    the job resumes; when it is done, its results are read.  Each has a checksum: one that is damaged or of
-    another job is worked out again.
+    Each part has a journal in `directory`.  A process takes the next part that is neither finished nor locked
+    by another; a process that ends, however it ends, frees its lock, and another redoes its part.  Started
+    again, the job resumes.  A damaged result is computed again.
 
     Args:
-      directory: seen by all processes, of this job alone.
+      directory: of this job alone, seen by all processes.
       parts: how many there are.
-      work: gives the result of a part by its number, as JSON can hold it.
-      identity: what the results depend on.
-      progress: is called with the number of each finished part, whichever process did it.
+      work: computes the result of a part by its number, as JSON can hold it.
+      identity: everything that the results depend on.
+      progress: called with the number of each finished part, whichever process has computed it.
     Returns:
-      What `work` has given for part 0, 1 and so on, to each of the processes.
+      The results in the order of their parts, the same for each process.
     Raises:
-      UserError: the directory has another job.
+      UserError: the directory belongs to another job.
     """
     directory = writable_directory(directory)
     identity = {**identity, "parts": parts}
-    _check_identity(directory, identity)
-    results: dict[int, object] = {}
-    first = os.getpid() % parts  # not all at the same one
+    for path in directory.glob("part-*.journal"):  # before any work
+        _read(path, identity)
+    results: dict[int, Any] = {}
+    first = os.getpid() % max(1, parts)  # processes begin at different parts
     while len(results) < parts:
         before = len(results)
         for number in [(first + k) % parts for k in range(parts)]:
@@ -57,39 +57,27 @@ def do_together(
 
 
 def _attempt(directory: Path, number: int, work, identity: dict, results: dict) -> bool:
-    """Reads or works out a part, unless another process is at it."""
-    path, of_part = directory / f"part-{number}.json", {**identity, "part": number}
-    result = _read(path, of_part)
-    if result is None:
+    """Reads or computes the result of a part; False if another process works on it."""
+    path, key = directory / f"part-{number}.journal", str(number)
+    journal = _read(path, identity)
+    if key not in journal.results:
         try:
-            with locked(directory / f"part-{number}.lock", wait=False):
-                result = _read(path, of_part)  # it may have been finished meanwhile
-                if result is None:
-                    result = (json.loads(json.dumps(work(number))),)
-                    write_whole(path, sealed(result[0], of_part))
+            with Journal.locked(path, identity) as journal:
+                if key not in journal.results:  # another process may have finished it meanwhile
+                    journal.add(key, work(number))
         except Busy:
             return False
-    results[number] = result[0]
+    results[number] = journal.results[key]
     return True
 
 
-def _read(path: Path, identity: dict) -> tuple[object] | None:
-    """The result in a file, None if there is none that is whole."""
+def _read(path: Path, identity: dict) -> Journal:
     try:
-        return (unsealed(path.read_text(encoding="ascii", errors="replace"), identity),)
-    except (FileNotFoundError, ValueError):
-        return None
-
-
-def _check_identity(directory: Path, identity: dict) -> None:
-    path = directory / "job.json"
-    identity = json.loads(json.dumps(identity))
-    with locked(directory / "job.lock"):
-        begun = _read(path, {})
-        if begun is None:  # where it is damaged, the parts tell whether they are of this job
-            write_whole(path, sealed(identity, {}))
-        elif begun != (identity,):
-            raise UserError(f"{directory}: has another job; choose another directory or delete it")
+        return Journal(path, identity)
+    except OtherJob as other:
+        raise UserError(
+            f"{path.parent}: belongs to another job ({other}); choose another directory or delete it"
+        ) from None
 
 
 def grouped(keys: Iterable[Hashable], largest: int) -> list[np.ndarray]:

@@ -1,24 +1,26 @@
 """Scores of a whole split of a data set, under one or several sets of weights."""
 
 import os
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from iqa_jax.data.source import PairSource
 from iqa_jax.errors import DataError, UserError, WeightsError
 from iqa_jax.ops.windows import CROPS, SMALLEST, places
-from iqa_jax.parallel.jobs import do_together, grouped
+from iqa_jax.parallel.jobs import grouped, run_shared
 from iqa_jax.scoring.engine import BATCH_SIZE, KEPT_WINDOWS, Engine, Reference, WindowModel
 from iqa_jax.scoring.load import load_model, metric_of
 from iqa_jax.scoring.metric import Metric
 from iqa_jax.weights.record import identity_of, title_of
 
 _AHEAD = 4  # images decoded while others are scored
-_PART = 64  # pairs that a process takes at a time, when several do the work
+_PART = 64  # pairs that are kept together, and that a process takes at a time
 
 
 def predict(
@@ -35,7 +37,7 @@ def predict(
 
     Args:
       crops: one of `CROPS`.
-      progress: is told how many more pairs are done.
+      progress: called with the number of pairs just scored.
     Raises:
       DataError: an image is too small for the crops, or there are no references where they are needed.
     """
@@ -50,7 +52,8 @@ def predict(
 
     def items(reference=None, name=None):
         for position, distorted, of_pair in _decoded(source, order, model.full_reference):
-            where = places(crops, *distorted.shape[:2], size)
+            height, width = distorted.shape[:2]
+            where = places(crops, height, width, size)
             if model.full_reference and source.reference[position] != name:
                 name = source.reference[position]
                 reference = Reference(of_pair(), keep=len(where) <= KEPT_WINDOWS)
@@ -146,7 +149,7 @@ class Predictor:
     def __call__(
         self, source: PairSource, progress: Callable[[int], object] = lambda pairs: None
     ) -> np.ndarray:
-        """Predicted MOS (N,) of the pairs; `progress` is told how many more are done.
+        """Predicted MOS (N,) of the pairs; `progress` is called with the number of pairs just scored.
 
         Raises:
           DataError: see `predict`.
@@ -156,30 +159,40 @@ class Predictor:
         bad = np.flatnonzero(~np.isfinite(predicted))
         if bad.size:
             raise WeightsError(
-                f"{source.name[bad[0]]}: the score is {predicted[bad[0]]}; the weights {self.name} overflow, "
+                f"{source.name[bad[0]]}: the score is {predicted[bad[0]]}; the weights {self.name} overflow; "
                 "choose others"
             )
         return predicted
 
-    def together(
+    def predict_resumably(
         self,
         source: PairSource,
         directory: Path,
         progress: Callable[[int], object] = lambda pairs: None,
-    ) -> np.ndarray:
-        """The same, of which other processes work out a part; `directory` keeps what is done.
-
-        See `iqa_jax.parallel.jobs.do_together`.
-        """
+    ) -> "Predictions":
+        """The same, kept in `directory` as it comes; see `iqa_jax.parallel.jobs.run_shared`."""
         parts = grouped(source.reference, _PART)
-        done = do_together(
+
+        def predict_part(number: int) -> tuple[list[float], float]:
+            start = time.perf_counter()
+            scores = self(source.select(parts[number])).tolist()
+            return scores, time.perf_counter() - start
+
+        results = run_shared(
             directory,
             len(parts),
-            lambda number: self(source.select(parts[number])).tolist(),
+            predict_part,
             identity={"weights": self.identity, "crops": self.crops, "pairs": source.fingerprint()},
             progress=lambda number: progress(len(parts[number])),
         )
-        predicted = np.empty(len(source), np.float32)
-        for part, values in zip(parts, done, strict=True):
-            predicted[part] = values
-        return predicted
+        scores = np.empty(len(source), np.float32)
+        for part, (values, _) in zip(parts, results, strict=True):
+            scores[part] = values
+        return Predictions(scores, sum(seconds for _, seconds in results))
+
+
+class Predictions(NamedTuple):
+    """Predicted MOS (N,) of pairs, and the seconds that all processes together took for it."""
+
+    scores: np.ndarray
+    seconds: float

@@ -1,4 +1,4 @@
-"""Scores of image files, decoded ahead and scored together; quality maps of them."""
+"""Scores of image files, which are decoded ahead of the metric; quality maps of them."""
 
 import dataclasses
 import math
@@ -15,15 +15,15 @@ from PIL import Image
 from iqa_jax.data.arrays import read_mask
 from iqa_jax.data.images import read_image
 from iqa_jax.errors import UserError
-from iqa_jax.scoring.results import Pair, Result, State, state_of
+from iqa_jax.scoring.results import FilePair, Result, ScoreTable, State, state_of
 
 _AHEAD = 2  # images decoded while another is scored
-Draw = Callable[[int, tuple[np.ndarray, ...], Any], object]
-RESIZED = ("target", "reference")  # which of two images of different sizes takes the other's
+MapWriter = Callable[[int, tuple[np.ndarray, ...], Any], object]
+RESIZED = ("target", "reference")  # which of two images of different sizes is scaled to the other's
 
 
 class _Passing(UserError):
-    """A failure of the machine, not of what it was given."""
+    """A failure of the machine, which another try may not have."""
 
 
 class _SizesDiffer(UserError):
@@ -31,7 +31,7 @@ class _SizesDiffer(UserError):
 
 
 class _File(NamedTuple):
-    """What a file holds, or why it cannot be read, and the state that it was in before it was read."""
+    """The image in a file, or why it cannot be read, and the state of the file before it was read."""
 
     content: np.ndarray | UserError | None
     state: State
@@ -41,97 +41,111 @@ _NO_FILE = _File(None, None)
 
 
 class _Item(NamedTuple):
-    """The images at a position, reference first and mask last, with the states of target, reference, mask."""
+    """The images at a position, reference first and mask last, or why they cannot be scored.
+
+    The states are those of target, reference and mask.
+    """
 
     position: int
     images: tuple[np.ndarray, ...]
     states: tuple[State, ...]
+    failure: UserError | None = None
+
+
+def pairs_for(metric, pairs: Sequence[FilePair], say: Callable[[str], object]) -> Sequence[FilePair]:
+    """The pairs as the metric scores them: a metric without reference scores each target once.
+
+    Raises:
+      UserError: the metric needs references that are not given.
+    """
+    without = [target for target, reference in pairs if reference is None]
+    if not metric.full_reference:
+        if len(without) < len(pairs):
+            say("this metric scores targets without a reference; the references are not used")
+        return list(dict.fromkeys((target, None) for target, _ in pairs))
+    if without:
+        missing = f"{without[0]} has none" if len(without) < len(pairs) else "there are none"
+        raise UserError(f"this metric compares each target with a reference, and {missing}")
+    return pairs
 
 
 def score_files(
     metric,
-    pairs: Sequence[Pair],
+    pairs: Sequence[FilePair],
     *,
-    draw: Draw | None = None,
+    only: Iterable[int] | None = None,
+    map_writer: MapWriter | None = None,
     masks: Mapping[Path, Path] | None = None,
     resize: str | None = None,
     say: Callable[[str], None] = warnings.warn,
 ) -> Iterator[tuple[int, Result]]:
-    """Scores pairs of files; what fails is told in its result and does not stop the others.
+    """Scores pairs of files; a failure stands in the result of its pair and does not stop the others.
 
-    Files are decoded and maps drawn in threads, beside the metric's work.  The pairs of one
-    reference are scored one after the other; windows of several pairs go through the model together.
+    Threads decode files and write maps while the metric works.  The pairs of one reference are scored one
+    after the other; windows of several pairs go through the model together.
 
     Args:
       metric: as `iqa_jax.load` gives.
       pairs: (target, reference) files.
-      draw: is called with the position, the images (reference first) and the quality map of each pair, in a
-        thread; see `iqa_jax.scoring.maps.save_map` and `iqa_jax.evaluation.page.Page`.
+      only: the positions of the pairs to score; all if not given.
+      map_writer: called with the position, the images (reference first) and the quality map of each pair, in
+        a thread; see `iqa_jax.reporting.maps.save_map` and `iqa_jax.reporting.page.Page`.
       masks: the file that shows which part of each target is scored.
-      resize: "target" or "reference": that one is scaled to the other's size where they differ.
-      say: is told what `read_image` has to say.
+      resize: "target" or "reference": that image is scaled to the other's size where they differ.
+      say: called with the remarks of `read_image`.
     Yields:
       The position of a pair and its result, as they come.
     """
-    under_way: deque[_Item] = deque()
-    failed: deque[tuple[int, Result]] = deque()
-    left = set(range(len(pairs)))
+    chosen = range(len(pairs)) if only is None else list(only)
+    items = _loaded(metric, pairs, chosen, masks or {}, resize, say)
+    left = set(chosen)
 
-    def result(item: _Item, outcome: float | UserError) -> tuple[int, Result]:
-        made = Result(*pairs[item.position], states=item.states)
-        if not isinstance(outcome, UserError):
-            return item.position, dataclasses.replace(made, score=outcome)
-        return item.position, dataclasses.replace(
-            made,
-            error=str(outcome),
-            passing=isinstance(outcome, _Passing),
-            differ=isinstance(outcome, _SizesDiffer),
-        )
-
-    def feed() -> Iterator[tuple[np.ndarray, ...]]:
-        for item, failure in _loaded(metric, pairs, masks or {}, resize, say):
-            if failure:
-                failed.append(result(item, failure))
+    def results() -> Iterator[tuple[int, Result, tuple[np.ndarray, ...]]]:
+        for item, outcome in _scored(metric, items):
+            result = Result(*pairs[item.position], states=item.states)
+            if isinstance(outcome, UserError):
+                passing, differ = isinstance(outcome, _Passing), isinstance(outcome, _SizesDiffer)
+                result = dataclasses.replace(result, error=str(outcome), passing=passing, differ=differ)
             else:
-                under_way.append(item)
-                yield item.images
+                result = dataclasses.replace(result, score=outcome)
+            yield item.position, result, item.images[: 1 + metric.full_reference]
 
-    def results() -> Iterator[tuple[int, Result]]:
-        with _Drawing(metric, draw) as drawing:
-            for item, outcome in _scored(metric, feed(), under_way):
-                while failed:
-                    yield failed.popleft()
-                yield from drawing.drawn(result(item, outcome), item.images[: 1 + metric.full_reference])
-            yield from drawing.rest()
-        yield from failed
-
-    for position, its in results():
+    for position, result in _with_maps(metric, map_writer, results()):
         left.remove(position)
-        yield position, its
+        yield position, result
     assert not left, f"no result for the pairs at {sorted(left)}"
 
 
-def _scored(
-    metric, feed: Iterator[tuple[np.ndarray, ...]], under_way: deque[_Item]
-) -> Iterator[tuple[_Item, float | UserError]]:
-    """The items that `feed` puts under way, in their order, with their scores or why they have none.
+def _scored(metric, items: Iterator[_Item]) -> Iterator[tuple[_Item, float | UserError]]:
+    """The items in their order, with their scores or why they have none.
 
-    Windows of several images go through the metric together, so that a failure does not tell whose it is:
-    what was under way is scored again, each by itself.
+    Windows of several images go through the metric together.  After a failure, which may be any image's, each
+    image under way is scored again alone.
     """
-    scores: Iterator | None = None
+    under_way: deque[_Item] = deque()
+
+    def feed() -> Iterator[tuple[np.ndarray, ...]]:
+        for item in items:
+            under_way.append(item)
+            if not item.failure:
+                yield item.images
+
+    images, scores = feed(), None
     while True:
         try:
-            scores = scores or iter(metric.stream(feed))
+            scores = scores or iter(metric.stream(images))
             score = _finite(next(scores))
         except Exception:  # also where it ends before the images do
-            if not under_way and next(feed, None) is None:
-                return
+            is_end = all(item.failure for item in under_way) and next(images, None) is None
             while under_way:
                 item = under_way.popleft()
-                yield item, _scored_alone(metric, item.images)
+                yield item, item.failure or _scored_alone(metric, item.images)
+            if is_end:
+                return
             scores = None
         else:
+            while failure := under_way[0].failure:
+                yield under_way.popleft(), failure
             yield under_way.popleft(), score
 
 
@@ -144,12 +158,17 @@ def _scored_alone(metric, images: tuple[np.ndarray, ...]) -> float | UserError:
 
 
 def _loaded(
-    metric, pairs: Sequence[Pair], masks: Mapping[Path, Path], resize: str | None, say
-) -> Iterator[tuple[_Item, UserError | None]]:
-    """Each item, and why it cannot be scored if that is so; those of one reference follow one another."""
+    metric,
+    pairs: Sequence[FilePair],
+    chosen: Iterable[int],
+    masks: Mapping[Path, Path],
+    resize: str | None,
+    say: Callable[[str], None],
+) -> Iterator[_Item]:
+    """The items of the pairs at some positions; those of one reference follow one another."""
     groups: dict[Path | None, list[int]] = {}
-    for position, (_, reference) in enumerate(pairs):
-        groups.setdefault(reference, []).append(position)
+    for position in chosen:
+        groups.setdefault(pairs[position][1], []).append(position)
 
     def paths():
         for reference, positions in groups.items():
@@ -165,14 +184,15 @@ def _loaded(
         before = (original,) if metric.full_reference else ()
         for position in positions:
             target, mask = next(files), next(files) if masks else _NO_FILE
-            contents = [file.content for file in (*before, target, mask) if file.content is not None]
+            contents = [file.content for file in (*before, target, mask)]
             failure = next((content for content in contents if isinstance(content, UserError)), None)
-            images = failure or _checked(metric, tuple(contents), resize)
+            arrays = tuple(content for content in contents if isinstance(content, np.ndarray))
+            images = failure or _checked(metric, arrays, resize)
             states = (target.state, original.state, mask.state)
             if isinstance(images, UserError):
-                yield _Item(position, (), states), images
+                yield _Item(position, (), states, failure=images)
             else:
-                yield _Item(position, images, states), None
+                yield _Item(position, images, states)
 
 
 def _checked(
@@ -230,50 +250,67 @@ def _read_ahead(files: Iterable[tuple[Callable, Path | None]], say) -> Iterator[
             yield waiting.popleft().result()
 
 
-class _Drawing:
-    """Draws quality maps in a thread, one after the other; results wait for theirs."""
+def _with_maps(
+    metric, writer: MapWriter | None, results: Iterator[tuple[int, Result, tuple[np.ndarray, ...]]]
+) -> Iterator[tuple[int, Result]]:
+    """The results, each when its map is written; a thread writes one after the other."""
+    waiting: deque[tuple[int, Result, Future]] = deque()
 
-    def __init__(self, metric, draw: Draw | None):
-        self._metric, self._draw = metric, draw
-        self._waiting: deque[tuple[int, Result, Future]] = deque()
-        self._thread = ThreadPoolExecutor(1)
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self._thread.shutdown()
-
-    def drawn(
-        self, found: tuple[int, Result], images: tuple[np.ndarray, ...]
-    ) -> Iterator[tuple[int, Result]]:
-        """Begins to draw the map of a result; gives the results whose maps are done."""
-        position, result = found
-        if result.score is None or self._draw is None:
-            yield found
-            return
-        try:
-            quality = self._metric.map(*images)
-        except Exception as error:
-            yield position, self._without(result, error)
-            return
-        self._waiting.append((position, result, self._thread.submit(self._draw, position, images, quality)))
-        while len(self._waiting) > 1:  # no more than one map waits in memory
-            yield self._finished()
-
-    def rest(self) -> Iterator[tuple[int, Result]]:
-        """The results whose maps were still being written."""
-        while self._waiting:
-            yield self._finished()
-
-    def _finished(self) -> tuple[int, Result]:
-        position, result, writing = self._waiting.popleft()
-        error = writing.exception()
-        return position, self._without(result, error) if error else result
-
-    @staticmethod
-    def _without(result: Result, error: BaseException) -> Result:
+    def without_map(result: Result, error: BaseException) -> Result:
         return dataclasses.replace(result, error=f"no map: {_reason(error)}", passing=True)
+
+    def finished() -> tuple[int, Result]:
+        position, result, writing = waiting.popleft()
+        error = writing.exception()
+        return position, without_map(result, error) if error else result
+
+    with ThreadPoolExecutor(1) as thread:
+        for position, result, images in results:
+            if writer is None or result.score is None:
+                yield position, result
+                continue
+            try:
+                quality = metric.map(*images)
+            except Exception as error:
+                yield position, without_map(result, error)
+                continue
+            waiting.append((position, result, thread.submit(writer, position, images, quality)))
+            while len(waiting) > 1:  # no more than one map waits in memory
+                yield finished()
+        while waiting:
+            yield finished()
+
+
+def resumed(
+    table: ScoreTable | None,
+    pairs: Sequence[FilePair],
+    files: Sequence[Sequence[Path | None]],
+    score: Callable[[Sequence[int]], Iterator[tuple[int, Result]]],
+    *,
+    anew: bool,
+    say: Callable[[str], object],
+) -> Iterator[tuple[int, Result]]:
+    """The results of all pairs, which the table gets: first those of an earlier start, then new ones.
+
+    Args:
+      files: all that each score depends on; the last one is a file that is written, such as the map.
+      score: computes the results of the pairs at some positions.
+      anew: score all pairs, also those that an earlier start has scored.
+    """
+    scored = table.scored(files) if table and not anew else {}
+    if table and table.damaged:
+        say(f"damaged lines in the journal of {table.path}: {table.damaged}; their files are scored again")
+    if scored:
+        say(f"{len(scored)} of {len(pairs)} are scored already; recompute to score all again")
+    for position, value in scored.items():
+        result = Result(*pairs[position], value)
+        if table:
+            table.add(result, files[position], None)
+        yield position, result
+    for position, result in score([k for k in range(len(pairs)) if k not in scored]):
+        if table:
+            table.add(result, files[position], (*result.states, state_of(files[position][-1])))
+        yield position, result
 
 
 def _finite(score: float) -> float | UserError:
@@ -282,7 +319,7 @@ def _finite(score: float) -> float | UserError:
 
 
 def _failure(error: Exception, where: str = "") -> UserError:
-    """Why one file has no score, whatever was raised: what is wrong with it does not stop the others."""
+    """Why one file has no score, whatever was raised."""
     if isinstance(error, UserError):
         return error
     kind = _Passing if _is_of_the_machine(error) else UserError
@@ -290,7 +327,7 @@ def _failure(error: Exception, where: str = "") -> UserError:
 
 
 def _reason(error: BaseException) -> str:
-    """The first line of an error, with its type where nobody expects it."""
+    """The first line of an error, with its type if it is of an unexpected one."""
     first, name = next(iter(str(error).splitlines()), ""), type(error).__name__
     if isinstance(error, UserError) or _is_of_the_machine(error):
         return first or name

@@ -1,4 +1,4 @@
-"""Results of scoring files: tables of them, and a journal from which a second start continues."""
+"""Results of scoring files: tables of them, and a journal from which a second start resumes."""
 
 import contextlib
 import csv
@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import IO
 
 from iqa_jax.errors import UserError
-from iqa_jax.files import Busy, fitting_name, locked, write_whole
-from iqa_jax.journal import Journal, OtherWork
+from iqa_jax.files import Busy, fitting_name, write_whole
+from iqa_jax.journal import Journal, OtherJob
 
-Pair = tuple[Path, Path | None]  # a target and its reference
+FilePair = tuple[Path, Path | None]  # a target and its reference
 State = tuple[int, int, int] | None  # of a file: size, time of its content, time of its last change
 COLUMNS = ("target", "reference", "score", "error")
 
@@ -28,8 +28,8 @@ class Result:
     Attributes:
       target, reference: the files; no reference for a no-reference metric.
       score: in the metric's units; None if it could not be computed.
-      error: why not, or why the heat map could not be written; None if all went well.
-      passing: whether another try may succeed: the device was out of memory, say, or the disk full.
+      error: why not, or why the quality map could not be written; None without an error.
+      passing: whether another try may succeed: the device was out of memory, for example, or the disk full.
       differ: whether the error is that target and reference have different sizes.
       states: of target, reference and mask, noted before they were read; see `state_of`.
     """
@@ -43,22 +43,20 @@ class Result:
     states: tuple[State, ...] = dataclasses.field(default=(), repr=False, compare=False)
 
 
-def csv_text(results: Iterable[Result], *, header: bool = True) -> str:
-    """Rows with the columns target, reference, score, error; lines end in LF."""
+def csv_text(rows: Iterable[Sequence]) -> str:
+    """Rows as CSV; lines end in LF."""
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    if header:
-        writer.writerow(COLUMNS)
-    writer.writerows([getattr(result, column) for column in COLUMNS] for result in results)
+    csv.writer(text, lineterminator="\n").writerows(rows)
     return text.getvalue()
 
 
-def write_csv(path: Path, results: Sequence[Result]) -> None:
-    """Columns target, reference, score, error; a row for each result.
+def _row(result: Result) -> list:
+    return [getattr(result, column) for column in COLUMNS]
 
-    A name that is not UTF-8 stands there with its own bytes.
-    """
-    write_whole(path, csv_text(results))
+
+def write_csv(path: Path, results: Sequence[Result]) -> None:
+    """Columns target, reference, score, error; a name that is not UTF-8 keeps its bytes."""
+    write_whole(path, csv_text([COLUMNS, *map(_row, results)]))
 
 
 def write_parquet(path: Path, results: Sequence[Result]) -> None:
@@ -70,10 +68,8 @@ def write_parquet(path: Path, results: Sequence[Result]) -> None:
         return None if value is None else os.fsencode(value).decode(errors="replace")
 
     columns = {
-        "target": [text(result.target) for result in results],
-        "reference": [text(result.reference) for result in results],
-        "score": [result.score for result in results],
-        "error": [text(result.error) for result in results],
+        name: [value if name == "score" else text(value) for value in [getattr(r, name) for r in results]]
+        for name in COLUMNS
     }
     sink = io.BytesIO()
     parquet.write_table(pyarrow.table(columns), sink)
@@ -81,7 +77,7 @@ def write_parquet(path: Path, results: Sequence[Result]) -> None:
 
 
 def to_json(results: Sequence[Result]) -> list[dict]:
-    """Objects with target, reference, and score or error; what a result does not have is left out."""
+    """Objects with target, reference, score and error; values that are None are left out."""
     return [
         {
             name: str(value) if isinstance(value, Path) else value
@@ -92,104 +88,111 @@ def to_json(results: Sequence[Result]) -> list[dict]:
     ]
 
 
-class Growing:
-    """A CSV file of results that grows as they come, and a journal beside it until all are there.
+class ScoreTable:
+    """A CSV or Parquet file of results, and a journal beside it until all scores are known.
 
-    The journal, `NAME.journal`, knows what the scores depend on: the metric, and the state in which each file
-    was read.  A second start takes over what it holds.  Nothing is touched before the first result.
+    Rows are appended to the CSV file as they come.  The journal, `NAME.journal`, holds each score with all it
+    depends on: the metric, and the state in which each file was read.  A second start resumes from it.
+    Nothing is overwritten before the first result.
 
     Attributes:
-      path: of the CSV file.
-      damaged: how many lines of the journal could not be used.
+      path: of the file.
+      damaged: how many lines of the journal could not be read.
     """
 
     def __init__(self, path: Path, journal: Journal):
         self.path, self.damaged = path, journal.damaged
         self._journal = journal
-        self._kept = {entry[0]: entry[1] for entry in journal.entries if _is_score(entry)}
         self._open = contextlib.ExitStack()
         self._file: IO[str] | None = None
 
     @classmethod
     @contextlib.contextmanager
-    def at(cls, path: Path, identity: Mapping, *, anew: bool = False) -> Iterator["Growing"]:
-        """Takes the file; its journal, if there is one, is continued.
-
-        A hidden lock file, `.NAME.lock`, stays beside it: to remove it would let two processes in at a time.
+    def resume(cls, path: Path, identity: Mapping, *, recompute: bool = False) -> Iterator["ScoreTable"]:
+        """Opens the table, for this process alone, with the scores of its journal if there is one.
 
         Args:
-          identity: what all scores depend on, as JSON can hold it.
-          anew: ignore the journal.
+          identity: everything that all scores depend on, as JSON can hold it.
+          recompute: ignore the journal.
         Raises:
           UserError: another process writes there, or the journal is another metric's or damaged.
         """
-        lock = fitting_name(f".{path.name}", ".lock.soft").removesuffix(".soft")  # see `locked`
+        if _is_parquet(path):
+            import pyarrow.parquet  # noqa: F401  before the work, not after it
         with contextlib.ExitStack() as held:
             try:
-                held.enter_context(locked(path.with_name(lock), wait=False))
+                journal = held.enter_context(Journal.locked(journal_of(path), identity, anew=recompute))
             except Busy:
                 raise UserError(f"{path}: another process writes its results there") from None
-            if _as_parquet(path):
-                import pyarrow.parquet  # noqa: F401  before the work, not after it
-            growing = cls(path, held.enter_context(_journal(path, identity, anew)))
-            held.enter_context(growing._open)
-            yield growing
+            except OtherJob:
+                raise UserError(
+                    f"{path}: holds scores of another metric or other settings; choose another file, or "
+                    "recompute to overwrite it"
+                ) from None
+            except OSError as error:
+                raise UserError(
+                    f"{journal_of(path)}: {error.strerror}; choose another file, or recompute"
+                ) from None
+            if journal.damaged and not journal.results:
+                raise UserError(
+                    f"{journal_of(path)}: damaged, so that the metric of its scores is not known; choose "
+                    "another file, or recompute to overwrite it"
+                )
+            table = cls(path, journal)
+            held.enter_context(table._open)
+            yield table
 
-    def _opened(self) -> IO[str]:
-        """The file, begun with the first result."""
-        if self._file is None:
-            self._file = self._open.enter_context(_growing_file(self.path))
-            _put(self._file, csv_text([]))
-        return self._file
+    def scored(self, files: Sequence[Sequence[Path | None]]) -> dict[int, float]:
+        """Scores of an earlier start that still hold, by position.
 
-    def done(self, files: Sequence[Sequence[Path | None]]) -> dict[int, float]:
-        """Scores that are there already, by the position of the files they depend on, as these are now."""
-        if not self._kept:
+        Args:
+          files: those that each score depends on; a file that has changed since is another.
+        """
+        known = {key: score for key, score in self._journal.results.items() if _is_score(score)}
+        if not known:
             return {}
         state = functools.cache(state_of)
         keys = (_key(group, [state(path) for path in group]) for group in files)
-        return {position: self._kept[key] for position, key in enumerate(keys) if key in self._kept}
+        return {position: known[key] for position, key in enumerate(keys) if key in known}
 
     def add(self, result: Result, files: Sequence[Path | None], states: Sequence[State] | None) -> None:
-        """Writes a row; a score stands in the journal too, a failure is tried again by the next start.
+        """Writes a row; the journal keeps a score, but not a failure, which the next start tries again.
 
         Args:
-          files, states: what the score depends on, as it was when it was read; no states for a score that
-            the journal has already.
+          files, states: what the score depends on, in the state before it was read; no states for a score
+            that the journal has already.
         """
-        _put(self._opened(), csv_text([result], header=False))
+        if self._file is None:  # Parquet is written at the end
+            self._file = io.StringIO() if _is_parquet(self.path) else _opened(self.path)
+            self._open.enter_context(self._file)
+            self._file.write(csv_text([COLUMNS]))
+        self._file.write(csv_text([_row(result)]))
+        self._file.flush()
         if result.error is None and result.score is not None and states is not None:
-            self._journal.add([_key(files, states), result.score])
+            self._journal.add(_key(files, states), result.score)
 
     def finish(self, results: Sequence[Result]) -> None:
-        """Puts the rows in order; the journal goes, unless another start may bring more."""
-        (write_parquet if _as_parquet(self.path) else write_csv)(self.path, results)
+        """Writes all rows in their order; deletes the journal, unless another start may give more scores."""
+        (write_parquet if _is_parquet(self.path) else write_csv)(self.path, results)
         if not any(result.passing for result in results):
             self._journal.remove()
 
 
-def _growing_file(path: Path) -> IO[str]:
-    """Where rows are written as they come; a Parquet file is written at the end, its journal grows."""
-    if _as_parquet(path):
-        return io.StringIO()
+def _opened(path: Path) -> IO[str]:
     return path.open("w", encoding="utf-8", errors="surrogateescape", newline="")
 
 
-def _as_parquet(path: Path) -> bool:
+def _is_parquet(path: Path) -> bool:
     return path.suffix.lower() == ".parquet"
 
 
 def journal_of(path: Path) -> Path:
+    """Where the journal of a table lies."""
     return path.with_name(fitting_name(path.name, ".journal"))
 
 
-def _put(file: IO[str], text: str) -> None:
-    file.write(text)
-    file.flush()
-
-
 def state_of(path: Path | None) -> State:
-    """Size and times of a file, by which one that has changed is another; None if it is not there."""
+    """Size and times of a file, which change with its content; None if it does not exist."""
     try:
         known = os.stat(path) if path else None
     except OSError:
@@ -198,36 +201,16 @@ def state_of(path: Path | None) -> State:
 
 
 def _key(files: Sequence[Path | None], states: Sequence[State]) -> str:
-    """Names files and the states they were in."""
+    """The names of files and the states they were in."""
     pairs = zip(files, states, strict=True)
     return json.dumps([path and [str(path), *(state or ())] for path, state in pairs])
 
 
-def _journal(path: Path, identity: Mapping, anew: bool) -> Journal:
-    """The journal of a CSV file.
-
-    Raises:
-      UserError: it cannot be read, was begun with another identity, or does not tell any more with which.
-    """
-    try:
-        journal = Journal(journal_of(path), identity, anew=anew)
-    except OtherWork:
-        raise UserError(
-            f"{path}: was begun with another metric or other settings; choose another file, or recompute to "
-            "begin anew"
-        ) from None
-    except OSError as error:
-        raise UserError(f"{journal_of(path)}: {error.strerror}; choose another file, or recompute") from None
-    if journal.damaged and not journal.entries:
-        raise UserError(
-            f"{journal_of(path)}: damaged, so that the metric of its scores is not known; choose another "
-            "file, or recompute to begin anew"
-        )
-    return journal
+def _is_score(result: object) -> bool:
+    return isinstance(result, float) and math.isfinite(result)
 
 
-def _is_score(entry: object) -> bool:
-    """Whether an entry of the journal is the name of a pair's files and a finite number."""
-    return (
-        isinstance(entry, list) and [type(part) for part in entry] == [str, float] and math.isfinite(entry[1])
-    )
+def scale_text(ends: tuple[float, float]) -> str:
+    """The ends of a metric's scale in words; a scale of negated DMOS ends at 0, not at -0."""
+    low, high = ends
+    return f"from {low:z.4g} (bad) to {high:z.4g} (excellent)"

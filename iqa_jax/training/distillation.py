@@ -126,6 +126,6 @@ def pseudo_labels(labeller: Predictor, source: PairSource) -> np.ndarray:
     key = hashlib.sha256(depends_on.encode()).hexdigest()[:32]
     directory = writable_cache("pseudo_labels", key)
     with progress_bar(len(source), "pseudo-labels", "pair") as bar:
-        labels = labeller.together(source, directory, bar.update)
+        labels = labeller.predict_resumably(source, directory, bar.update).scores
     say(f"pseudo-labels: {len(source):,} pairs by {labeller.name}, {directory}")
     return labels

@@ -1,6 +1,5 @@
 """What a run tells: lines beside the bar, metrics.jsonl, TensorBoard events, the closing table."""
 
-import io
 import json
 import math
 import sys
@@ -14,6 +13,7 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 from tqdm import tqdm
 
+from iqa_jax import progress
 from iqa_jax.files import naming, write_whole
 from iqa_jax.parallel import processes
 
@@ -28,26 +28,9 @@ def say(line: str) -> None:
     sys.stdout.flush()
 
 
-class _Nowhere(io.TextIOBase):
-    """Takes text and keeps none of it."""
-
-    def write(self, text: str) -> int:
-        return len(text)
-
-
-def progress_bar(total: int, what: str, unit: str, *, initial: int = 0, leave: bool = False) -> tqdm:
-    """A bar of the first process on standard error; it counts unseen where that is not a terminal."""
-    seen = sys.stderr is not None and sys.stderr.isatty()
-    return tqdm(
-        total=total,
-        initial=initial,
-        desc=what,
-        unit=unit,
-        leave=leave,
-        dynamic_ncols=True,
-        file=sys.stderr if seen else _Nowhere(),
-        disable=not processes.is_first(),
-    )
+def progress_bar(total: int, what: str, unit: str, **options) -> tqdm:
+    """A bar of the first process; see `iqa_jax.progress.progress_bar`."""
+    return progress.progress_bar(total, what, unit, hidden=not processes.is_first(), **options)
 
 
 class Log:

@@ -14,13 +14,13 @@ from tqdm import tqdm
 from iqa_jax import __version__
 from iqa_jax.data.source import PairSource
 from iqa_jax.errors import ConfigError, TrainingError
-from iqa_jax.evaluation.plots import save_scatter
 from iqa_jax.files import naming
 from iqa_jax.models import IQA_MODELS, ModelConfig, split_model
 from iqa_jax.ops import keys
 from iqa_jax.ops.augment import Cropping
 from iqa_jax.ops.noise import InputNoise
 from iqa_jax.parallel import processes
+from iqa_jax.reporting.plots import save_scatter
 from iqa_jax.training.batches import Examples, Order
 from iqa_jax.training.config import check
 from iqa_jax.training.feed import Feed

@@ -26,9 +26,8 @@ ROOT = Path(__file__).resolve().parents[2]
 def prepared(tmp_path_factory, packaged_weights):
     """Data directory and a run of three epochs."""
     folder = tmp_path_factory.mktemp("data")
-    miniature.pipal(
-        folder / "PIPAL", references=6, per_reference=6, test_references=25, test_per_reference=66
-    )
+    tests = {"test_references": 5, "test_per_reference": 33}  # a submission keeps each reference by itself
+    miniature.pipal(folder / "PIPAL", references=6, per_reference=6, **tests)
     fields = {
         "data_dir": folder,
         **networks.SMALL_RUN,
@@ -60,7 +59,7 @@ def test_prepare_tells_what_it_found(call, prepared):
     found = json.loads(out)["splits"]
     assert code == 0
     assert (found["train"]["pairs"], found["train"]["references"]) == (36, 6)
-    assert found["ntire2022_test"]["pairs"] == 1650
+    assert found["ntire2022_test"]["pairs"] == 165
     code, out, _ = call("prepare", "pipal", "--data-dir", data_dir)
     assert code == 0 and "ntire2022_test" in out and "group 00, group 01" in out
 
@@ -185,7 +184,7 @@ def test_several_data_sets_make_one_table(call, prepared, tmp_path):
 
 def test_evaluation_reads_each_reference_once(prepared, monkeypatch):
     data_dir, run = prepared
-    source = PairSource(prepare_dataset("pipal", data_dir=data_dir), "ntire2022_test").select(np.arange(200))
+    source = PairSource(prepare_dataset("pipal", data_dir=data_dir), "ntire2022_test")
     model, _ = load_model(run)
     read, computed = [], []
     read_image, features = source.reference_image, model.features
@@ -209,7 +208,7 @@ def test_evaluation_reads_each_reference_once(prepared, monkeypatch):
     [
         (("--dataset", "pipl"), "unknown data set 'pipl'"),
         (("--dataset", "pipal", "--split", "nope"), "no split 'nope'"),
-        (("--dataset", "pipal", "--split", "ntire2022_test"), "1650 pairs have no label"),
+        (("--dataset", "pipal", "--split", "ntire2022_test"), "165 pairs have no label"),
         (("--dataset", "pipal", "--crops", "five"), "crops five: expected one of grid, ten, center"),
         (("--dataset", "pipal", "--step", "4"), "no checkpoint of step 4"),
         (("--dataset", "pipal", "--weights", "nothing"), "nothing: no such directory"),
@@ -226,7 +225,7 @@ def test_submission_has_the_originals_form_and_goes_on(call, prepared, tmp_path,
     code, _, err = call(*arguments, "--output", tmp_path / "a")
     assert code == 0, err
     lines = (tmp_path / "a" / "output.txt").read_text().split("\n")
-    assert len(lines) == 1650 and lines[-1]
+    assert len(lines) == 165 and lines[-1]
     assert all(re.fullmatch(r"A03\d\d_10_\d\d\.bmp,\d+\.\d{6}", line) for line in lines)
     assert lines == sorted(lines) and lines[0].startswith("A0300_10_00.bmp,")
     readme = (tmp_path / "a" / "readme.txt").read_text().split("\n")
@@ -238,12 +237,12 @@ def test_submission_has_the_originals_form_and_goes_on(call, prepared, tmp_path,
         assert archive.namelist() == ["output.txt", "readme.txt"]
         assert archive.read("output.txt").decode() == "\n".join(lines)
 
-    # Interrupted after ten references, then started again: what is done is not done twice.
+    # Interrupted after two references, which the second start does not score again.
     predict, seen = scoring.Predictor.__call__, []
 
     def interrupted(self, source, *progress):
         seen.append(source.reference[0])
-        if len(seen) == 11:
+        if len(seen) == 3:
             raise KeyboardInterrupt
         return predict(self, source, *progress)
 
@@ -251,17 +250,19 @@ def test_submission_has_the_originals_form_and_goes_on(call, prepared, tmp_path,
     code, _, err = call(*arguments, "--output", tmp_path / "b")
     assert code == 130 and "interrupted" in err and not (tmp_path / "b" / "output.txt").exists()
     code, _, _ = call(*arguments, "--output", tmp_path / "b")
-    assert code == 0 and len(seen) == 11 + 15 and seen.count("A0310.bmp") == 2
+    assert code == 0 and len(seen) == 3 + 3 and seen.count(seen[2]) == 2
     assert (tmp_path / "b" / "output.txt").read_bytes() == (tmp_path / "a" / "output.txt").read_bytes()
     assert not list((tmp_path / "b").glob("*.partial"))
 
 
 def test_part_of_another_submission_is_refused(call, prepared, tmp_path):
     data_dir, run = prepared
-    with Journal(tmp_path / "predictions.partial", {"weights": "others"}) as journal:
-        journal.add(["A0300_10_00.bmp", 3.0, 0.1])
+    unfinished = tmp_path / "predictions.partial"
+    unfinished.mkdir()
+    with Journal(unfinished / "part-0.journal", {"weights": "others"}) as journal:
+        journal.add("0", [[3.0], 0.1])
     code, _, err = call("submit", "--weights", run, "--data-dir", data_dir, "--output", tmp_path)
-    assert code == 1 and "part of another submission" in err
+    assert code == 1 and "belongs to another job" in err
 
 
 def test_show_draws_what_the_model_sees(call, prepared, tmp_path):

@@ -41,7 +41,7 @@ def raised_by_jax(error):
         (MemoryError(), "out of memory"),
         (
             BrokenProcessPool("abrupt"),
-            "a worker process has ended, killed for memory perhaps; run the same command again to resume",
+            "a worker process was killed, perhaps for memory; run the same command again to resume",
         ),
         (
             ModuleNotFoundError("no ray", name="ray.util"),

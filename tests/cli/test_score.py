@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from iqa_jax.cli import score as command_score
 from iqa_jax.cli.score import chosen_files
-from iqa_jax.cli.score_output import score_pairs
 from iqa_jax.errors import UserError
+from iqa_jax.reporting.maps import heat_map, map_files, save_map
+from iqa_jax.reporting.scores import Outputs
 from iqa_jax.scoring.files import score_files
-from iqa_jax.scoring.maps import heat_map, map_files, save_map
 from iqa_jax.scoring.results import Result, to_json, write_csv
 from tests.miniature import noisy, picture, save
 
@@ -78,6 +79,12 @@ def folder(path: Path, references: int, versions: int) -> Path:
     return path
 
 
+def score_pairs(metric, pairs, *, masks=None, resize="", as_json=False, **outputs) -> int:
+    """What the command does once it has a metric and pairs."""
+    options = {"masks": masks, "resize": resize, "as_json": as_json}
+    return command_score.score_pairs(metric, pairs, Outputs(**outputs), **options)
+
+
 def command(path: Path, metric=None, **options) -> int:
     pairs, _ = chosen_files([str(path / "dis")], [str(path / "ref")])
     return score_pairs(metric or Fidelity(), pairs, **options)
@@ -102,7 +109,7 @@ def test_several_pairs_print_a_table_on_a_terminal(tmp_path, capsys, monkeypatch
 def test_sorted_json_alone_on_standard_output(tmp_path, capsys):
     folder(tmp_path, 2, 3)
     (tmp_path / "dis" / "R0_00.png").write_bytes(b"")
-    assert command(tmp_path, as_json=True, sort=True) == 1
+    assert command(tmp_path, as_json=True, best_first=True) == 1
     out, err = capsys.readouterr()
     found = json.loads(out)
     scores = [entry["score"] for entry in found[:-1]]
@@ -133,7 +140,7 @@ def test_hundred_images_of_which_seven_are_broken(tmp_path, capsys):
     Image.new("1", (20_000, 20_000)).save(files[5])
     files[6].write_bytes(whole[:20])
     table = tmp_path / "scores.csv"
-    assert command(tmp_path, csv=table) == 1
+    assert command(tmp_path, table=table) == 1
     out, err = capsys.readouterr()
     assert len(out.splitlines()) == 93 and "93 of 100 scored" in err
     assert sum(line.startswith("error: ") for line in err.splitlines()) == 7
@@ -224,7 +231,7 @@ def test_maps_are_named_after_their_targets(tmp_path, capsys):
     save(tmp_path / "dis" / "R0_01.bmp", picture(0, (32, 36)))
     maps = tmp_path / "dis"  # nothing there is overwritten
     before = (maps / "R0_01.png").read_bytes()
-    assert command(tmp_path, map_dir=maps) == 0
+    assert command(tmp_path, maps=maps) == 0
     names = {"R0_00-map.png", "R0_01-map.png", "R0_01.bmp-map.png"}
     assert {path.name for path in maps.glob("*-map*")} == names
     assert (maps / "R0_01.png").read_bytes() == before
@@ -240,7 +247,7 @@ def test_map_that_cannot_be_written_leaves_the_score(tmp_path):
     def draw(position, images, quality):
         save_map(maps[position], images[-1], quality, (0, 100))
 
-    (result,) = in_order(Fidelity(), pairs, draw=draw)
+    (result,) = in_order(Fidelity(), pairs, map_writer=draw)
     assert result.score == 100 and result.error.startswith("no map: ")
     assert set(to_json([result])[0]) == {"target", "reference", "score", "error"}
 
@@ -272,7 +279,7 @@ def test_no_reference_metric(tmp_path, capsys):
     folder(tmp_path, 1, 2)
     metric = Fidelity(full_reference=False)
     pairs, _ = chosen_files([str(tmp_path / "dis")], [])
-    assert score_pairs(metric, pairs, as_json=True, map_dir=tmp_path / "maps") == 0
+    assert score_pairs(metric, pairs, as_json=True, maps=tmp_path / "maps") == 0
     found = json.loads(capsys.readouterr().out)
     assert len(found) == 2 and set(found[0]) == {"target", "score"} and not metric.prepared
     assert len(list((tmp_path / "maps").iterdir())) == 2
@@ -325,12 +332,12 @@ def test_a_stopped_start_is_gone_on_with(tmp_path, capsys):
     table, whole = tmp_path / "scores.csv", tmp_path / "whole.csv"
     table.write_text("mine")
     (tmp_path / "dis" / "R1_02.png").write_bytes(b"")
-    assert command(tmp_path, csv=whole) == 1
+    assert command(tmp_path, table=whole) == 1
     for after in (0, 3, 1, 2):
         metric = Stopped()
         metric.after = after
         with pytest.raises(KeyboardInterrupt):
-            command(tmp_path, metric, csv=table)
+            command(tmp_path, metric, table=table)
         assert after or table.read_text() == "mine"  # until there is a score
     rows = table.read_text().splitlines()
     assert rows[0] == "target,reference,score,error" and len(rows) >= 7
@@ -338,9 +345,9 @@ def test_a_stopped_start_is_gone_on_with(tmp_path, capsys):
     with journal.open("a") as file:
         file.write('["cut off')
     metric = Fidelity()
-    assert command(tmp_path, metric, csv=table) == 1
+    assert command(tmp_path, metric, table=table) == 1
     assert table.read_text() == whole.read_text() and not journal.exists()
-    assert "6 of 12 are there already" in capsys.readouterr().err
+    assert "6 of 12 are scored already" in capsys.readouterr().err
 
 
 def test_what_changed_meanwhile_is_scored_again(tmp_path):
@@ -349,19 +356,19 @@ def test_what_changed_meanwhile_is_scored_again(tmp_path):
     metric = Stopped()
     metric.after = 2
     with pytest.raises(KeyboardInterrupt):
-        command(tmp_path, metric, csv=table)
-    with pytest.raises(UserError, match="begun with another metric"):
-        command(tmp_path, Fidelity(weights="b"), csv=table)
+        command(tmp_path, metric, table=table)
+    with pytest.raises(UserError, match="scores of another metric"):
+        command(tmp_path, Fidelity(weights="b"), table=table)
     save(tmp_path / "dis" / "R0_00.png", picture(5, (32, 36)))
-    assert command(tmp_path, csv=table) == 0
+    assert command(tmp_path, table=table) == 0
     scores = [float(row.split(",")[2]) for row in table.read_text().splitlines()[1:]]
     assert scores[0] < 90
-    assert command(tmp_path, Fidelity(weights="b"), csv=table, recompute=True) == 0
+    assert command(tmp_path, Fidelity(weights="b"), table=table, recompute=True) == 0
 
 
 def test_maps_that_are_there_are_not_drawn_again(tmp_path, capsys):
     folder(tmp_path, 1, 4)
-    options = {"csv": tmp_path / "scores.csv", "map_dir": tmp_path / "maps"}
+    options = {"table": tmp_path / "scores.csv", "maps": tmp_path / "maps"}
     metric = Stopped()
     metric.after = 3
     with pytest.raises(KeyboardInterrupt):
@@ -370,7 +377,7 @@ def test_maps_that_are_there_are_not_drawn_again(tmp_path, capsys):
     assert len(drawn) >= 2
     before = [path.stat().st_mtime_ns for path in drawn]
     assert command(tmp_path, **options) == 0
-    assert "of 4 are there already" in capsys.readouterr().err
+    assert "of 4 are scored already" in capsys.readouterr().err
     assert [path.stat().st_mtime_ns for path in drawn[:2]] == before[:2]
     assert len(list((tmp_path / "maps").iterdir())) == 4
 
@@ -380,7 +387,7 @@ def test_one_target_of_two_references_has_two_maps(tmp_path):
     save(tmp_path / "ref" / "other.png", picture(7, (32, 36)))
     target = tmp_path / "dis" / "R0_00.png"
     pairs = [(target, tmp_path / "ref" / name) for name in ("R0.png", "other.png")]
-    assert score_pairs(Fidelity(), pairs, map_dir=tmp_path / "maps") == 0
+    assert score_pairs(Fidelity(), pairs, maps=tmp_path / "maps") == 0
     names = [path.name for path in (tmp_path / "maps").iterdir()]
     assert len(names) == 2 and all(re.fullmatch(r"R0_00-map-[0-9a-f]{8}\.png", name) for name in names)
 
@@ -440,9 +447,9 @@ def test_results_as_parquet(tmp_path):
     stopped = Stopped()
     stopped.after = 1
     with pytest.raises(KeyboardInterrupt):
-        command(tmp_path, stopped, csv=path)
+        command(tmp_path, stopped, table=path)
     assert not path.exists()
-    assert command(tmp_path, csv=path) == 1
+    assert command(tmp_path, table=path) == 1
     table = parquet.read_table(path).to_pylist()
     assert [row["score"] is None for row in table] == [False, True, False]
     assert table[0]["target"].endswith("R0_00.png") and "empty file" in table[1]["error"]

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from iqa_jax.cli.output import in_one_line, progress_bar, put_out, table_of
+from iqa_jax.cli.output import in_one_line, put_out, table_of
 from iqa_jax.cli.score import chosen_files
-from iqa_jax.cli.score_output import score_pairs
-from tests.cli.test_score import Fidelity, folder
+from iqa_jax.progress import progress_bar
+from tests.cli.test_score import Fidelity, folder, score_pairs
 from tests.miniature import noisy, picture, save
 
 pytestmark = pytest.mark.quick
@@ -38,7 +38,7 @@ def deep(tmp_path):
 
 @pytest.mark.parametrize("sort", [False, True])
 def test_a_pipe_gets_a_line_a_target_unbroken(deep, capsys, sort):
-    assert score_pairs(Fidelity(), deep, sort=sort) == 1
+    assert score_pairs(Fidelity(), deep, best_first=sort) == 1
     out, err = capsys.readouterr()
     rows = [line.split("\t") for line in out.splitlines()]
     assert [row[0] for row in rows] == [str(deep[k][0]) for k in ((1, 0) if sort else (0, 1))]
@@ -55,7 +55,7 @@ def test_sorted_lines_come_when_all_are_known(deep, monkeypatch):
     monkeypatch.setattr(
         metric, "score", lambda *images: (written.append(sys.stdout.getvalue()), score(*images))[1]
     )
-    score_pairs(metric, deep, sort=True)
+    score_pairs(metric, deep, best_first=True)
     assert written == ["", ""] and sys.stdout.getvalue().count("\n") == 2
 
 
@@ -63,7 +63,7 @@ def test_json_comes_in_the_order_given(tmp_path, capsys):
     folder(tmp_path, 3, 2)
     given = [str(tmp_path / "dis" / name) for name in ("R2_01.png", "R0_01.png", "R1_00.png")]
     pairs, _ = chosen_files([*given, str(tmp_path / "dis"), given[0]], [str(tmp_path / "ref")])
-    assert score_pairs(Fidelity(), pairs, as_json=True, csv=tmp_path / "s.csv") == 0
+    assert score_pairs(Fidelity(), pairs, as_json=True, table=tmp_path / "s.csv") == 0
     targets = [entry["target"] for entry in json.loads(capsys.readouterr().out)]
     others = [str(path) for path in sorted((tmp_path / "dis").iterdir()) if str(path) not in given]
     assert targets == [*given, *others]
@@ -99,7 +99,7 @@ def test_result_lines_in_a_pipe_stand_behind_no_bar(deep, monkeypatch, to_pipe, 
 
 def test_a_closed_standard_output_ends_nothing(deep, monkeypatch, tmp_path):
     monkeypatch.setattr(sys, "stdout", None)
-    assert score_pairs(Fidelity(), deep, csv=tmp_path / "s.csv") == 1
+    assert score_pairs(Fidelity(), deep, table=tmp_path / "s.csv") == 1
     assert len((tmp_path / "s.csv").read_text().splitlines()) == 4
 
 
@@ -120,7 +120,7 @@ def test_a_reader_that_goes_ends_the_command_and_keeps_the_scores(deep, monkeypa
     pipe = open(writing, "w")
     monkeypatch.setattr(sys, "stdout", pipe)
     with pytest.raises(BrokenPipeError):
-        score_pairs(Fidelity(), deep, csv=tmp_path / "s.csv")
+        score_pairs(Fidelity(), deep, table=tmp_path / "s.csv")
     monkeypatch.undo()
     with pytest.raises(BrokenPipeError):
         pipe.close()

@@ -2,9 +2,8 @@
 
 import pytest
 
-from iqa_jax.cli.score_output import score_pairs
 from iqa_jax.errors import UserError
-from tests.cli.test_score import Fidelity
+from tests.cli.test_score import Fidelity, score_pairs
 from tests.miniature import picture, save
 
 pytestmark = pytest.mark.quick
@@ -48,9 +47,9 @@ def test_references_without_targets(started, references, output):
     ("arguments", "message"),
     [
         ((), "nothing to score: give -t FILES"),
-        (("-r", "one.csv", "two.csv"), "-r one.csv: expected images, or one table alone"),
-        (("-t", "dis.png", "-r", "ref.png", "two.csv"), "-r two.csv: expected images, or one table alone"),
-        (("-t", "one.csv", "two.csv"), "-t one.csv: expected images, or one table alone"),
+        (("-r", "one.csv", "two.csv"), "-r one.csv: expected images, or a single table"),
+        (("-t", "dis.png", "-r", "ref.png", "two.csv"), "-r two.csv: expected images, or a single table"),
+        (("-t", "one.csv", "two.csv"), "-t one.csv: expected images, or a single table"),
         (("-t", "one.csv", "-r", "two.csv"), "two tables; give the one of the pairs, after -r"),
         (("-r", "empty.csv"), "empty.csv: lists no pair"),
         (("-t", "empty.csv"), "empty.csv: lists no pair"),
@@ -95,5 +94,5 @@ def test_no_pairs_are_an_error_also_where_they_come_from_elsewhere(tmp_path):
     table = tmp_path / "scores.csv"
     table.write_text("of before")
     with pytest.raises(UserError, match="nothing to score"):
-        score_pairs(Fidelity(), [], csv=table)
+        score_pairs(Fidelity(), [], table=table)
     assert table.read_text() == "of before" and [*tmp_path.iterdir()] == [table]

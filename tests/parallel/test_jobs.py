@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from iqa_jax.errors import UserError
-from iqa_jax.parallel.jobs import do_together, grouped
+from iqa_jax.parallel.jobs import grouped, run_shared
 
 
 def work_slowly(directory: Path, parts: int, pause: float):
@@ -19,7 +19,7 @@ def work_slowly(directory: Path, parts: int, pause: float):
         time.sleep(pause)
         return number**2
 
-    return do_together(directory, parts, work, identity={"job": "squares"})
+    return run_shared(directory, parts, work, identity={"job": "squares"})
 
 
 def process(*arguments):
@@ -47,10 +47,10 @@ def test_the_part_of_a_lost_process_is_done_by_another(tmp_path):
     lost.join()
     assert work_slowly(tmp_path, 4, 0.0) == [0, 1, 4, 9]
     asked = []
-    assert do_together(tmp_path, 4, asked.append, identity={"job": "squares"}) == [0, 1, 4, 9]
+    assert run_shared(tmp_path, 4, asked.append, identity={"job": "squares"}) == [0, 1, 4, 9]
     assert asked == []
-    with pytest.raises(UserError, match="has another job; choose another directory"):
-        do_together(tmp_path, 4, asked.append, identity={"job": "cubes"})
+    with pytest.raises(UserError, match="belongs to another job .*; choose another directory"):
+        run_shared(tmp_path, 4, asked.append, identity={"job": "cubes"})
 
 
 def test_equal_keys_stay_together():
@@ -66,24 +66,26 @@ def test_a_damaged_part_is_worked_out_again_and_one_of_another_job_is_not_taken(
                 asked.append(number)
             return [number**2 + 0.5, "caf\udce9, \n"]
 
-        return do_together(tmp_path, 4, work, identity={"job": identity})
+        return run_shared(tmp_path, 4, work, identity={"job": identity})
 
     first = squares()
-    whole = {number: (tmp_path / f"part-{number}.json").read_bytes() for number in range(4)}
+    parts = [tmp_path / f"part-{number}.journal" for number in range(4)]
+    whole = [part.read_bytes() for part in parts]
     chance = random.Random(0)
     for _ in range(60):
-        number, content = chance.randrange(4), None
+        number = chance.randrange(4)
         content = bytearray(whole[number])
         at = chance.randrange(len(content))
         if chance.random() < 0.5:
             content[at] ^= 1 << chance.randrange(8)
         else:
             del content[at:]
-        (tmp_path / f"part-{number}.json").write_bytes(content)
+        parts[number].write_bytes(content)
         assert squares(again := []) == first and set(again) <= {number}
-    (tmp_path / "part-1.json").write_bytes(whole[2])  # of this job, but another part
+    parts[1].write_bytes(whole[2])  # of this job, but another part
     assert squares(again := []) == first and again == [1]
-    (tmp_path / "part-1.json").write_text("[1.5]")  # as a former version wrote it
+    parts[1].write_text("[1.5]")  # another format
     assert squares(again := []) == first and again == [1]
-    (tmp_path / "job.json").write_text("damaged")
+    for part in parts:
+        part.write_bytes(b"\0" + part.read_bytes()[1:])  # it does not tell any more whose it is
     assert squares(again := [], "cubes") == first and sorted(again) == [0, 1, 2, 3]

@@ -11,7 +11,7 @@ import pytest
 from iqa_jax.errors import UserError
 from iqa_jax.files import locked
 from iqa_jax.journal import Journal
-from iqa_jax.scoring.results import Growing, Result, journal_of, state_of
+from iqa_jax.scoring.results import Result, ScoreTable, journal_of, state_of
 
 pytestmark = pytest.mark.quick
 
@@ -25,22 +25,22 @@ def images(folder: Path, count: int) -> list[tuple[Path, None]]:
     return [(folder / f"{number}.png", None) for number in range(count)]
 
 
-def add(growing: Growing, files: tuple, score: float) -> None:
-    growing.add(Result(*files, score), files, [state_of(path) for path in files])
+def add(opened: ScoreTable, files: tuple, score: float) -> None:
+    opened.add(Result(*files, score), files, [state_of(path) for path in files])
 
 
 def interrupted(table: Path, files: list, identity: dict = MINE) -> dict[int, float]:
     """A table whose journal holds scores of all files; these scores."""
     scores = {number: number / 7 for number in range(len(files))}
-    with Growing.at(table, identity) as growing:
+    with ScoreTable.resume(table, identity) as opened:
         for number, score in scores.items():
-            add(growing, files[number], score)
+            add(opened, files[number], score)
     return scores
 
 
 def kept(table: Path, files: list, identity: dict = MINE) -> dict[int, float]:
-    with Growing.at(table, identity) as growing:
-        return growing.done(files)
+    with ScoreTable.resume(table, identity) as opened:
+        return opened.scored(files)
 
 
 def test_what_was_scored_is_given_back(tmp_path):
@@ -73,15 +73,15 @@ def test_another_metric_is_refused_and_nothing_is_lost(tmp_path, change):
     interrupted(table, files)
     before = journal_of(table).read_bytes(), table.read_bytes()
     other = {**MINE, "metric": {**MINE["metric"], **change}}
-    with pytest.raises(UserError, match="begun with another metric"):
+    with pytest.raises(UserError, match="scores of another metric"):
         kept(table, files, other)
     # Also where its first line does not tell any more whose it is.
     journal_of(table).write_bytes(b"\0" + before[0][1:])
     with pytest.raises(UserError, match="damaged, so that the metric of its scores is not known"):
         kept(table, files, other)
     assert journal_of(table).read_bytes()[1:] == before[0][1:] and table.read_bytes() == before[1]
-    with Growing.at(table, other, anew=True) as growing:
-        assert growing.done(files) == {}
+    with ScoreTable.resume(table, other, recompute=True) as opened:
+        assert opened.scored(files) == {}
 
 
 def test_no_damage_makes_another_score(tmp_path):
@@ -125,10 +125,10 @@ def test_the_line_after_one_that_was_cut_off_is_kept(tmp_path):
     scores = interrupted(table, files[:3])
     journal = journal_of(table)
     journal.write_bytes(journal.read_bytes()[:-9])
-    with Growing.at(table, MINE) as growing:
-        assert growing.damaged == 0 and growing.done(files) == {0: scores[0], 1: scores[1]}
-        add(growing, files[2], 2.5)
-        add(growing, files[3], 3.5)
+    with ScoreTable.resume(table, MINE) as opened:
+        assert opened.damaged == 0 and opened.scored(files) == {0: scores[0], 1: scores[1]}
+        add(opened, files[2], 2.5)
+        add(opened, files[3], 3.5)
     assert kept(table, files) == {0: scores[0], 1: scores[1], 2: 2.5, 3: 3.5}
 
 
@@ -139,11 +139,11 @@ def test_damaged_lines_are_counted_and_written_out_of_the_journal(tmp_path):
     lines = journal_of(table).read_bytes().splitlines(keepends=True)
     lines[2] = lines[2].replace(b"0.142857", b"9.142857")
     journal_of(table).write_bytes(b"".join(lines))
-    with Growing.at(table, MINE) as growing:
-        assert growing.damaged == 1 and growing.done(files).keys() == {0, 2, 3}
-        add(growing, files[1], scores[1])
-    with Growing.at(table, MINE) as growing:
-        assert growing.damaged == 0 and growing.done(files) == scores
+    with ScoreTable.resume(table, MINE) as opened:
+        assert opened.damaged == 1 and opened.scored(files).keys() == {0, 2, 3}
+        add(opened, files[1], scores[1])
+    with ScoreTable.resume(table, MINE) as opened:
+        assert opened.damaged == 0 and opened.scored(files) == scores
 
 
 @pytest.mark.parametrize("content", [b"", b"0123456789abcdef {", b"\xff\xfe"])
@@ -159,24 +159,23 @@ def test_rows_of_other_types_are_no_scores(tmp_path):
     files = images(tmp_path, 3)
     table = tmp_path / "s.csv"
     scores = interrupted(table, files)
-    (key, _), *_ = Journal(journal_of(table), MINE).entries
-    odd = [[key, "1.0"], [key, None], [key, True], [key, [1.0]], [key], {"a": 1}, 3.0, [1.0, 2.0]]
-    with Journal(journal_of(table), MINE) as journal:
-        journal.add(*odd)
-    assert kept(table, files) == scores
-    with Growing.at(table, MINE) as growing, pytest.raises(ValueError, match="not JSON compliant"):
-        add(growing, files[0], math.nan)
+    for odd in ("1.0", None, True, [1.0], {"a": 1}, 3):
+        with Journal(journal_of(table), MINE) as journal:
+            journal.add("[]", odd)
+        assert kept(table, files) == scores
+    with ScoreTable.resume(table, MINE) as opened, pytest.raises(ValueError, match="not JSON compliant"):
+        add(opened, files[0], math.nan)
 
 
 def test_two_writers_are_never_let_in(tmp_path):
     table = tmp_path / "s.csv"
     files = images(tmp_path, 1)
-    with Growing.at(table, MINE) as growing:
+    with ScoreTable.resume(table, MINE) as opened:
         with pytest.raises(UserError, match="another process writes its results there"):
             kept(table, files)
-        add(growing, files[0], 1.0)
+        add(opened, files[0], 1.0)
     # Whoever had opened the lock file before it was released holds the same file as those to come.
-    lock = tmp_path / ".s.csv.lock"
+    lock = tmp_path / ".s.csv.journal.lock"
     assert lock.exists()
     with locked(lock), pytest.raises(UserError, match="another process"):
         kept(table, files)
@@ -191,6 +190,6 @@ def test_a_table_may_have_the_longest_name_there_is(tmp_path, name, ending):
     files = images(tmp_path, 2)
     scores = interrupted(table, files)
     assert kept(table, files) == scores and journal_of(table).exists()
-    with Growing.at(table, MINE) as growing:
-        growing.finish([Result(*files[0], 1.0)])
+    with ScoreTable.resume(table, MINE) as opened:
+        opened.finish([Result(*files[0], 1.0)])
     assert table.is_file() and not journal_of(table).exists()

@@ -5,12 +5,11 @@ import os
 import numpy as np
 import pytest
 
-from iqa_jax.cli.score_output import score_pairs
 from iqa_jax.scoring import files as files_module
 from iqa_jax.scoring.files import score_files
 from iqa_jax.scoring.results import journal_of, state_of
 from iqa_jax.signals import Stopped
-from tests.cli.test_score import Fidelity
+from tests.cli.test_score import Fidelity, score_pairs
 from tests.cli.test_score import Stopped as StoppedMetric
 from tests.miniature import noisy, picture, save
 
@@ -73,7 +72,7 @@ class Failing(Fidelity):
 @pytest.mark.parametrize("method", ["check", "stream"])
 def test_no_exception_of_one_file_stops_the_others(pairs, method, error, tmp_path):
     table = tmp_path / "s.csv"
-    assert score_pairs(Failing(error, method), pairs, csv=table) == 1
+    assert score_pairs(Failing(error, method), pairs, table=table) == 1
     rows = table.read_text().splitlines()[1:]
     assert [bool(row.split(",")[2]) for row in rows] == [True, True, False, True, True]
     assert type(error).__name__ in rows[2] and "\nb" not in rows[2]
@@ -94,7 +93,7 @@ def test_nor_does_one_in_reading_or_drawing(pairs, monkeypatch, where):
 
     monkeypatch.setattr(files_module, "read_image", fails)
     metric = Failing(LookupError("windows"), "map" if where == "map" else "")
-    results = [result for _, result in sorted(score_files(metric, pairs, draw=draw))]
+    results = [result for _, result in sorted(score_files(metric, pairs, map_writer=draw))]
     expected = {
         "read_image": f"{pairs[2][0]}: ZeroDivisionError: division by zero",
         "draw": "no map: KeyError: 'colour'",
@@ -149,9 +148,9 @@ def test_a_file_that_is_replaced_while_it_is_scored_is_scored_again(pairs, tmp_p
         metric = StoppedMetric()
         metric.after = 2
         with pytest.raises(KeyboardInterrupt):
-            score_pairs(metric, pairs[:2] + pairs[3:], csv=table)
+            score_pairs(metric, pairs[:2] + pairs[3:], table=table)
     assert journal_of(table).read_text().count("\n") == 3
-    assert score_pairs(Fidelity(), pairs[:2] + pairs[3:], csv=table) == 0
+    assert score_pairs(Fidelity(), pairs[:2] + pairs[3:], table=table) == 0
     scores = [float(row.split(",")[2]) for row in table.read_text().splitlines()[1:]]
     assert max(scores) < 80
 

@@ -1,7 +1,7 @@
 """The built-in data sets: photographs that ship with this and other packages, distorted as in KADID-10k."""
 
 import importlib.resources
-import io
+import importlib.util
 from collections.abc import Callable
 from functools import partial
 
@@ -10,6 +10,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from iqa_jax.data.datasets.base import Contents, DistortedImage, PairBuilder, Score
+from iqa_jax.data.png import png_bytes
 
 SIDE = 288
 _SHORT_SIDE = 384  # photographs are brought to KADID-10k's scale before they are cut
@@ -173,6 +174,4 @@ def _png_of(make: Callable[[], np.ndarray]) -> bytes:
 
 
 def _png(pixels: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG", compress_level=1)
-    return buffer.getvalue()
+    return png_bytes(pixels, compress_level=1)

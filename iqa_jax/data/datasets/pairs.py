@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import io
 import math
 import os
 import statistics
@@ -14,6 +13,7 @@ from PIL import Image
 from iqa_jax.data.datasets.base import Contents, DistortedImage, Encoded, PairBuilder, Score, as_bytes
 from iqa_jax.data.images import read_image
 from iqa_jax.data.numerals import AmbiguousNumber, numbers
+from iqa_jax.data.png import png_bytes
 from iqa_jax.data.tables import PAIR_ALIASES, Rows, listed_path, table_rows
 from iqa_jax.errors import DataError
 
@@ -199,6 +199,4 @@ def _thumbnail(path: Path) -> bytes:
     """A small PNG of a picture, which replaces the reference of a content that has none."""
     image = Image.fromarray(read_image(path, say=lambda text: None))
     image.thumbnail((_THUMBNAIL, _THUMBNAIL))
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG")
-    return buffer.getvalue()
+    return png_bytes(image)

@@ -1,9 +1,9 @@
-"""Scoring and evaluation on a Ray cluster."""
+"""Scores of files and of data sets on a Ray cluster."""
 
 import dataclasses
 import functools
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,62 +13,65 @@ from iqa_jax.data.source import PairSource
 from iqa_jax.errors import UserError
 from iqa_jax.files import local_path
 from iqa_jax.ops.programs import keep_programs
-from iqa_jax.parallel.cluster import TRIES, WorkersLost, spread
+from iqa_jax.parallel.cluster import TRIES, WorkersLost, run_parts
 from iqa_jax.parallel.jobs import grouped
 from iqa_jax.scoring.dataset import Predictor
 from iqa_jax.scoring.files import score_files
 from iqa_jax.scoring.load import load
-from iqa_jax.scoring.results import Pair, Result
+from iqa_jax.scoring.results import FilePair, Result
 from iqa_jax.weights.hub import on_hub
 
-_FILES, _PAIRS = 32, 64  # in a part: files to score, pairs of a prepared split
+_FILES, _PAIRS = 32, 64  # in a part: files, or pairs of a data set
 
 
-def scored_on_cluster(
+def score_files_on_cluster(
     weights: str | os.PathLike,
     options: Mapping,
-    pairs: Sequence[Pair],
+    pairs: Sequence[FilePair],
     *,
-    masks: Mapping[Path, Path],
-    resize: str | None,
     address: str,
     workers: int,
+    only: Iterable[int] | None = None,
+    masks: Mapping[Path, Path] | None = None,
+    resize: str | None = None,
 ) -> Iterator[tuple[int, Result]]:
     """As `score_files`, by the workers of a cluster; the pairs of one reference stay together.
 
     Args:
-      weights, options: what `load` takes.
-      address, workers: see `iqa_jax.parallel.cluster.spread`.
+      weights, options: the arguments of `load`.
+      address, workers: see `iqa_jax.parallel.cluster.run_parts`.
     """
-    parts = grouped([reference or target for target, reference in pairs], _FILES)
+    chosen = range(len(pairs)) if only is None else list(only)
+    groups = grouped([pairs[k][1] or pairs[k][0] for k in chosen], _FILES)
+    parts = [[chosen[k] for k in group] for group in groups]
     files = [[tuple(path and path.resolve() for path in pairs[k]) for k in part] for part in parts]
-    shown = {target.resolve(): mask.resolve() for target, mask in masks.items()}
+    shown = {target.resolve(): mask.resolve() for target, mask in (masks or {}).items()}
     build = functools.partial(_file_worker, _from_anywhere(weights), dict(options), shown, resize)
     try:
-        for number, results in spread(build, files, address=address, workers=workers):
+        for number, results in run_parts(build, files, address=address, workers=workers):
             for position, result in zip(parts[number], results, strict=True):
                 target, reference = pairs[position]  # as they were given, not as the workers find them
-                yield int(position), dataclasses.replace(result, target=target, reference=reference)
+                yield position, dataclasses.replace(result, target=target, reference=reference)
     except WorkersLost as failure:
         for number, reason in failure.reasons.items():
-            error = f"one of {len(parts[number])} images that ended their worker {TRIES} times: {reason}"
+            error = f"one of {len(parts[number])} images whose worker ended {TRIES} times: {reason}"
             for position in parts[number]:
                 target, reference = pairs[position]
-                yield int(position), Result(target, reference, error=error, passing=True)
+                yield position, Result(target, reference, error=error, passing=True)
 
 
 def _file_worker(weights: str, options: dict, masks: Mapping, resize: str | None) -> Callable:
     keep_programs()
     metric = load(weights, **options)
 
-    def work(pairs: Sequence[Pair]) -> list[Result]:
+    def work(pairs: Sequence[FilePair]) -> list[Result]:
         results = dict(score_files(metric, pairs, masks=masks, resize=resize, say=lambda text: None))
         return [results[position] for position in range(len(pairs))]
 
     return work
 
 
-def predicted_on_cluster(
+def predict_on_cluster(
     weights: str | os.PathLike,
     options: Mapping,
     source: PairSource,
@@ -78,11 +81,11 @@ def predicted_on_cluster(
     workers: int,
     progress: Callable[[int], object] = lambda pairs: None,
 ) -> np.ndarray:
-    """Predicted MOS (N,) of the pairs, by the workers of a cluster, which see the prepared data too.
+    """Predicted MOS (N,) of the pairs, by the workers of a cluster, where the prepared data lie too.
 
     Args:
-      weights, options: what `Predictor` takes.
-      data_dir: where the data were prepared.
+      weights, options: the arguments of `Predictor`.
+      data_dir: where the prepared data lie.
     """
     parts = grouped(source.reference, _PAIRS)
     place = _from_anywhere(data_dir) if data_dir else ""
@@ -92,12 +95,12 @@ def predicted_on_cluster(
     predicted = np.empty(len(source), np.float32)
     positions = [source.index[part] for part in parts]
     try:
-        for number, scores in spread(build, positions, address=address, workers=workers):
+        for number, scores in run_parts(build, positions, address=address, workers=workers):
             predicted[parts[number]] = scores
             progress(len(parts[number]))
     except WorkersLost as failure:
         first = parts[next(iter(failure.reasons))]
-        raise UserError(f"{source.dataset}: {source.name[first[0]]} and what follows: {failure}") from None
+        raise UserError(f"{source.dataset}: from {source.name[first[0]]} on, {failure}") from None
     return predicted
 
 
@@ -109,6 +112,6 @@ def _split_worker(weights: str, options: dict, dataset: str, split: str, data_di
 
 
 def _from_anywhere(path: str | os.PathLike) -> str:
-    """A path as workers in other directories find it; a name or an address as it is."""
-    there = not on_hub(path) and local_path(path).exists()
-    return str(local_path(path).absolute()) if there else os.fspath(path)
+    """A path that is valid in any working directory; a name or an address as it is."""
+    is_path = not on_hub(path) and local_path(path).exists()
+    return str(local_path(path).absolute()) if is_path else os.fspath(path)

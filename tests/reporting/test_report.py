@@ -12,14 +12,14 @@ from PIL import Image
 from iqa_jax.data.preparation import prepare_dataset
 from iqa_jax.data.source import PairSource
 from iqa_jax.errors import DataError
-from iqa_jax.evaluation import report, viewer
 from iqa_jax.evaluation.baselines import baselines
-from iqa_jax.evaluation.evaluate import evaluate
-from iqa_jax.evaluation.plots import Panel, save_bars, save_panels, save_scatter
-from iqa_jax.evaluation.report import save_samples, write_report
+from iqa_jax.evaluation.evaluation import measure_agreement
 from iqa_jax.evaluation.statistics import Fit
+from iqa_jax.reporting import report, viewer
+from iqa_jax.reporting.plots import Panel, save_bars, save_panels, save_scatter
+from iqa_jax.reporting.report import save_samples, write_report
 from tests import miniature
-from tests.evaluation.test_page import Mapped, data_of
+from tests.reporting.test_page import Mapped, data_of
 
 # The first reference gets a name that HTML and matplotlib's formulas could trip over.
 AWKWARD = '<i>"$&$'
@@ -42,7 +42,7 @@ def evaluation(source):
 
 
 def evaluated(source, predicted, values=None):
-    return evaluate(source, predicted, weights="<u>run", crops="ten", baselines=values, resamples=20)
+    return measure_agreement(source, predicted, weights="<u>run", crops="ten", baselines=values, resamples=20)
 
 
 class Page(HTMLParser):
@@ -172,7 +172,7 @@ def test_negated_scores_are_called_so(evaluation, tmp_path):
     source.score = dataclasses.replace(source.score, kind="DMOS", higher_is_better=False)
     source.mos = -source.mos
     text = Page(write_report(dataclasses.replace(evaluation, source=source), tmp_path)).text
-    assert "Predicted against true −DMOS" in text and "lower is better; negated on this page" in text
+    assert "Predicted against true −DMOS" in text and "lower is better; this page negates it" in text
 
 
 def test_points_and_fits_are_in_sight(tmp_path):
@@ -198,7 +198,7 @@ def test_any_file_name_can_be_drawn(tmp_path, name, recwarn):
 def test_a_notebooks_backend_does_not_matter_in_a_command(tmp_path):
     code = (
         "import numpy as np, sys; from pathlib import Path; from iqa_jax.cli.ending import shown_plainly\n"
-        "from iqa_jax.evaluation.plots import save_bars\n"
+        "from iqa_jax.reporting.plots import save_bars\n"
         "with shown_plainly(): save_bars(Path(sys.argv[1]), {'a': 0.5}, label='SRCC')"
     )
     environment = {**os.environ, "MPLBACKEND": "module://a_notebooks.backend"}

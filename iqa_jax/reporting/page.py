@@ -1,4 +1,4 @@
-"""A page to look at scored images: a sortable list and a viewer; works from a file, without a network."""
+"""A page of scored images: a sortable list and a viewer; works from a file, without a network."""
 
 import base64
 import contextlib
@@ -14,16 +14,19 @@ from pathlib import Path
 import numpy as np
 from PIL import ExifTags, Image
 
+from iqa_jax.data.png import png_bytes
 from iqa_jax.errors import UserError
-from iqa_jax.evaluation.report import environment
 from iqa_jax.files import partial_folder, writable_directory, write_whole
+from iqa_jax.reporting.maps import levels, viridis
+from iqa_jax.reporting.templates import environment
+from iqa_jax.scoring.metric import QualityMap
 
 PAGE = "index.html"
 PICTURES = "index-files"  # beside the page
-_MARK = ".made-with-the-page"  # in that folder, which is then replaced by the next page
+_MARK = ".made-with-the-page"  # in that folder, which the next page may then replace
 _THUMBNAIL = (128, 96)
 _WORST = 5  # windows that are marked
-_INLINE = 5 * 2**20  # bytes of pictures that stand in the page itself
+_INLINE = 5 * 2**20  # up to so many bytes, pictures are part of the page itself
 # Formats that browsers show, and their endings; other files are written as PNG.
 _SHOWN = {
     "PNG": ".png",
@@ -43,11 +46,11 @@ class Entry:
     """A scored image as the page lists it.
 
     Attributes:
-      name, reference: what to call the target and its reference, which there may not be.
-      content: what targets to compare with each other have in common.
-      method: the name of the set that the target belongs to; "" if there is one set only.
+      name, reference: names of the target and of its reference, None without one.
+      content: the same for targets that are compared with each other.
+      method: the name of the set that the target belongs to; "" if there is only one set.
       score: None if it could not be computed, for the reason in `error`.
-      measured: more numbers, each a column by its name; every entry has the same.
+      measured: further numbers by the names of their columns, the same for all entries.
     """
 
     name: str
@@ -60,24 +63,24 @@ class Entry:
 
 
 class Page(contextlib.AbstractContextManager):
-    """Collects pictures while images are scored, then writes the page; what is not written goes at the end.
+    """Collects pictures while images are scored, then writes the page.
 
-    `add` may be called from several threads.
+    `add` may be called from several threads.  Pictures of a page that is never written are deleted.
     """
 
     def __init__(self, directory: Path, *, as_files: bool = True, scale: tuple[float, float] | None = None):
-        """Takes the directory, which becomes `index.html` and, for more than 5 MB, `index-files/`.
+        """Prepares the directory of `index.html` and, for pictures of more than 5 MB, `index-files/`.
 
         Args:
-          as_files: pictures are their files, where browsers show these; else they are written as PNG.
-          scale: what the colours of all maps show; of each map the range that is there if not given.
+          as_files: pictures are copies of their files, where browsers show these; else PNG files.
+          scale: the range that the colours of all maps span; that of each map if not given.
         Raises:
-          UserError: it cannot be written, or holds an `index-files` that no page has made.
+          UserError: the directory cannot be written, or holds an `index-files` that no page has made.
         """
         self.directory = writable_directory(directory)
         pictures = self.directory / PICTURES
         if pictures.exists() and not (pictures / _MARK).exists():
-            raise UserError(f"{pictures}: is in the way of the page's pictures; choose another directory")
+            raise UserError(f"{pictures}: no page has made this folder; choose another directory")
         self._open = contextlib.ExitStack()
         self._images = self._open.enter_context(partial_folder(self.directory))
         self._as_files, self._scale = as_files, scale
@@ -88,13 +91,15 @@ class Page(contextlib.AbstractContextManager):
     def __exit__(self, *_):
         self._open.close()
 
-    def add(self, position: int, files: Sequence[Path], images: Sequence[np.ndarray], quality) -> None:
-        """Keeps the pictures of the image at a position of the list.
+    def add(
+        self, position: int, files: Sequence[Path], images: Sequence[np.ndarray], quality: QualityMap
+    ) -> None:
+        """Adds the pictures of the image at a position of the list.
 
         Args:
-          files, images: of the reference, if there is one, and the target; (H, W, 3) uint8.  Without
-            files, paths that tell the pictures apart.
-          quality: what `metric.map` gave.
+          files, images: of the reference, if there is one, and the target; (H, W, 3) uint8.  Pictures that
+            come from no files have made-up paths, a different one each.
+          quality: the map of the target.
         """
         height, width = images[-1].shape[:2]
         low, high = self._scale or (float(quality.values.min()), float(quality.values.max()))
@@ -117,7 +122,7 @@ class Page(contextlib.AbstractContextManager):
     def write(
         self, title: str, remark: str, unit: str, entries: Sequence[Entry], methods: Sequence[str] = ()
     ) -> Path:
-        """Writes the page with what was added for the entries; returns its path.
+        """Writes the page of the entries with their pictures; returns its path.
 
         Args:
           methods: the names in the entries, in the order of their columns.
@@ -149,7 +154,7 @@ class Page(contextlib.AbstractContextManager):
         path = self.directory / PAGE
         pictures = self.directory / PICTURES
         (self._images / _MARK).touch()
-        with partial_folder(self.directory) as old:  # not taken away piece by piece: the mark may go first
+        with partial_folder(self.directory) as old:  # renamed whole, so that its mark is never lost alone
             if pictures.exists():
                 pictures.rename(old / PICTURES)
             if not inline:
@@ -158,7 +163,7 @@ class Page(contextlib.AbstractContextManager):
         return path
 
     def _shown(self, file: Path, image: np.ndarray) -> str:
-        """The name of a picture, of a file that is shown once or several times."""
+        """The name of the picture of a file, which is written once."""
         with self._lock:
             if file in self._names:
                 return self._names[file]
@@ -167,7 +172,7 @@ class Page(contextlib.AbstractContextManager):
         if ending:
             shutil.copyfile(file, self._images / name)
         else:
-            Image.fromarray(image).save(self._images / name, compress_level=1)
+            (self._images / name).write_bytes(png_bytes(image, compress_level=1))
         return name
 
     def _thumbnail(self, name: str, image: np.ndarray) -> str:
@@ -177,18 +182,15 @@ class Page(contextlib.AbstractContextManager):
         return f"{name}-thumbnail.jpg"
 
     def _map(self, name: str, values: np.ndarray, low: float, high: float) -> str:
-        """The colours of a map at a quarter of its size: it has nothing finer."""
-        from matplotlib import colormaps
-
-        level = np.clip((values[::4, ::4] - low) / max(high - low, 1e-9), 0, 1) * 255
-        image = Image.fromarray(level.astype(np.uint8), "P")
-        image.putpalette(colormaps["viridis"](np.arange(256), bytes=True)[:, :3].tobytes())
-        image.save(self._images / f"{name}-map.png")
+        """The colours of a map at a quarter of its size, which loses nothing that can be seen."""
+        image = Image.fromarray(levels(values[::4, ::4], low, high), "P")
+        image.putpalette(viridis().tobytes())
+        (self._images / f"{name}-map.png").write_bytes(png_bytes(image))
         return f"{name}-map.png"
 
     @staticmethod
     def _source(path: Path, inline: bool) -> str:
-        """What an <img> takes: the picture itself or its place beside the page."""
+        """The address of a picture: itself as data, or its place beside the page."""
         if not inline:
             return f"{PICTURES}/{path.name}"
         kind = _MEDIA.get(path.suffix, path.suffix[1:])
@@ -196,15 +198,15 @@ class Page(contextlib.AbstractContextManager):
 
 
 def _name_of(*files: Path) -> str:
-    """What to call the picture of files: it depends on nothing else, and stands in any address as it is."""
+    """A name for the picture of files that depends on their paths alone and is valid in any address."""
     return hashlib.sha256(os.fsencode("\0".join(map(str, files)))).hexdigest()[:16]
 
 
 def _shown_alike(file: Path) -> str | None:
-    """The usual ending of a file that browsers show as it was scored, whatever it is called; None of others.
+    """The usual ending of a file that browsers show as it was scored; None for other files.
 
-    Of several frames they would show all.  They all follow the orientation that EXIF gives for a JPEG, but
-    not that of other files or of XMP.
+    Browsers would show all frames of a file.  They follow the EXIF orientation of a JPEG file, but not that
+    of other files or of XMP.
     """
     try:
         with Image.open(file) as image:
@@ -216,7 +218,7 @@ def _shown_alike(file: Path) -> str | None:
             stated = Image.Exif()
             stated.load(image.info.get("exif", b""))
             return ending if ending == ".jpg" and _ORIENTATION in stated else None
-    except Exception:  # Pillow raises almost anything for metadata that are damaged; the pixels are there
+    except Exception:  # Pillow raises almost anything for damaged metadata; the pixels are fine
         return None
 
 

@@ -1,8 +1,8 @@
 """Quality maps as pictures: colours over the image in grey, and a scale beside it."""
 
+import functools
 import glob
 import hashlib
-import io
 import os
 import unicodedata
 from collections import Counter
@@ -13,12 +13,27 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from iqa_jax.data.pairing import is_table
+from iqa_jax.data.png import png_bytes
 from iqa_jax.data.selection import fixed_part
 from iqa_jax.files import fitting_name, local_path, shortest_unique_names, write_whole
+from iqa_jax.scoring.metric import QualityMap
 
 _LEGEND = 84  # pixels of width
 _BAR = 16
 _UNIT = "MOS"
+
+
+@functools.cache
+def viridis() -> np.ndarray:
+    """The colours of all quality maps, (256, 3) uint8, from purple (bad) to yellow (good)."""
+    from matplotlib import colormaps
+
+    return colormaps["viridis"](np.arange(256), bytes=True)[:, :3]
+
+
+def levels(values: np.ndarray, low: float, high: float) -> np.ndarray:
+    """The number of the colour of each value, uint8."""
+    return (np.clip((values - low) / max(high - low, 1e-12), 0, 1) * 255).astype(np.uint8)
 
 
 def heat_map(image: np.ndarray, values: np.ndarray, low: float, high: float) -> np.ndarray:
@@ -31,22 +46,18 @@ def heat_map(image: np.ndarray, values: np.ndarray, low: float, high: float) -> 
     Returns:
       (H, W + 84, 3) uint8.
     """
-    from matplotlib import colormaps
-
-    colors = colormaps["viridis"](np.arange(256), bytes=True)[:, :3]
-    level = np.clip((values - low) / max(high - low, 1e-12), 0, 1) * 255
     grey = np.asarray(Image.fromarray(image).convert("L"))
-    over = colors[level.astype(np.uint8)] // 2 + grey[..., None] // 2
-    return np.concatenate([over, _legend(len(image), colors, low, high)], axis=1)
+    blended = viridis()[levels(values, low, high)] // 2 + grey[..., None] // 2
+    return np.concatenate([blended, _legend(len(image), low, high)], axis=1)
 
 
-def _legend(height: int, colors: np.ndarray, low: float, high: float) -> np.ndarray:
+def _legend(height: int, low: float, high: float) -> np.ndarray:
     """The scale, (height, 84, 3): colours, ticks at round values, the unit above."""
     from matplotlib.ticker import MaxNLocator
 
     top, bottom = (16, height - 8) if height >= 64 else (0, height)
     legend = np.full((height, _LEGEND, 3), 255, np.uint8)
-    rows = colors[np.linspace(255, 0, bottom - top).astype(np.uint8)]
+    rows = viridis()[np.linspace(255, 0, bottom - top).astype(np.uint8)]
     legend[top:bottom, 4 : 4 + _BAR] = rows[:, None]
     lettered = Image.fromarray(legend)
     draw = ImageDraw.Draw(lettered)
@@ -62,41 +73,41 @@ def _legend(height: int, colors: np.ndarray, low: float, high: float) -> np.ndar
 
 
 def range_of(values: np.ndarray, scale: tuple[float, float]) -> tuple[float, float]:
-    """The range that a map's values have, at least a hundredth of the scale wide."""
+    """The smallest and largest value of a map, at least a hundredth of the scale apart."""
     low, high = float(values.min()), float(values.max())
     missing = (scale[1] - scale[0]) / 100 - (high - low)
     return (low, high) if missing <= 0 else (low - missing / 2, high + missing / 2)
 
 
-def save_map(path: Path, image: np.ndarray, quality, scale: tuple[float, float], *, full: bool = False):
+def save_map(
+    path: Path, image: np.ndarray, quality: QualityMap, scale: tuple[float, float], *, full: bool = False
+) -> None:
     """Writes a heat map as PNG.
 
     Args:
       image: (H, W, 3) uint8.
-      quality: what `metric.map` gave for it.
-      scale: the ends of the metric's.
-      full: the colours show the whole scale, so that maps can be compared; else the range that is there.
+      quality: the map of the image.
+      scale: the range of the metric.
+      full: the colours span the whole scale, so that maps can be compared; else the range of this map.
     """
     low, high = scale if full else range_of(quality.values, scale)
-    buffer = io.BytesIO()
-    Image.fromarray(heat_map(image, quality.values, low, high)).save(buffer, format="PNG")
-    write_whole(path, buffer.getvalue())
+    write_whole(path, png_bytes(heat_map(image, quality.values, low, high)))
 
 
 def below_roots(
     targets: Iterable[Path], named: Sequence[str] = ()
 ) -> tuple[list[tuple[Path | None, Path]], dict[Path, str]]:
-    """Where targets lie, seen from what they were found by.
+    """The path of each target below the directory that the user named.
 
-    The roots are the directories that `named` has, those above the first part of a pattern with magic in it,
-    and those of tables; of several around a target it is the outermost.  The files below none of them have no
-    root; their paths are below the folder that they share.
+    These directories, the roots, are those in `named`, those above the first wildcard of a pattern, and those
+    of tables.  Of several roots above a target the outermost counts.  Files below none of them have no root;
+    their paths are below the folder that they share.
 
     Args:
       named: files, directories, patterns or a table.
     Returns:
-      The root of each target and its path below it; and the roots, in their order, with names that tell them
-      apart, where there are several.
+      The root of each target and its path below it; and, if there are several roots, a distinct name for
+      each, in their order.
     """
     roots = dict.fromkeys(map(_root, named))
     absolute = [Path(os.path.abspath(target)) for target in targets]
@@ -106,8 +117,8 @@ def below_roots(
     single = [path.parent for path, root in zip(absolute, whose, strict=True) if not root]
     shared = os.path.commonpath(single) if single else ""
     placed = [(root, path.relative_to(root or shared)) for path, root in zip(absolute, whose, strict=True)]
-    around = set(whose)
-    used = [root for root in roots if root and root in around]
+    with_targets = set(whose)
+    used = [root for root in roots if root and root in with_targets]
     names = shortest_unique_names(used) if len(used) > 1 else {}
     return placed, {root: name.lstrip("/") for root, name in names.items()}
 
@@ -127,11 +138,11 @@ def map_files(
     *,
     named: Sequence[str] = (),
 ) -> list[Path]:
-    """Where the map of each target belongs: in the folder that mirrors the target's, under its name.
+    """The file of each target's map, in a folder that mirrors the target's.
 
-    `a/frame.png` has `a/frame-map.png`, `a/frame.jpg` has `a/frame.jpg-map.png`: a target's name does not
-    depend on the others.  Where a target is compared with several references, or names differ in
-    what some file systems do not tell apart, each of them has a digest in its name.
+    The map of `a/frame.png` is `a/frame-map.png`, that of `a/frame.jpg` is `a/frame.jpg-map.png`, whatever
+    the other targets are called.  A digest is added where a target has several references, or where some file
+    systems would take two names for one.
 
     Args:
       references: of the targets.
@@ -157,5 +168,5 @@ def map_files(
 
 
 def _as_any_file_system(file: PurePath) -> str:
-    """A name as the file systems see it that tell neither the case nor how an accent is written."""
+    """A name as file systems see it that ignore case and how an accent is encoded."""
     return unicodedata.normalize("NFC", str(file)).casefold()

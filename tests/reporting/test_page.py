@@ -13,12 +13,11 @@ import pytest
 from PIL import Image
 
 from iqa_jax.cli.score import chosen_files
-from iqa_jax.cli.score_output import score_pairs
 from iqa_jax.errors import UserError
-from iqa_jax.evaluation import page as page_module
+from iqa_jax.reporting import page as page_module
 from iqa_jax.scoring.results import journal_of
 from tests import miniature
-from tests.cli.test_score import Fidelity
+from tests.cli.test_score import Fidelity, score_pairs
 
 
 class Mapped(Fidelity):
@@ -49,7 +48,7 @@ def methods(tmp_path):
 def made(folder):
     sets = [str(folder / name) for name in ("good", "bad")]
     pairs, _ = chosen_files(sets, [str(folder / "ref")])
-    assert score_pairs(Mapped(), pairs, page=folder / "page", sets=sets) == 1
+    assert score_pairs(Mapped(), pairs, page=folder / "page", named=sets) == 1
     return folder / "page" / "index.html"
 
 
@@ -82,7 +81,7 @@ def test_a_folder_that_no_page_has_made_stays_as_it_is(methods):
     pictures = methods / "page" / page_module.PICTURES
     pictures.mkdir(parents=True)
     (pictures / "mine.png").write_bytes(b"mine")
-    with pytest.raises(UserError, match="index-files: is in the way of the page's pictures"):
+    with pytest.raises(UserError, match="index-files: no page has made this folder"):
         made(methods)
     assert [path.name for path in (methods / "page").rglob("*")] == ["index-files", "mine.png"]
 
@@ -96,7 +95,7 @@ def test_methods_and_references_are_told_apart_by_their_folders(tmp_path):
             miniature.save(tmp_path / method / "results" / scene / "1.png", noisy)
     sets = [str(tmp_path / method / "results") for method in "ab"]
     pairs, _ = chosen_files(sets, [str(tmp_path / "ref")])
-    assert score_pairs(Mapped(), pairs, page=tmp_path / "page", sets=sets) == 0
+    assert score_pairs(Mapped(), pairs, page=tmp_path / "page", named=sets) == 0
     data = data_of(tmp_path / "page" / "index.html")
     assert data["methods"] == ["a/results", "b/results"]
     assert {(pair["method"], pair["name"], pair["content"]) for pair in data["pairs"]} == {
@@ -192,7 +191,7 @@ def test_names_of_any_kind_are_found_by_their_addresses(tmp_path, monkeypatch, n
     miniature.save(tmp_path / "ref" / name, miniature.picture(0, (40, 48)))
     miniature.save(tmp_path / "dis#1" / name, miniature.picture(1, (40, 48)))
     pairs, _ = chosen_files([str(tmp_path / "dis#1")], [str(tmp_path / "ref")])
-    assert score_pairs(Mapped(), pairs, page=tmp_path / "page", sets=[str(tmp_path / "dis#1")]) == 0
+    assert score_pairs(Mapped(), pairs, page=tmp_path / "page", named=[str(tmp_path / "dis#1")]) == 0
     data = data_of(tmp_path / "page" / "index.html")
     assert data["pairs"][0]["name"] == name and len(data["sources"]) == 4
     for address in data["sources"].values():
@@ -248,7 +247,7 @@ def test_a_start_that_is_refused_leaves_nothing_of_a_page(methods):
     table = methods / "s.csv"
     journal_of(table).write_text("damaged\n")
     with pytest.raises(UserError, match="damaged"):
-        score_pairs(Mapped(), pairs, csv=table, page=methods / "page")
+        score_pairs(Mapped(), pairs, table=table, page=methods / "page")
     assert not (methods / "page").exists()
 
 
@@ -258,7 +257,7 @@ def test_a_scale_of_negated_dmos_ends_at_0(methods, capsys):
     sets = [str(methods / "good")]
     pairs, _ = chosen_files(sets, [str(methods / "ref")])
     capsys.readouterr()
-    assert score_pairs(metric, pairs, page=methods / "page", sets=sets) == 0
+    assert score_pairs(metric, pairs, page=methods / "page", named=sets) == 0
     assert score_pairs(metric, pairs[:1]) == 0
     text = capsys.readouterr().err + (methods / "page" / "index.html").read_text()
     assert text.count("from -1 (bad) to 0 (excellent)") == 3 and "-0 (" not in text

@@ -1,8 +1,6 @@
-"""What to look at: the report of an evaluation, and samples as a model in training sees them."""
+"""The report of an evaluation, and samples as a model sees them in training."""
 
-import base64
 import functools
-import io
 import os
 from pathlib import Path
 from urllib.parse import quote
@@ -13,9 +11,10 @@ from PIL import Image
 from iqa_jax.data.source import PairSource
 from iqa_jax.errors import DataError
 from iqa_jax.evaluation.baselines import psnr, ssim
-from iqa_jax.evaluation.evaluate import Evaluation
-from iqa_jax.evaluation.plots import Panel, polynomial_fit, save_bars, save_panels, save_scatter
+from iqa_jax.evaluation.evaluation import Evaluation
 from iqa_jax.files import writable_directory, write_whole
+from iqa_jax.reporting.plots import Panel, polynomial_fit, save_bars, save_panels, save_scatter
+from iqa_jax.reporting.templates import environment
 
 _THUMBNAIL = 288  # longest side of an image in the report
 _WORST = 3  # pairs shown each way
@@ -23,30 +22,15 @@ _EXAMPLES = 5  # distorted versions shown of one reference
 _MEASURES = {"plcc": "PLCC", "srcc": "SRCC", "krcc": "KRCC", "rmse": "RMSE", "main_score": "main score"}
 
 
-def environment():
-    """Jinja's, for the templates that lie here."""
-    import jinja2
-
-    made = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    made.filters |= {"number": _number, "embedded": _embedded}
-    return made
-
-
 def write_report(evaluation: Evaluation, directory: Path, *, viewer: Path | None = None) -> Path:
     """Writes `report-NAME.html`, which needs no other file, and its figures as PNG; returns the page.
 
-    The figures are `scatter-NAME.png`, `types-NAME.png` (if the data set tells distortion types),
+    The figures are `scatter-NAME.png`, `types-NAME.png` (if the data set has distortion types),
     `overrated-NAME.png` and `underrated-NAME.png` (if there are such pairs) and `examples-NAME.png`
     (if there are references).
 
     Args:
-      viewer: a page in `directory` to link to, see `iqa_jax.evaluation.viewer`.
+      viewer: a page in `directory` to link to, see `iqa_jax.reporting.viewer`.
     Raises:
       UserError: `directory` is not writable.
     """
@@ -93,10 +77,10 @@ def write_report(evaluation: Evaluation, directory: Path, *, viewer: Path | None
 def save_samples(
     path: Path, source: PairSource, *, count: int, seed: int, crop_size: int, rotation: float
 ) -> None:
-    """Draws pairs as the model sees them: the crops of the first pass of a training run with `seed`.
+    """Draws pairs as a model sees them, with the crops of the first pass of a training run with `seed`.
 
     Args:
-      count: how many pairs, drawn from `source` by `seed`; all of them if there are fewer.
+      count: how many pairs are drawn from `source` by `seed`; all if it has fewer.
       crop_size, rotation: see `iqa_jax.ops.augment.augment_pair`.
     Raises:
       DataError: an image is smaller than the crop.
@@ -126,7 +110,7 @@ def save_samples(
 
 
 def label_of(source: PairSource) -> str:
-    """What to call the labels, which are negated where lower is better."""
+    """The name of the labels; they are negated if lower is better."""
     return source.score.kind if source.score.higher_is_better else f"−{source.score.kind}"
 
 
@@ -136,7 +120,7 @@ def _facts(evaluation):
     if score.higher_is_better:
         label += "higher is better"
     else:
-        label += "lower is better; negated on this page, so that higher is better throughout"
+        label += "lower is better; this page negates it, so that higher is better throughout"
     facts = {"Attention": evaluation.warning} if evaluation.warning else {}
     return facts | {
         "Data set": source.dataset,
@@ -150,7 +134,7 @@ def _facts(evaluation):
 
 
 def _metric_rows(evaluation):
-    """Rows of the table of metrics: name, value, interval, values of the baselines, reason of a failure."""
+    """Rows of the table of metrics: name, value, interval, values of the baselines, why a fit failed."""
     baselines = evaluation.baseline_metrics().values()
     rows = []
     for key, name in _MEASURES.items():
@@ -205,10 +189,7 @@ def _worst(evaluation):
 
 
 def _examples(evaluation):
-    """Panels of the first reference and of distorted versions of it, spread over their range of MOS.
-
-    None without references.
-    """
+    """Panels of the first reference and of distorted versions across their range of MOS, if it has any."""
     if not evaluation.source.paired:
         return []
     source = evaluation.source
@@ -240,16 +221,3 @@ def _thumbnail(image):
     small = Image.fromarray(image)
     small.thumbnail((_THUMBNAIL, _THUMBNAIL), Image.Resampling.LANCZOS)
     return np.asarray(small)
-
-
-def _number(value):
-    return "–" if np.isnan(value) else f"{value:.4f}"
-
-
-def _embedded(image):
-    """A data URI of a PNG's bytes or of pixels (H, W, 3)."""
-    if isinstance(image, np.ndarray):
-        buffer = io.BytesIO()
-        Image.fromarray(image).save(buffer, "PNG")
-        image = buffer.getvalue()
-    return "data:image/png;base64," + base64.b64encode(image).decode()

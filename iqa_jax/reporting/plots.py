@@ -1,7 +1,6 @@
-"""Figures, as PNG.  Equal input gives equal bytes."""
+"""Figures as PNG files.  Equal input gives equal bytes."""
 
 import dataclasses
-import io
 import textwrap
 import warnings
 from collections.abc import Sequence
@@ -9,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from iqa_jax.data.png import png_bytes
 from iqa_jax.evaluation.agreement import correlations
 from iqa_jax.files import write_whole
 
@@ -16,7 +16,7 @@ _DPI = 120
 _GAP = 6  # pixels between the images of a panel
 _MARGIN = 16  # pixels around a panel
 _LINE = 17  # height of a line of a caption, in pixels
-_CHARACTER = 8  # upper bound of the mean width of a character, in pixels
+_CHARACTER = 8  # pixels, at least the mean width of a character
 
 
 def polynomial_fit(x: np.ndarray, y: np.ndarray, degree: int) -> np.polynomial.Polynomial:
@@ -25,9 +25,9 @@ def polynomial_fit(x: np.ndarray, y: np.ndarray, degree: int) -> np.polynomial.P
 
 
 def save_scatter(path: Path, predicted: np.ndarray, mos: np.ndarray, *, label: str = "MOS") -> None:
-    """Predicted against true MOS, (N,) each, with a linear and a third-order fit and the correlations.
+    """Draws predicted over true MOS, (N,) each, with a linear and a third-order fit and the correlations.
 
-    A dotted line marks equality, where the scales overlap.  `label` is what to call the MOS.
+    A dotted line marks equality, where the scales overlap.  `label` is the name of the axes.
     """
     figure, axes = _figure(5.0, 5.0)
     axes.scatter(mos, predicted, s=12, alpha=0.6, edgecolors="none")
@@ -47,7 +47,7 @@ def save_scatter(path: Path, predicted: np.ndarray, mos: np.ndarray, *, label: s
 
 
 def save_bars(path: Path, values: dict[str, float], *, label: str) -> None:
-    """A horizontal bar for each correlation, the first on top; one that is NaN is called undefined."""
+    """Draws a horizontal bar for each correlation, the first on top; NaN is labelled undefined."""
     figure, axes = _figure(6.0, 1.0 + 0.3 * len(values))
     bars = axes.barh(range(len(values)), list(values.values()), height=0.7)
     texts = ["undefined" if np.isnan(value) else f"{value:.3f}" for value in values.values()]
@@ -67,7 +67,7 @@ class Panel:
     """Images side by side and the lines under them.
 
     Attributes:
-      images: what each shows, and its pixels (H, W, 3) uint8; H is the same for all of them.
+      images: the title and the pixels of each, (H, W, 3) uint8 with the same H.
       caption: lines of text.
     """
 
@@ -76,7 +76,7 @@ class Panel:
 
 
 def save_panels(path: Path, panels: Sequence[Panel], *, columns: int) -> None:
-    """Panels in a grid, row by row, every image pixel for pixel; long captions are broken."""
+    """Draws panels in a grid, row by row, every image pixel for pixel, with wrapped captions."""
     width = max(240, *(_width(panel) for panel in panels))
     captions = [
         [part for line in panel.caption for part in textwrap.wrap(_drawable(line), width // _CHARACTER)]
@@ -102,7 +102,7 @@ def save_panels(path: Path, panels: Sequence[Panel], *, columns: int) -> None:
 
 
 def _drawable(name: str) -> str:
-    """A file name as fonts take it: bytes that are not UTF-8 are escaped."""
+    """A file name with bytes that are not UTF-8 escaped, for which fonts have no glyph."""
     return name.encode("utf-8", "backslashreplace").decode()
 
 
@@ -125,9 +125,7 @@ def _figure(width, height):
 
 
 def _save(figure, path):
-    # Matplotlib would write its version into the file.
-    content = io.BytesIO()
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing")  # a box stands for it
-        figure.savefig(content, format="png", metadata={"Software": None})
-    write_whole(path, content.getvalue())
+        warnings.filterwarnings("ignore", message="Glyph .* missing")  # a box is drawn for it
+        figure.canvas.draw()
+    write_whole(path, png_bytes(np.asarray(figure.canvas.buffer_rgba())[..., :3]))

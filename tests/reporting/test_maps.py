@@ -7,10 +7,9 @@ import pytest
 from PIL import Image
 
 from iqa_jax.cli.score import chosen_files
-from iqa_jax.cli.score_output import score_pairs
 from iqa_jax.errors import UserError
-from iqa_jax.scoring.maps import map_files
-from tests.cli.test_score import Fidelity, Stopped
+from iqa_jax.reporting.maps import map_files
+from tests.cli.test_score import Fidelity, Stopped, score_pairs
 from tests.miniature import noisy, picture, save
 
 pytestmark = pytest.mark.quick
@@ -102,7 +101,7 @@ def test_maps_of_the_longest_names_there_are(here, stem):
         save(Path("s", stem + ending), picture(0, (32, 36)))
     pairs, _ = chosen_files(["s"], [])
     metric = Fidelity(full_reference=False)
-    assert score_pairs(metric, pairs, map_dir=MAPS, csv=Path("s.csv"), sets=["s"]) == 0
+    assert score_pairs(metric, pairs, maps=MAPS, table=Path("s.csv"), named=["s"]) == 0
     files = [*MAPS.iterdir()]
     assert len(files) == 2 and all(file.name.endswith("-map.png") for file in files)
     assert all(len(file.name.encode()) <= 255 for file in files)
@@ -127,7 +126,7 @@ def test_after_an_interruption_every_map_is_still_its_target_s(here):
 
     def run(metric, csv, maps):
         pairs, _ = chosen_files(["dis"], ["ref"])
-        return score_pairs(metric, pairs, csv=Path(csv), map_dir=Path(maps), sets=["dis"])
+        return score_pairs(metric, pairs, table=Path(csv), maps=Path(maps), named=["dis"])
 
     for number in range(12):
         if number != 4:
@@ -155,7 +154,7 @@ def test_a_map_never_takes_the_place_of_what_is_scored(here):
     pairs, _ = chosen_files(["s/*.png"], [])
     before = Path("s/x-map.png").read_bytes()
     with pytest.raises(UserError, match="x-map.png: is read here; choose another file"):
-        score_pairs(Fidelity(full_reference=False), pairs, map_dir=Path("s"), sets=["s/*.png"])
+        score_pairs(Fidelity(full_reference=False), pairs, maps=Path("s"), named=["s/*.png"])
     assert Path("s/x-map.png").read_bytes() == before
     with Image.open("s/x.png") as image:
         assert image.size == (36, 32)

@@ -1,0 +1,1 @@
+"""What shows scores: figures, reports, pages, quality maps, the files of a submission."""

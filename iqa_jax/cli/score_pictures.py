@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from iqa_jax.errors import UserError
-from iqa_jax.files import remove_leftovers, told_apart, writable_directory
+from iqa_jax.files import remove_leftovers, shortest_names, writable_directory
 
 if TYPE_CHECKING:
     from iqa_jax.evaluation.page import Page
@@ -106,8 +106,8 @@ def write_page(page: "Page", metric, results: "Sequence[Result]", named: Sequenc
     from iqa_jax.scoring.maps import below_roots
 
     placed, methods = below_roots([result.target for result in results], named)
-    targets = told_apart(result.target for result in results)
-    references = told_apart(result.reference for result in results if result.reference)
+    targets = shortest_names(result.target for result in results)
+    references = shortest_names(result.reference for result in results if result.reference)
 
     def entry(result, root, below):
         name = str(below) if root else targets[result.target]

@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw
 
 from iqa_jax.data.pairing import is_table
 from iqa_jax.data.selection import fixed_part
-from iqa_jax.files import fitting_name, local_path, told_apart, write_whole
+from iqa_jax.files import fitting_name, local_path, shortest_names, write_whole
 
 _LEGEND = 84  # pixels of width
 _BAR = 16
@@ -108,7 +108,7 @@ def below_roots(
     placed = [(root, path.relative_to(root or shared)) for path, root in zip(absolute, whose, strict=True)]
     around = set(whose)
     used = [root for root in roots if root and root in around]
-    names = told_apart(used) if len(used) > 1 else {}
+    names = shortest_names(used) if len(used) > 1 else {}
     return placed, {root: name.lstrip("/") for root, name in names.items()}
 
 

@@ -29,6 +29,7 @@ need("torch")
 
 from iqa_jax.data.preparation import prepare_dataset
 from iqa_jax.data.source import PairSource
+from iqa_jax.errors import first_line
 from iqa_jax.models import split_model
 from iqa_jax.ops.augment import Cropping
 from iqa_jax.ops.programs import jit
@@ -189,7 +190,7 @@ def main(
                 contestants[name].run(1)
             except Exception as error:  # a compiler that this machine lacks, say
                 contestants.pop(name, None)
-                failed[name] = (str(error) or type(error).__name__).splitlines()[0]
+                failed[name] = first_line(error)
             first[name] = time.perf_counter() - start
             stats = jax.devices()[0].memory_stats() or {}
             memory[name] = stats.get("peak_bytes_in_use")

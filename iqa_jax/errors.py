@@ -22,7 +22,12 @@ class ConfigError(UserError):
 
 
 class TrainingError(UserError):
-    """Training cannot go on."""
+    """Training cannot continue."""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text; the error's kind where it has no text."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def of_missing_devices(error: BaseException) -> str | None:

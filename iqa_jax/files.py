@@ -16,7 +16,7 @@ try:
 except ImportError:  # not a Unix
     fcntl = None  # type: ignore[assignment]
 
-from iqa_jax.errors import UserError
+from iqa_jax.errors import UserError, first_line
 
 # gs://bucket/run, which pathlib shortens to gs:/bucket/run; one letter is a drive of Windows.
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
@@ -60,8 +60,16 @@ def open_regular(path: str | os.PathLike) -> io.BufferedReader:
     return open(path, "rb", opener=opener)
 
 
+def file_sha256(path: str | os.PathLike) -> str:
+    """SHA-256 of a file's content, as hexadecimal digits."""
+    import hashlib
+
+    with open_regular(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def shortest_unique_names(paths: Iterable[Path]) -> dict[Path, str]:
-    """The ends of paths, of as many parts as it takes to tell them apart."""
+    """The ends of paths, each of the fewest parts that keep all of them different."""
     paths = list(dict.fromkeys(paths))
     for count in range(1, max((len(path.parts) for path in paths), default=0)):
         names = ["/".join(path.parts[-count:]) for path in paths]
@@ -322,7 +330,7 @@ def failure_reason(error: BaseException) -> str:
         if isinstance(cause, OSError) and cause.strerror:
             return cause.strerror
         cause = cause.__cause__ or cause.__context__
-    return full_disk(error) or (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+    return full_disk(error) or first_line(error)[:200]
 
 
 def full_disk(error: BaseException) -> str | None:

@@ -21,7 +21,7 @@ def convert(
         bool, typer.Option("--features", help="Leave out a backbone's layers after the last tap.")
     ] = False,
 ) -> None:
-    """Turn PyTorch weights into an orbax checkpoint with its configuration beside it.
+    """Turn PyTorch weights into a folder with model.safetensors and config.json.
 
     Example: python -m iqa_jax convert --model efficientnet_lite0 --output weights/lite0
     """

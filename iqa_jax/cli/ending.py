@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Iterator
 from typing import NoReturn
 
-from iqa_jax.errors import UserError, of_missing_devices
+from iqa_jax.errors import UserError, first_line, of_missing_devices
 from iqa_jax.files import full_disk
 from iqa_jax.signals import Stopped, StopRequest, stop_signals_interrupt
 
@@ -161,9 +161,9 @@ def plain_text(error: BaseException) -> str | None:
     if text := of_missing_devices(error):
         return text
     if is_device_error(error):
-        return f"the device failed ({_first_line(error)})"
+        return f"the device failed ({first_line(error)})"
     if isinstance(error, Exception) and (reason := full_disk(error)):
-        return f"{reason}: {_first_line(error)[:500]}{_FREE_SPACE}"
+        return f"{reason}: {first_line(error)[:500]}{_FREE_SPACE}"
     return None
 
 
@@ -179,10 +179,6 @@ def _is_worker_lost(error: BaseException) -> bool:
 def _is_a(error: BaseException, *names: str) -> bool:
     """Whether the error's class has one of these names; needs no import of its module."""
     return any(kind.__name__ in names for kind in type(error).__mro__)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 class _Ended(SystemExit):

@@ -102,8 +102,9 @@ def pack(
 
     Example: python -m iqa_jax pack --weights runs/conformer --output conformer
     """
-    from iqa_jax.weights.portable import CARD, card_of, save_portable, source_of
+    from iqa_jax.weights.directory import CARD, save_weights
     from iqa_jax.weights.reading import read_any
+    from iqa_jax.weights.sharing import card_of, source_of
 
     output = new_directory(output)
     text = _card_in(card) if card else ""
@@ -111,7 +112,7 @@ def pack(
     say_of_revision(record)
     source = source_of(record)
     text = text or card_of(config, record, source, output.name)
-    save_portable(output, config, arrays, source, card=text, half=half)
+    save_weights(output, config, arrays, source, card=text, half=half)
     put_out({"output": str(output)}, as_json, f"wrote {output}; describe the weights in {output / CARD}")
 
 

@@ -1,16 +1,17 @@
 """How a function becomes a program: `jax.jit` with each platform's options, and the store of programs."""
 
-import contextlib
 import contextvars
 import functools
 import math
 import os
 import time
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+from filelock import FileLock, Timeout
 from jax import lax
 
 from iqa_jax.errors import UserError
@@ -22,7 +23,7 @@ _CPU_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_RED
 
 
 STORE_BYTES = 2 * 2**30  # of compiled programs that are kept
-_LOOKED_AT = ".looked-at"  # in the store; its time is that of the last look for damaged entries
+_CHECKED = ".checked"  # in the store; its time is that of the last search for damaged programs
 
 _one_platform: contextvars.ContextVar[str | None] = contextvars.ContextVar("one platform", default=None)
 
@@ -156,64 +157,69 @@ def keep_programs() -> None:
     """Lets JAX keep compiled programs in the cache directory, so that a second start is quick.
 
     For command lines; a setting of `JAX_COMPILATION_CACHE_DIR` stays as it is.  A store that cannot be
-    written is read.  Entries that are damaged, which JAX would keep for good, are removed, and beyond
-    `STORE_BYTES` the oldest go.
+    written is only read.  Beyond `STORE_BYTES` JAX removes the programs that were used least recently.
     """
-    if jax.config.jax_compilation_cache_dir:  # type: ignore[attr-defined]
+    if jax.config.jax_compilation_cache_dir:  # type: ignore[attr-defined]  # JAX adds its options at run time
         return
-    least_seconds = 0.0  # of compiling, for a program to be kept
+    least_seconds, most_bytes = 0.0, STORE_BYTES  # of compiling, for a program to be kept; of all programs
     try:
         store = writable_cache("programs")
-        _tidy(store)
+        if not _remove_damaged(store):
+            most_bytes = -1
     except UserError:
         try:
-            store, least_seconds = cache_dir() / "programs", math.inf
+            store = cache_dir() / "programs"
         except UserError:  # no home directory is known
             return
         if not store.is_dir():
             return
+        least_seconds, most_bytes = math.inf, -1  # where there is a bound, JAX writes down each use
     jax.config.update("jax_compilation_cache_dir", str(store))
+    jax.config.update("jax_compilation_cache_max_size", most_bytes)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", least_seconds)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
-def _tidy(store: Path) -> None:
-    """Removes damaged entries, of those since the last time, and the oldest beyond `STORE_BYTES`.
+def _remove_damaged(store: Path) -> bool:
+    """Removes damaged programs, which JAX neither runs nor replaces, and those without a time of use.
 
-    An entry is also new by the time at which it came to be here: a copy keeps the date of its original.
+    JAX writes that time last, so that a killed process or a full disk leaves none; with such a program in
+    the store, JAX adds no others.  A program is read once: its time of change tells whether it is new, since
+    a copy has the date of its original.
+
+    Returns:
+      Whether the file system has locks, which JAX needs to bound the store.
     """
-    marker = store / _LOOKED_AT
-    since = marker.stat().st_mtime if marker.exists() else 0.0
-    if since > time.time():  # of a clock that was wrong
-        since = 0.0
-    with contextlib.suppress(OSError):
-        marker.touch()
-    sizes: list[tuple[float, int, Path]] = []
-    for entry in store.iterdir():
-        with contextlib.suppress(OSError):
-            known = entry.stat()
-            is_new = max(known.st_mtime, known.st_ctime) >= since
-            damaged = entry != marker and is_new and not _is_whole(entry)
-            sizes.append((0.0 if damaged else known.st_mtime, known.st_size, entry))
-    left = sum(size for _, size, _ in sizes)
-    for date, size, entry in sorted(sizes):
-        if date and left <= STORE_BYTES:
-            break
-        with contextlib.suppress(OSError):
-            entry.unlink()
-            left -= size
+    checked = store / _CHECKED
+    try:
+        with FileLock(store / ".lockfile", timeout=0):  # JAX's own
+            since = checked.stat().st_mtime if checked.exists() else 0.0
+            if since > time.time():  # the clock was wrong
+                since = 0.0
+            checked.touch()
+            for program in store.glob("*-cache"):
+                used, known = program.with_name(program.name.removesuffix("cache") + "atime"), program.stat()
+                is_new = max(known.st_mtime, known.st_ctime) >= since
+                if not used.exists() or used.stat().st_size != 8 or (is_new and not _is_whole(program)):
+                    program.unlink()
+                    used.unlink(missing_ok=True)
+    except Timeout:  # another process reads or writes there
+        pass
+    except (OSError, NotImplementedError):
+        return False
+    return True
 
 
-def _is_whole(entry: Path) -> bool:
-    """Whether an entry of JAX's store can be decompressed, where JAX still lets one try."""
-    content = entry.read_bytes()
-    if not entry.name.endswith("-cache"):
-        return bool(content)
+def _is_whole(program: Path) -> bool:
+    """Whether a program can be decompressed, where its compression is known."""
+    content = program.read_bytes()
     try:
-        from jax._src.compilation_cache import decompress_executable
-    except ImportError:
-        return bool(content)
-    try:
-        return bool(decompress_executable(content))
-    except Exception:  # those of whichever compression it is
+        if content.startswith(b"\x28\xb5\x2f\xfd"):
+            import zstandard
+
+            return bool(zstandard.ZstdDecompressor().decompress(content))
+        return bool(zlib.decompress(content) if content.startswith(b"\x78") else content)
+    except ImportError:  # JAX used another package
+        return True
+    except Exception:  # each compression has errors of its own
         return False

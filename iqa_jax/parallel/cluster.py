@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import iqa_jax
-from iqa_jax.errors import UserError
+from iqa_jax.errors import UserError, first_line
 from iqa_jax.signals import others_handlers_undone
 
 LOCAL = "local"
@@ -80,7 +80,7 @@ def run_parts(
             )
     except (ConnectionError, ValueError, RuntimeError) as error:
         hint = "" if address == LOCAL else "; if the cluster wants a token, set RAY_AUTH_MODE=token"
-        raise UserError(f"ray {address}: {str(error).splitlines()[0]}{hint}") from None
+        raise UserError(f"ray {address}: {first_line(error)}{hint}") from None
     try:
         resources = ray.cluster_resources()
         gpus = int(resources.get("GPU", 0))
@@ -118,7 +118,7 @@ def _results(ray, start: Callable[[], Any], parts: Sequence[Any], count: int) ->
         try:
             result = ray.get(finished)
         except ray.exceptions.RayActorError as error:
-            reason = str(error).strip().splitlines()[0]
+            reason = first_line(error)
             worker = start()
             lost[number] += 1
             if not done and lost.total() >= TRIES * count:

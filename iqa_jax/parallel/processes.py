@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import jax
 import numpy as np
 
-from iqa_jax.errors import ConfigError
+from iqa_jax.errors import ConfigError, first_line
 
 # What launchers set where they have started more than one process.
 _COUNTS = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
@@ -45,7 +45,7 @@ def join(
         jax.distributed.initialize(coordinator, num_processes, process_id, heartbeat_timeout_seconds=30)
     except (RuntimeError, ValueError) as error:
         raise ConfigError(
-            f"the processes did not come together ({_first_line(error)}); is the coordinator's address "
+            f"the processes did not come together ({first_line(error)}); is the coordinator's address "
             "right, and were all of them started?"
         ) from None
 
@@ -118,7 +118,3 @@ def leave(code: int) -> None:
     if code and jax.process_count() > 1:
         os._exit(code)
     sys.exit(code)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

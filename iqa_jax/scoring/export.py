@@ -17,8 +17,8 @@ from iqa_jax.models.config import ModelConfig
 from iqa_jax.ops.programs import jit
 from iqa_jax.scoring.engine import cut_to_program
 from iqa_jax.scoring.metric import Metric
-from iqa_jax.weights.portable import source_of
-from iqa_jax.weights.record import parsed, text_of, without_paths
+from iqa_jax.weights.record import parsed, text_of
+from iqa_jax.weights.sharing import source_of, without_paths
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 _EXPORTED = "a metric that `python -m iqa_jax export` wrote, with its .json beside it"

@@ -14,7 +14,7 @@ from PIL import Image
 
 from iqa_jax.data.arrays import read_mask
 from iqa_jax.data.images import read_image
-from iqa_jax.errors import UserError
+from iqa_jax.errors import UserError, first_line
 from iqa_jax.scoring.results import FilePair, Result, ScoreTable, State, state_of
 
 _AHEAD = 2  # images decoded while another is scored
@@ -327,11 +327,11 @@ def _failure(error: Exception, where: str = "") -> UserError:
 
 
 def _reason(error: BaseException) -> str:
-    """The first line of an error, with its type if it is of an unexpected one."""
-    first, name = next(iter(str(error).splitlines()), ""), type(error).__name__
-    if isinstance(error, UserError) or _is_of_the_machine(error):
-        return first or name
-    return f"{name}: {first}" if first else name
+    """The first line of an error, with its type where nobody expects it."""
+    first, name = first_line(error), type(error).__name__
+    if first == name or isinstance(error, UserError) or _is_of_the_machine(error):
+        return first
+    return f"{name}: {first}"
 
 
 def _is_of_the_machine(error: BaseException) -> bool:

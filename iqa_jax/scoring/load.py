@@ -1,17 +1,15 @@
-"""Loading a metric from whatever holds weights."""
+"""Loading a metric by name, from the model hub or from a path."""
 
 import os
 
 from iqa_jax.errors import WeightsError, missing_devices_named
-from iqa_jax.files import local_path
 from iqa_jax.models import IQA_MODELS
 from iqa_jax.scoring.engine import BATCH_SIZE, Network, WindowModel, check_process
 from iqa_jax.scoring.metric import BlindMetric, FullReferenceMetric, Metric
 from iqa_jax.weights.flat import iqa_model_with
-from iqa_jax.weights.hub import on_hub
-from iqa_jax.weights.reading import check_choice, read_any
+from iqa_jax.weights.reading import check_choice, is_file, read_any
 
-FULL_REFERENCE, BLIND = "full-reference", "blind"  # the metrics that come with the package
+FULL_REFERENCE, BLIND = "full-reference", "blind"  # the metrics that ship with the package
 
 
 def load(
@@ -22,20 +20,23 @@ def load(
     step: int | str = "best",
     ema: bool = False,
 ) -> Metric:
-    """A metric that comes with the package, or that of any weights.
+    """A metric that ships with the package, or one with your weights.
 
     Args:
-      path: "full-reference" or "blind", the metrics that come with the package; or the directory or file
-        of a run, of converted, averaged or packed weights or of an exported program; or `hf://OWNER/NAME`,
-        weights from the model hub.  A directory of one of those names is meant by "./blind".
+      path: what to load; the first of these that fits.
+        1. "full-reference" or "blind": a metric that ships with the package ("./blind" is a folder).
+        2. "hf://OWNER/NAME" or "hf://OWNER/NAME@REVISION": weights on the model hub.
+        3. A file: an exported program.
+        4. A folder that holds `model.safetensors`: converted, averaged or packed weights.
+        5. A folder that holds `checkpoints`: a training run.
       crops, batch_size: see `Metric`.
-      step: of a run: "best" (by validation SRCC), "latest" or a step number.
-      ema: of a run: its exponential moving average instead of the raw weights.
+      step: which checkpoint of a run: "best" (by validation SRCC), "latest" or a step number.
+      ema: take a run's exponential moving average instead of its raw weights.
     Returns:
       A `FullReferenceMetric` or a `BlindMetric`.
     Raises:
-      WeightsError: nothing there to load, it is damaged, or it is a backbone's; a step or a moving average is
-        chosen of what is no run.
+      WeightsError: nothing there to load, it is damaged, it holds a backbone alone, or `step` or `ema` is
+        given for something that is not a run.
     """
     model, record = load_model(path, step=step, ema=ema)
     return metric_of(model, record, crops=crops, batch_size=batch_size)
@@ -52,7 +53,7 @@ def load_model(
       UserError: this process was forked from one that had loaded a metric.
     """
     check_process()
-    if not on_hub(path) and local_path(path).is_file():
+    if is_file(path):
         from iqa_jax.scoring.export import read_exported
 
         check_choice(path, step=step, ema=ema)
@@ -60,8 +61,8 @@ def load_model(
     config, weights, record = read_any(path, step=step, ema=ema)
     if config.name not in IQA_MODELS:
         raise WeightsError(
-            f"{path}: a backbone's weights ({config.name}), expected an IQA model's; the network itself is "
-            "what iqa_jax.weights.reading.load_backbone gives"
+            f"{path}: a backbone's weights ({config.name}), expected an IQA model's; for the network itself "
+            "call iqa_jax.weights.reading.load_backbone"
         )
     return Network.of(iqa_model_with(config, weights)), record
 

@@ -23,7 +23,6 @@ from iqa_jax.training.log import METRICS, say
 from iqa_jax.weights.checkpoints import Saved
 from iqa_jax.weights.directory import read_weights, save_weights
 from iqa_jax.weights.flat import STORED, Weights, flat_weights
-from iqa_jax.weights.portable import FILE
 from iqa_jax.weights.pytorch.convert import pretrained_backbone
 from iqa_jax.weights.reading import backbone_weights
 from iqa_jax.weights.record import config_in, read_config, text_of
@@ -58,7 +57,7 @@ def check_directory(workdir: str | os.PathLike) -> Path:
         record = read_config(workdir)
         what = None
         if record.get("training") is None:
-            what = "packed weights" if (workdir / FILE).exists() else "converted or averaged weights"
+            what = "weights"
     elif Saved(workdir).steps:
         raise WeightsError(f"{workdir}: has checkpoints but no config.json; choose another working directory")
     else:

@@ -8,7 +8,7 @@ from types import FrameType
 
 import jax
 
-from iqa_jax.errors import TrainingError
+from iqa_jax.errors import TrainingError, first_line
 from iqa_jax.signals import STOP_SIGNALS
 from iqa_jax.training.log import say
 from iqa_jax.weights.checkpoints import Checkpoints
@@ -96,7 +96,7 @@ def lost_process_named(checkpoints: Checkpoints) -> Iterator[None]:
             raise
         steps = checkpoints.steps
         saved = f"saved is step {steps[-1]}" if steps else "no checkpoint yet"
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+        reason = first_line(error)[:200]
         raise TrainingError(
             f"another process of the run has ended or cannot be reached ({reason}); {saved}. Start the same "
             "command again in all processes to resume"

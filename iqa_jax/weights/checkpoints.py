@@ -15,13 +15,13 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+import jax
 import numpy as np
 
 from iqa_jax.errors import TrainingError, WeightsError
-from iqa_jax.files import failure_reason, write_whole
+from iqa_jax.files import failure_reason, file_sha256, write_whole
 from iqa_jax.ops import Array
 from iqa_jax.parallel.processes import first_before_others, is_first
-from iqa_jax.weights.directory import by_itself, damage, file_sums
 
 FOLDER = "checkpoints"
 _SEAL = "sha256.json"
@@ -71,6 +71,40 @@ def _digest(content: dict) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
+def read_arrays(folder: Path) -> dict[str, np.ndarray]:
+    """The flat mapping in a folder of orbax's; each of several processes reads it alone."""
+    import orbax.checkpoint as ocp
+
+    number = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(
+        primary_host=number, active_processes={number}, barrier_sync_key_prefix=f"process_{number}"
+    )
+    with ocp.StandardCheckpointer(multiprocessing_options=alone) as checkpointer:
+        shapes = checkpointer.metadata(folder).item_metadata
+        target = {name: np.empty(leaf.shape, leaf.dtype) for name, leaf in shapes.items()}
+        return checkpointer.restore(folder, target)
+
+
+def _file_sums(folder: Path) -> dict[str, str]:
+    """SHA-256 of each file of an orbax checkpoint that holds arrays."""
+    return {
+        str(path.relative_to(folder)): file_sha256(path)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != "commit_success.txt"  # orbax adds it last
+    }
+
+
+def _damage(folder: Path, expected: Mapping[str, str]) -> str | None:
+    """The first file whose checksum is not the `expected` one, as a phrase; None if all are."""
+    sums = _file_sums(folder)
+    for name in sorted(expected.keys() | sums.keys()):
+        if name not in sums:
+            return f"{name} is missing"
+        if sums[name] != expected.get(name):
+            return f"{name} is not what was written"
+    return None
+
+
 class Saved:
     """The finished checkpoints of the run in `workdir`, to be read; nothing there is changed."""
 
@@ -111,19 +145,13 @@ class Saved:
         problem = self.problem(step)
         if problem:
             raise WeightsError(f"{self.folder / str(step)}: damaged ({problem}); choose another step")
-        import orbax.checkpoint as ocp
-
-        arrays = self.folder / str(step) / "arrays"
-        with ocp.StandardCheckpointer(multiprocessing_options=by_itself()) as checkpointer:
-            shapes = checkpointer.metadata(arrays).item_metadata
-            target = {name: np.empty(leaf.shape, leaf.dtype) for name, leaf in shapes.items()}
-            return checkpointer.restore(arrays, target)
+        return read_arrays(self.folder / str(step) / "arrays")
 
     def problem(self, step: int) -> str | None:
         """What is wrong with the files of a step, None if they are what was written."""
         checkpoint = self.folder / str(step)
         try:
-            return damage(checkpoint / "arrays", Seal.read(checkpoint).files)
+            return _damage(checkpoint / "arrays", Seal.read(checkpoint).files)
         except WeightsError as error:
             return str(error)
 
@@ -284,7 +312,7 @@ class Checkpoints:
         if not is_first():
             return
         for unfinished in self.folder.glob(_UNFINISHED):
-            seal = dataclasses.replace(self._beside, files=file_sums(unfinished / "arrays"))
+            seal = dataclasses.replace(self._beside, files=_file_sums(unfinished / "arrays"))
             (unfinished / _SEAL).write_text(seal.as_json(), encoding="utf-8")
 
     def wait(self) -> None:

@@ -1,11 +1,11 @@
-"""A weights directory: written whole or not at all, checked when read.
+"""A folder of weights: `config.json` and `model.safetensors`, written whole or not at all, checked when read.
 
-It holds `config.json` (the model's configuration, where the weights come from and the SHA-256 of their
-content) and `weights/`, an orbax checkpoint.
+All weights have this form: converted, averaged, packed and shipped ones, and the backbone's in a run's
+directory.  `config.json` holds the model's configuration, where the weights come from, the SHA-256 of the
+file and that of its content.  Weights to share have a model card beside them.
 """
 
 import contextlib
-import errno
 import hashlib
 import os
 import shutil
@@ -13,10 +13,9 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-import jax
 import numpy as np
 
-from iqa_jax.errors import UserError, WeightsError
+from iqa_jax.errors import WeightsError
 from iqa_jax.files import (
     failure_reason,
     local_path,
@@ -24,7 +23,6 @@ from iqa_jax.files import (
     new_directory,
     partial_folder,
     writable_directory,
-    write_whole,
 )
 from iqa_jax.models import ModelConfig
 from iqa_jax.ops import Array
@@ -37,91 +35,94 @@ from iqa_jax.weights.flat import (
     in_file,
     weight_shapes,
 )
-from iqa_jax.weights.record import FILE, config_in, made_record, read_config, text_of
+from iqa_jax.weights.record import FILE as RECORD
+from iqa_jax.weights.record import config_in, made_record, read_config, text_of
+from iqa_jax.weights.tensors import tensors_of
+
+FILE, CARD = "model.safetensors", "README.md"
+ORBAX = "weights"  # a folder in the place of `FILE`, as earlier versions wrote it
 
 
-def file_sums(folder: Path) -> dict[str, str]:
-    """SHA-256 of each file of an orbax checkpoint that holds arrays."""
-    return {
-        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != "commit_success.txt"  # which orbax adds last
-    }
+def save_weights(
+    directory: str | os.PathLike,
+    config: ModelConfig,
+    weights: Weights,
+    source: dict,
+    *,
+    card: str | None = None,
+    half: bool = False,
+) -> None:
+    """Writes a folder of weights; it appears complete or not at all.
+
+    Args:
+      directory: must not exist, be empty or hold weights without a card and nothing else; those are replaced,
+        unless a card is given.
+      source: where the weights come from, kept in `config.json`.
+      card: the model card, Markdown.
+      half: whether to store float16; the numbers are float32 again when read.
+    Raises:
+      WeightsError: `directory` holds something else, or a weight is not finite.
+      UserError, OSError: it cannot be written.
+    """
+    from safetensors.numpy import save
+
+    directory = local_path(directory).absolute()
+    dtype = np.float16 if half else np.float32
+    with np.errstate(over="ignore"):  # refused below
+        arrays = {name: np.asarray(array, dtype, order="C") for name, array in weights.items()}
+    check_finite(arrays)
+    content = save(arrays, metadata={"format": "np"})
+    sha256 = content_hash({name: array.astype(np.float32, copy=False) for name, array in arrays.items()})
+    record = made_record(config, source, sha256=sha256, files={FILE: hashlib.sha256(content).hexdigest()})
+    files = {FILE: content, RECORD: text_of(record).encode()}
+    if card is not None:
+        files[CARD] = card.encode()
+    if _holds(directory, files):  # an earlier call wrote it
+        return
+    if obstacle := _obstacle(directory, replaces=card is None):
+        raise WeightsError(
+            f"{directory}: {obstacle}, so it is not replaced; choose another output directory, one that does "
+            "not exist yet"
+        )
+    with whole_directory(directory) as partial:
+        for name, written in files.items():
+            (partial / name).write_bytes(written)
 
 
-def damage(folder: Path, expected: Mapping[str, str]) -> str | None:
-    """The first file whose checksum is not the `expected` one, as a phrase; None if all are."""
-    found = file_sums(folder)
-    for name in sorted(expected.keys() | found.keys()):
-        if name not in found:
-            return f"{name} is missing"
-        if found[name] != expected.get(name):
-            return f"{name} is not what was written"
-    return None
-
-
-def by_itself():
-    """Orbax's option that a process reads or writes without the others, if there are any."""
-    from orbax.checkpoint.options import MultiprocessingOptions
-
-    number = jax.process_index()
-    return MultiprocessingOptions(
-        primary_host=number, active_processes={number}, barrier_sync_key_prefix=f"process_{number}"
+def _holds(directory: Path, files: Mapping[str, bytes]) -> bool:
+    """Whether a directory holds these files and nothing else."""
+    if not directory.is_dir() or {path.name for path in directory.iterdir()} != files.keys():
+        return False
+    return all(
+        (directory / name).is_file() and (directory / name).read_bytes() == content
+        for name, content in files.items()
     )
 
 
-def save_weights(directory: str | os.PathLike, config: ModelConfig, weights: Weights, source: dict) -> None:
-    """Writes a weights directory; it appears complete or not at all.
-
-    Args:
-      directory: must not exist, be empty, or be a weights directory that holds nothing else; that is
-        replaced.
-      source: where the weights come from, kept in `config.json`.
-    Raises:
-      WeightsError: `directory` holds something else, or a weight is not finite.
-      UserError: it cannot be written.
-    """
-    import orbax.checkpoint as ocp
-
-    directory = local_path(directory).absolute()
-    _check_replaceable(directory)
-    check_finite(weights)
-    with whole_directory(directory) as partial:
-        _check_room(partial, sum(np.asarray(array).nbytes for array in weights.values()))
-        try:
-            with ocp.StandardCheckpointer(multiprocessing_options=by_itself()) as checkpointer:
-                checkpointer.save(partial / "weights", dict(weights))
-        except Exception as error:  # orbax and its storage raise many kinds
-            raise UserError(
-                f"{directory}: cannot be written ({failure_reason(error)}); free some space or choose "
-                "another output directory"
-            ) from None
-        record = made_record(
-            config, source, sha256=content_hash(weights), files=file_sums(partial / "weights")
-        )
-        write_whole(partial / FILE, text_of(record))
-
-
-def _check_room(folder: Path, size: int) -> None:
-    """Raises OSError if so many bytes find no room in a folder.
-
-    Orbax writes with many threads: on a full disk each prints its own failure, after all was said.
-    """
-    if not hasattr(os, "posix_fallocate"):
-        return
-    with tempfile.TemporaryFile(dir=folder) as file:
-        try:
-            os.posix_fallocate(file.fileno(), 0, max(size, 1))
-        except OSError as error:
-            if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS):  # which cannot tell
-                raise
+def _obstacle(directory: Path, *, replaces: bool) -> str | None:
+    """What keeps weights from being written to a directory, as a phrase; None if nothing does."""
+    if not directory.exists():
+        return None
+    if not directory.is_dir():
+        return "it is a file"
+    names = {path.name for path in directory.iterdir()}
+    if not names:
+        return None
+    if not replaces:
+        return "it is there already"
+    if others := sorted(names - {RECORD, FILE}):
+        return f"it holds {others[0]}"
+    try:
+        return None if "files" in read_config(directory) else "it has no config.json of weights"
+    except WeightsError:
+        return "it has no config.json of weights"
 
 
 @contextlib.contextmanager
 def whole_directory(directory: Path) -> Iterator[Path]:
-    """An empty directory that takes the place of `directory` when it is filled, or goes if that fails.
+    """An empty directory to fill, which takes the place of `directory` at the end; on failure it is removed.
 
-    What processes that were killed at it have left is put back or removed first.
+    First puts back or removes what killed processes left there.
 
     Raises:
       OSError: it cannot be written; the error names `directory`.
@@ -131,31 +132,6 @@ def whole_directory(directory: Path) -> Iterator[Path]:
     with naming(directory), partial_folder(parent) as partial:
         yield partial
         _put_in_place(partial, directory)
-
-
-def _check_replaceable(directory: Path) -> None:
-    """Raises WeightsError if there is something that no weights directory has."""
-    if not directory.exists() or (directory.is_dir() and not any(directory.iterdir())):
-        return
-    other = "it is a file" if directory.is_file() else _foreign(directory)
-    if other:
-        raise WeightsError(
-            f"{directory}: {other}, so it is not replaced; choose another output directory, "
-            "one that is not there yet"
-        )
-
-
-def _foreign(directory: Path) -> str | None:
-    """What a directory holds beside weights that were written here, as a phrase; None if nothing."""
-    surplus = sorted({path.name for path in directory.iterdir()} - {FILE, "weights"})
-    if surplus:
-        return f"it holds {surplus[0]}"
-    try:
-        files = read_config(directory)["files"]
-    except (WeightsError, KeyError):
-        return "it has no config.json of weights"
-    surplus = sorted(file_sums(directory / "weights").keys() - files.keys())
-    return f"it holds weights/{surplus[0]}" if surplus else None
 
 
 def _put_in_place(new: Path, directory: Path) -> None:
@@ -185,44 +161,58 @@ def _put_back(directory: Path) -> None:
 
 
 def _aside(directory: Path) -> str:
-    """How the names of places begin where what was in `directory` is kept while it is replaced."""
+    """How the names begin of the places that keep the content of `directory` while it is replaced."""
     return f".{directory.name}-before-"
 
 
 def read_weights(directory: str | os.PathLike) -> tuple[ModelConfig, dict[str, Array], dict]:
-    """(configuration, weights, whole `config.json`) of a weights directory.
+    """(configuration, weights as float32, whole `config.json` with the path of the "card") of a folder.
 
     Raises:
       WeightsError: something is missing, truncated or differs from what was written.
     """
     directory = local_path(directory).absolute()
     record = read_config(directory)
-    config, folder = config_in(record), directory / "weights"
-    problem = damage(folder, record.get("files", {}))
-    if problem:
-        raise WeightsError(f"{folder}: damaged ({problem}); convert the weights again")
-    with in_file(folder):
-        weights = _restored(folder, weight_shapes(config))
+    config, card = config_in(record), directory / CARD
+    path = directory / (ORBAX if _is_orbax(directory) else FILE)
+    with in_file(path):
+        stored = _read_orbax(path) if path.name == ORBAX else _read_file(path, record)
+        weights: dict[str, Array] = {n: a.astype(np.float32, copy=False) for n, a in stored.items()}
+        check_weights({name: array.shape for name, array in weights.items()}, weight_shapes(config))
         check_content(weights, record.get("sha256"))
-    return config, weights, record
+    return config, weights, record | ({"card": str(card)} if card.is_file() else {})
 
 
-def _restored(folder: Path, expected: Mapping[str, tuple[int, ...]]) -> dict[str, Array]:
-    """The arrays of an orbax checkpoint, which must have these shapes."""
+def holds_weights(directory: Path) -> bool:
+    """Whether a directory has a file of weights, or the folder that earlier versions wrote."""
+    return (directory / FILE).is_file() or _is_orbax(directory)
+
+
+def _is_orbax(directory: Path) -> bool:
+    return not (directory / FILE).exists() and (directory / ORBAX).is_dir()
+
+
+def _read_file(path: Path, record: Mapping) -> dict[str, np.ndarray]:
     try:
-        import orbax.checkpoint as ocp
+        content = path.read_bytes()
+    except OSError as error:
+        raise ValueError(error.strerror) from None
+    if hashlib.sha256(content).hexdigest() != record.get("files", {}).get(FILE):
+        raise ValueError(
+            "damaged, its checksum is not the one in config.json; convert or fetch the weights again"
+        )
+    return tensors_of(content)
+
+
+def _read_orbax(folder: Path) -> dict[str, np.ndarray]:
+    from iqa_jax.weights.checkpoints import read_arrays
+
+    try:
+        return read_arrays(folder)
     except ModuleNotFoundError as error:
-        raise WeightsError(
-            f"an orbax checkpoint needs {error.name}, which is not installed; it comes with: "
-            "pip install 'iqa_jax[train]'"
+        raise ValueError(
+            f"weights of an earlier version need {error.name}, which is not installed; it comes with: pip "
+            "install 'iqa_jax[train]'"
         ) from None
-    with ocp.StandardCheckpointer(multiprocessing_options=by_itself()) as checkpointer:
-        try:
-            kept = checkpointer.metadata(folder).item_metadata
-            check_weights({name: leaf.shape for name, leaf in kept.items()}, expected)
-            target = {name: jax.ShapeDtypeStruct(shape, np.float32) for name, shape in expected.items()}
-            return checkpointer.restore(folder, target)
-        except WeightsError:
-            raise
-        except Exception as error:  # orbax and its storage raise many kinds
-            raise WeightsError(f"cannot be read ({failure_reason(error)})") from None
+    except Exception as error:  # orbax and its storage raise many kinds
+        raise ValueError(f"damaged ({failure_reason(error)}); convert the weights again") from None

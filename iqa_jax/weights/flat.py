@@ -114,6 +114,6 @@ def check_finite(weights: Weights) -> None:
     for name, array in weights.items():
         values = np.asarray(array)
         if not np.isfinite(values).all():
-            raise WeightsError(f"weight {name}: has values that are not finite")
+            raise WeightsError(f"weight {name}: has values that are not finite in {values.dtype}")
         if name.endswith(".var") and (values < 0).any():
             raise WeightsError(f"weight {name}: a variance below 0")

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from iqa_jax.errors import WeightsError
+from iqa_jax.errors import WeightsError, first_line
 
 SCHEME = "hf://"
 PATIENCE = 5  # seconds without an answer
@@ -64,6 +64,6 @@ def from_hub(what: str, fetch: Callable[[], Fetched], instead: str = "") -> Fetc
             "pip install 'iqa_jax[convert]'"
         ) from None
     except Exception as error:  # the hub's, and those of what it uses to connect
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         hint = f".  {instead}" if instead else ""
         raise WeightsError(f"{what} cannot be fetched from the model hub ({reason}){hint}") from None

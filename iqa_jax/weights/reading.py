@@ -1,4 +1,4 @@
-"""Reading whatever holds weights: a training run, a converted directory, an averaged checkpoint."""
+"""Reading whatever holds weights: shipped ones, the model hub, a folder of weights, a training run."""
 
 import dataclasses
 import difflib
@@ -13,11 +13,13 @@ from iqa_jax.files import local_path
 from iqa_jax.models import IQA_MODELS, ModelConfig
 from iqa_jax.ops import Array
 from iqa_jax.weights.checkpoints import Saved
-from iqa_jax.weights.directory import read_weights
+from iqa_jax.weights.directory import FILE, holds_weights, read_weights
 from iqa_jax.weights.flat import Weights, check_finite, content_hash, in_file, model_with, weight_shapes
 from iqa_jax.weights.hub import fetched_folder, on_hub, taken_from
-from iqa_jax.weights.portable import FILE, SHIPPED, read_portable
 from iqa_jax.weights.record import config_in, name_of, read_config
+
+# The weights that ship with the package, by name.
+SHIPPED = {name: Path(__file__).parent / "shipped" / name for name in ("full-reference", "blind")}
 
 
 def read_any(
@@ -26,9 +28,8 @@ def read_any(
     """(configuration, weights, `config.json` with the weights' "sha256") of whatever holds weights.
 
     Args:
-      path: the name of weights that come with the package, see `SHIPPED`; `hf://OWNER/NAME` of the model
-        hub; a directory written by `python -m iqa_jax convert`, `average` or `pack`; or the `--workdir` of
-        a training run.
+      path: a name of `SHIPPED`, else an address `hf://OWNER/NAME` of the model hub, else a folder: of weights
+        if it holds their file, else of a training run.
       step: of a run: "best" (by validation SRCC), "latest" or a step number.
       ema: of a run: its exponential moving average instead of the raw weights.
     Raises:
@@ -36,10 +37,7 @@ def read_any(
     """
     directory = place_of(path)
     record = read_config(directory)
-    if (directory / FILE).is_file():
-        check_choice(path, step=step, ema=ema)
-        config, weights, record = read_portable(directory)
-    elif (directory / "weights").is_dir():
+    if holds_weights(directory):
         check_choice(path, step=step, ema=ema)
         config, weights, record = read_weights(directory)
     elif (directory / "checkpoints").is_dir():
@@ -49,7 +47,7 @@ def read_any(
         record |= {"run": directory.resolve().name, "backbone": read_config(directory / "backbone")["source"]}
     else:
         raise WeightsError(
-            f"{directory}: neither {FILE} nor weights/ nor checkpoints/ is there; is the run just begun?"
+            f"{directory}: has neither {FILE} nor checkpoints/; expected weights, or a run with a checkpoint"
         )
     return config, weights, record | _named(path, directory, record)
 
@@ -77,11 +75,16 @@ def _named(path: str | os.PathLike, directory: Path, record: Mapping) -> dict:
     return {"name": name_of(directory, record)}
 
 
+def is_file(path: str | os.PathLike) -> bool:
+    """Whether it is the path of a file, rather than a name, an address or a folder."""
+    return os.fspath(path) not in SHIPPED and not on_hub(path) and local_path(path).is_file()
+
+
 def place_of(path: str | os.PathLike) -> Path:
-    """Where the weights of a name, an address or a path lie.
+    """Where the weights of a name, an address or a path lie; what it means is said at `read_any`.
 
     Raises:
-      WeightsError: an address of which nothing can be fetched, or a name that nothing has.
+      WeightsError: nothing can be fetched from the address, or nothing has that name.
     """
     if (name := os.fspath(path)) in SHIPPED:
         return SHIPPED[name]

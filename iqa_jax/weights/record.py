@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from iqa_jax.errors import WeightsError
-from iqa_jax.files import local_path, shortest_unique_names
+from iqa_jax.files import local_path
 from iqa_jax.models import ModelConfig, config_from
 
 FORMAT = 1
@@ -136,32 +136,3 @@ def name_of(directory: Path, record: Mapping) -> str:
     """What to call the weights in a directory: its name, and the run's that they come from."""
     name, run = directory.resolve().name, record["source"].get("run")
     return f"{name} (of {run})" if isinstance(run, str) and run not in ("", name) else name
-
-
-# How a path from the root begins, of Unix or Windows; in a sentence it goes to what ends a part of that.
-_ROOT = r"(?:file:/*)?(?:~[\w.-]*/|/|[A-Za-z]:[\\/]|\\\\)(?=[^\s/\\])"
-_WHOLE_PATH = re.compile(f"{_ROOT}.*", re.DOTALL)
-_PATH_IN_TEXT = re.compile(rf"(?<![\w/\\.:]){_ROOT}[^;,()\"'\n]*")
-
-
-def without_paths(value):
-    """The same with every path of this machine cut to its last part, in texts and names at any depth.
-
-    Whoever reads shared weights need not know where they lay.
-    """
-    if isinstance(value, Mapping):
-        names = {name: without_paths(name) for name in value}
-        if len(set(names.values())) < len(names):  # files of one name in several folders
-            names |= {str(path): end for path, end in shortest_unique_names(map(Path, value)).items()}
-        return {names[name]: without_paths(inner) for name, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [without_paths(inner) for inner in value]
-    if not isinstance(value, str):
-        return value
-    if _WHOLE_PATH.fullmatch(value):
-        return _last_part(value)
-    return _PATH_IN_TEXT.sub(lambda path: _last_part(path[0]), value)
-
-
-def _last_part(path: str) -> str:
-    return re.split(r"[\\/]", path.rstrip("\\/ "))[-1] + path[len(path.rstrip()) :]

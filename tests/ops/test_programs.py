@@ -1,8 +1,13 @@
+import errno
 import os
+import shutil
+import subprocess
+import sys
 
+import filelock
 import jax
 import jax.numpy as jnp
-from jax._src import compilation_cache
+import pytest
 
 from iqa_jax.errors import UserError
 from iqa_jax.ops import programs as compilation
@@ -25,55 +30,125 @@ def test_other_platforms_and_versions_are_told_nothing(monkeypatch):
     compilation.compiler_options.cache_clear()
 
 
-def entries(store):
-    return sorted(path.name for path in store.iterdir() if not path.name.startswith("."))
+STORING = """
+import sys, jax
+from iqa_jax.ops import programs
+programs.STORE_BYTES = int(sys.argv[1])
+programs.keep_programs()
+for number in map(int, sys.argv[2:]):
+    jax.jit(lambda x: x * number)(1.0)
+    jax.jit(lambda x: x - number)(1.0)
+"""
 
 
-def test_damaged_entries_of_the_store_go_and_its_size_is_bounded(tmp_path, monkeypatch):
-    whole = compilation_cache.compress_executable(b"program" * 100)
-    contents = {"empty": b"", "old": b"x" * 60, "new": b"x" * 60, "a-cache": whole, "b-cache": whole[:-9]}
-    for age, (name, content) in enumerate(contents.items()):
-        (tmp_path / name).write_bytes(content)
-        os.utime(tmp_path / name, (1e9 + age, 1e9 + age))
-    compilation._tidy(tmp_path)
-    assert entries(tmp_path) == ["a-cache", "new", "old"]
-    (tmp_path / "a-cache").unlink()
-    monkeypatch.setattr(compilation, "STORE_BYTES", 100)
-    compilation._tidy(tmp_path)
-    assert entries(tmp_path) == ["new"]
-    (tmp_path / "c-cache").write_bytes(whole[:-9])  # since then
-    compilation._tidy(tmp_path)
-    assert entries(tmp_path) == ["new"]
+def compiled(store, *numbers, most_bytes=compilation.STORE_BYTES):
+    """A process compiles a program for each number; the names of what the store then has."""
+    variables = {k: v for k, v in os.environ.items() if not k.startswith("JAX_") or k == "JAX_PLATFORMS"}
+    done = subprocess.run(
+        [sys.executable, "-c", STORING, *map(str, (most_bytes, *numbers))],
+        env={**variables, "IQA_JAX_CACHE": str(store.parent)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0 and not done.stderr, done.stderr
+    return kept(store)
 
 
-def test_a_damaged_copy_with_its_originals_date_goes(tmp_path):
-    compilation._tidy(tmp_path)  # has looked
-    damaged = compilation_cache.compress_executable(b"program" * 100)[:-9]
-    (tmp_path / "a-cache").write_bytes(damaged)
-    os.utime(tmp_path / "a-cache", (1e9, 1e9))
-    compilation._tidy(tmp_path)
-    assert entries(tmp_path) == []
-    os.utime(tmp_path / compilation._LOOKED_AT, (4e9, 4e9))  # by a clock that was wrong
-    (tmp_path / "b-cache").write_bytes(damaged)
-    compilation._tidy(tmp_path)
-    assert entries(tmp_path) == []
+def kept(store):
+    return {path.name for path in store.glob("*-cache")}
 
 
-def test_a_store_that_cannot_be_written_is_read(tmp_path, monkeypatch):
-    options: dict = {}
-    before = jax.config.jax_compilation_cache_dir
-    jax.config.update("jax_compilation_cache_dir", None)
-    monkeypatch.setattr(jax.config, "update", options.__setitem__)
-    monkeypatch.setenv("IQA_JAX_CACHE", str(tmp_path))
+@pytest.fixture(scope="module")
+def filled_store(tmp_path_factory):
+    place = tmp_path_factory.mktemp("filled") / "programs"
+    assert compiled(place, 2)
+    return place
+
+
+@pytest.fixture
+def store(tmp_path, filled_store):
+    return shutil.copytree(filled_store, tmp_path / "programs")
+
+
+@pytest.fixture
+def start(tmp_path, monkeypatch):
+    """`start()` does what a command does at its start; gives the options that JAX would get."""
+
+    def call():
+        options: dict = {}
+        with monkeypatch.context() as patch:
+            patch.setenv("IQA_JAX_CACHE", str(tmp_path))
+            patch.setattr(jax.config, "update", options.__setitem__)
+            patch.setattr(type(jax.config), "jax_compilation_cache_dir", None)
+            compilation.keep_programs()
+        return options
+
+    return call
+
+
+def test_the_store_is_bounded(store):
+    first = kept(store)
+    size = sum((store / name).stat().st_size for name in kept(store))
+    last = compiled(store, 3, most_bytes=size)
+    assert sum((store / name).stat().st_size for name in last) <= size
+    assert last and not last & first
+
+
+def cut(program):
+    program.write_bytes(program.read_bytes()[:-9])
+
+
+def emptied(program):
+    program.write_bytes(b"")
+
+
+def without_its_time(program):
+    """As after a kill or on a full disk."""
+    program.with_name(program.name.replace("-cache", "-atime")).unlink()
+
+
+@pytest.mark.parametrize("damage", [cut, emptied, without_its_time])
+def test_damaged_programs_go_also_copies_with_their_originals_date(store, start, damage):
+    start()  # has looked at all
+    first, second = sorted(kept(store))
+    damage(store / first)
+    os.utime(store / first, (1e9, 1e9))
+    assert start()["jax_compilation_cache_max_size"] == compilation.STORE_BYTES
+    assert kept(store) == {second}
+    os.utime(store / compilation._CHECKED, (4e9, 4e9))  # by a clock that was wrong
+    damage(store / second)
+    start()
+    assert not kept(store)
+
+
+def test_a_damaged_program_is_compiled_again_without_a_word(tmp_path):
+    before = compiled(tmp_path / "programs", 2)
+    for name in before:
+        cut(tmp_path / "programs" / name)
+    assert compiled(tmp_path / "programs", 2) == before
+
+
+def test_a_store_in_use_is_not_searched_and_one_without_locks_is_not_bounded(store, start, monkeypatch):
+    before = kept(store)
+    without_its_time(store / min(before))
+    with filelock.FileLock(store / ".lockfile"):
+        assert start()["jax_compilation_cache_max_size"] == compilation.STORE_BYTES
+
+    def no_locks(self, *_, **__):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(filelock.FileLock, "acquire", no_locks)
+    assert start()["jax_compilation_cache_max_size"] == -1 and kept(store) == before
+
+
+def test_a_store_that_cannot_be_written_is_read(tmp_path, start, monkeypatch):
     monkeypatch.setattr(compilation, "writable_cache", refuse)
-    compilation.keep_programs()
-    assert not options
+    assert not start()
     (tmp_path / "programs").mkdir()
-    compilation.keep_programs()
+    options = start()
     assert options["jax_compilation_cache_dir"] == str(tmp_path / "programs")
     assert options["jax_persistent_cache_min_compile_time_secs"] == float("inf")
-    monkeypatch.undo()
-    jax.config.update("jax_compilation_cache_dir", before)
+    assert options["jax_compilation_cache_max_size"] == -1
 
 
 def refuse(*_):

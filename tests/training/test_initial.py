@@ -12,8 +12,8 @@ from iqa_jax.errors import ConfigError, DataError, WeightsError
 from iqa_jax.training.distillation import train_student
 from iqa_jax.training.initial import Start, taken_over
 from iqa_jax.training.loop import train
+from iqa_jax.weights.directory import save_weights
 from iqa_jax.weights.flat import iqa_model_with
-from iqa_jax.weights.portable import save_portable
 from iqa_jax.weights.reading import read_any, read_run_weights
 from tests import miniature, networks
 from tests.training.test_run import cache, configured, data_dir  # noqa: F401  fixtures
@@ -24,7 +24,7 @@ weights_of = networks.random_weights
 
 @pytest.fixture
 def other(tmp_path):
-    save_portable(tmp_path / "other", OTHER, weights_of(OTHER, seed=3), {"file": "test"}, card="")
+    save_weights(tmp_path / "other", OTHER, weights_of(OTHER, seed=3), {"file": "test"}, card="")
     return tmp_path / "other"
 
 

@@ -55,8 +55,8 @@ def content(folder):
 @pytest.mark.parametrize(
     ("fill", "what"),
     [
-        (packed, "holds packed weights, not a run"),
-        (converted, "holds converted or averaged weights, not a run"),
+        (packed, "holds weights, not a run"),
+        (converted, "holds weights, not a run"),
         (pictures, "holds a.png and 1 more, not a run"),
         (notes, "holds deep, not a run"),
         (evaluation, "holds predictions-pipal.csv, not a run"),

@@ -165,7 +165,7 @@ def test_command_line_and_load(tmp_path, converted):
         result = in_process("--checkpoint", tmp_path / "checkpoints_3.ckpt", "--output", output)
         assert result.exit_code == 0, result.output
     assert "the original IQA Transformer" in result.stdout
-    assert sorted(path.name for path in output.iterdir()) == ["config.json", "weights"]
+    assert sorted(path.name for path in output.iterdir()) == ["config.json", "model.safetensors"]
     record = json.loads((output / "config.json").read_text())
     assert record["model"]["name"] == "iqa_transformer"
     assert record["source"]["file"] == "checkpoints_3.ckpt"
@@ -204,7 +204,7 @@ def test_pretrained_backbone_is_converted_once_and_checked(tmp_path, monkeypatch
     )
     largest = max((path for path in kept.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
     largest.write_bytes(largest.read_bytes()[:1000])
-    with pytest.raises(WeightsError, match="convert the weights again"):
+    with pytest.raises(WeightsError, match="convert or fetch the weights again"):
         read_weights(kept)
     assert same(pretrained_backbone("efficientnet_lite0", "auto")[0], weights)  # made again
 
@@ -352,7 +352,7 @@ def test_load_names_what_is_wrong(tmp_path):
         ('{"format": 1, "model": {"nam": 1}}', "not a configuration written by iqa_jax"),
         (
             text_of(made_record(ModelConfig("iqa_conformer"), {})),
-            "neither model.safetensors nor weights/ nor checkpoints/",
+            "has neither model.safetensors nor checkpoints/",
         ),
     ):
         (tmp_path / "config.json").write_text(content)

@@ -11,10 +11,9 @@ from safetensors.numpy import save
 import iqa_jax
 from iqa_jax.errors import WeightsError
 from iqa_jax.models import ModelConfig
-from iqa_jax.weights.directory import read_weights, save_weights
+from iqa_jax.weights.directory import FILE, read_weights, save_weights
 from iqa_jax.weights.flat import content_hash
-from iqa_jax.weights.portable import FILE, SHIPPED, read_portable, save_portable
-from iqa_jax.weights.reading import read_any
+from iqa_jax.weights.reading import SHIPPED, read_any
 from iqa_jax.weights.record import (
     identity_of,
     made_record,
@@ -66,7 +65,7 @@ def small(small_weights):
 @pytest.fixture
 def folder(small, tmp_path):
     config, weights, _ = small
-    save_portable(tmp_path / "small", config, weights, {"file": "random"}, card="# Small")
+    save_weights(tmp_path / "small", config, weights, {"file": "random"}, card="# Small")
     return tmp_path / "small"
 
 
@@ -167,7 +166,7 @@ def test_weights_do_not_take_the_name_of_others(small, tmp_path):
     config, weights, record = small
     other = {**weights, "head.output.bias": np.asarray(weights["head.output.bias"]) + 1}
     with pytest.raises(WeightsError, match="not the weights that config.json was written for"):
-        read_portable(forged(tmp_path / "other", config, other, record["sha256"]))
+        read_weights(forged(tmp_path / "other", config, other, record["sha256"]))
 
 
 def test_weights_that_give_no_scores_are_named(small, tmp_path):

@@ -1,9 +1,9 @@
 """What weights are called, what they say of where they come from, and folders that are written whole."""
 
 import builtins
-import errno
 import json
-import os
+import resource
+import signal
 
 import numpy as np
 import pytest
@@ -11,11 +11,11 @@ import pytest
 import iqa_jax
 from iqa_jax.errors import UserError, WeightsError
 from iqa_jax.scoring.dataset import Predictor
-from iqa_jax.weights import directory as directories
-from iqa_jax.weights.directory import read_weights, save_weights, whole_directory
-from iqa_jax.weights.portable import CARD, FILE, SHIPPED, save_portable, source_of
-from iqa_jax.weights.reading import read_any
-from iqa_jax.weights.record import without_paths
+from iqa_jax.weights.directory import CARD, FILE, read_weights, save_weights, whole_directory
+from iqa_jax.weights.flat import content_hash
+from iqa_jax.weights.reading import SHIPPED, read_any
+from iqa_jax.weights.record import made_record, text_of
+from iqa_jax.weights.sharing import source_of, without_paths
 from tests import hub
 
 pytestmark = pytest.mark.quick
@@ -70,25 +70,28 @@ def test_weights_of_the_hub_say_which_revision_was_taken(tmp_path, monkeypatch):
         assert record["name"] == f"someone/metric@{hub.COMMIT[:12]}"
 
 
-def test_what_is_not_installed_is_said_with_what_to_install(monkeypatch, small_weights, tmp_path):
+def without(monkeypatch, package):
+    """Lets a package be one that is not installed."""
+    plain_import = builtins.__import__
+
+    def checked_import(name, *args, **kw):
+        if name.startswith(package):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+        return plain_import(name, *args, **kw)
+
+    monkeypatch.setattr(builtins, "__import__", checked_import)
+
+
+def test_what_is_not_installed_is_said_with_what_to_install(monkeypatch, tmp_path):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     (tmp_path / "a.jaxexport").write_bytes(b"")
     with pytest.raises(UserError, match="needs flatbuffers, .*pip install .iqa_jax.export"):
         iqa_jax.load(tmp_path / "a.jaxexport")
-    plain_import = builtins.__import__
-
-    def without(name, *args, **kw):
-        if name.startswith(("huggingface_hub", "orbax")):
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-        return plain_import(name, *args, **kw)
-
-    monkeypatch.setattr(builtins, "__import__", without)
+    without(monkeypatch, "huggingface_hub")
     with pytest.raises(
         WeightsError, match=r"hf://a/b .*needs huggingface_hub; .*pip install 'iqa_jax\[convert\]'"
     ):
         iqa_jax.load("hf://a/b")
-    with pytest.raises(WeightsError, match="needs orbax.checkpoint, .*pip install .iqa_jax.train"):
-        iqa_jax.load(small_weights)
 
 
 # Where they come from
@@ -125,7 +128,7 @@ def test_pack_keeps_sources_and_licence_and_no_path(call, tmp_path, small_weight
     source = {"file": "/home/jane/w.pth", "backbone": {"file": "/opt/x/lite0.pth", "package": "lite0"}}
     training = {"data_dir": "/mnt/data", "teacher": "runs/teacher", "init_from": "hf://someone/metric"}
     card = "---\nlicense: cc-by-4.0\n---\n# Mine\n\n## Licence\n\nCC BY."
-    save_portable(tmp_path / "mine", config, weights, source | {"training": training}, card=card)
+    save_weights(tmp_path / "mine", config, weights, source | {"training": training}, card=card)
     for name, options in (("kept", ()), ("other", ("--card", tmp_path / "card.md"))):
         (tmp_path / "card.md").write_text("# Another card")
         code, _, err = call("pack", "--weights", tmp_path / "mine", "--output", tmp_path / name, *options)
@@ -173,19 +176,19 @@ def test_an_empty_card_is_refused(call, tmp_path, small_weights):
 def test_the_same_content_again_is_a_success(tmp_path, small_weights):
     config, weights, _ = read_weights(small_weights)
     for _ in range(2):  # the first was killed after its last write
-        save_portable(tmp_path / "a", config, weights, {"file": "x"}, card="# A")
+        save_weights(tmp_path / "a", config, weights, {"file": "x"}, card="# A")
     for change in ({"card": "# B"}, {"half": True}):
         with pytest.raises(WeightsError, match="is there already"):
-            save_portable(tmp_path / "a", config, weights, {"file": "x"}, **{"card": "# A", **change})
+            save_weights(tmp_path / "a", config, weights, {"file": "x"}, **{"card": "# A", **change})
     (tmp_path / "a" / "notes.txt").write_text("mine")
     with pytest.raises(WeightsError, match="is there already"):
-        save_portable(tmp_path / "a", config, weights, {"file": "x"}, card="# A")
+        save_weights(tmp_path / "a", config, weights, {"file": "x"}, card="# A")
 
 
 def test_what_killed_writers_left_is_put_back_or_removed(tmp_path, small_weights):
     config, weights, _ = read_weights(small_weights)
     (tmp_path / ".iqa_jax-0123456789abcdef.partial").mkdir()  # while it was filled
-    save_portable(tmp_path / "a", config, weights, {"file": "old"}, card="# A")
+    save_weights(tmp_path / "a", config, weights, {"file": "old"}, card="# A")
     aside = tmp_path / ".a-before-xyz"
     aside.mkdir()
     (tmp_path / "a").rename(aside / "a")  # between the two renames
@@ -195,38 +198,59 @@ def test_what_killed_writers_left_is_put_back_or_removed(tmp_path, small_weights
     assert read_any(tmp_path / "a")[2]["source"] == {"file": "old"}
 
 
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EIO])
-def test_a_full_disk_is_one_error_that_names_the_folder(tmp_path, small_weights, monkeypatch, number):
+def test_a_full_disk_is_one_error_that_names_the_folder(tmp_path, small_weights):
     config, weights, _ = read_weights(small_weights)
-
-    def full(*_):
-        raise OSError(number, os.strerror(number))
-
-    monkeypatch.setattr(os, "posix_fallocate", full)
-    with pytest.raises(OSError) as caught:
-        save_weights(tmp_path / "a", config, weights, {})
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))  # as a disk with a quota
+    try:
+        with pytest.raises(OSError, match="File too large") as caught:
+            save_weights(tmp_path / "a", config, weights, {})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
     assert caught.value.filename == str(tmp_path / "a") and not list(tmp_path.iterdir())
 
 
-def test_a_disk_that_fills_up_while_orbax_writes_is_one_error(tmp_path, small_weights, monkeypatch):
+def test_arrays_in_another_order_are_the_same_when_read(tmp_path, small_weights):
+    config, weights, _ = read_weights(small_weights)
+    turned = {name: np.asarray(array, order="F") for name, array in weights.items()}
+    save_weights(tmp_path / "a", config, turned, {})
+    for name, array in read_weights(tmp_path / "a")[1].items():
+        np.testing.assert_array_equal(array, weights[name])
+
+
+@pytest.fixture
+def of_the_last_version(tmp_path, small_weights):
+    """A folder with an orbax checkpoint in the place of the file."""
     import orbax.checkpoint as ocp
 
-    def full(*_, **__):
-        raise ValueError(f"OUT_OF_RANGE: Error writing ...: {os.strerror(errno.ENOSPC)}")
-
     config, weights, _ = read_weights(small_weights)
-    monkeypatch.setattr(ocp.StandardCheckpointer, "save", full)
-    with pytest.raises(UserError, match="a: cannot be written .No space left on device.; free some space"):
-        save_weights(tmp_path / "a", config, weights, {})
-    assert not list(tmp_path.iterdir())
+    folder = tmp_path / "last"
+    folder.mkdir()
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(folder / "weights", dict(weights))
+    record = made_record(config, {"file": "old"}, sha256=content_hash(weights), files={})
+    (folder / "config.json").write_text(text_of(record))
+    return folder
 
 
-def test_room_is_not_asked_for_where_the_file_system_cannot_tell(tmp_path, monkeypatch):
-    def unknown(*_):
-        raise OSError(errno.EOPNOTSUPP, "not supported")
-
-    monkeypatch.setattr(os, "posix_fallocate", unknown)
-    directories._check_room(tmp_path, 10)
+def test_a_folder_of_the_last_version_is_read(of_the_last_version, small_weights, monkeypatch):
+    _, weights, record = read_any(of_the_last_version)
+    assert record["source"] == {"file": "old"}
+    assert content_hash(weights) == content_hash(read_weights(small_weights)[1])
+    config, *_ = read_weights(small_weights)
+    with pytest.raises(WeightsError, match="it holds weights, so it is not replaced"):
+        save_weights(of_the_last_version, config, weights, {})
+    largest = max(of_the_last_version.rglob("d/*"), key=lambda path: path.stat().st_size)
+    largest.write_bytes(largest.read_bytes()[:100])
+    with pytest.raises(WeightsError, match="last/weights: .*convert the weights again") as caught:
+        read_any(of_the_last_version)
+    assert "\n" not in str(caught.value)
+    without(monkeypatch, "orbax")
+    with pytest.raises(WeightsError, match="needs? orbax.checkpoint, .*pip install .iqa_jax.train"):
+        iqa_jax.load(of_the_last_version)
+    assert read_any(small_weights)  # what is written now needs no orbax
 
 
 def test_scores_that_are_not_finite_are_not_passed_on(small_weights, monkeypatch):
@@ -242,7 +266,7 @@ def test_scores_that_are_not_finite_are_not_passed_on(small_weights, monkeypatch
 
 def test_a_flipped_file_of_a_packed_folder_is_named(tmp_path, small_weights):
     config, weights, _ = read_weights(small_weights)
-    save_portable(tmp_path / "a", config, weights, {"file": "x"}, card="# A")
+    save_weights(tmp_path / "a", config, weights, {"file": "x"}, card="# A")
     (tmp_path / "a" / FILE).unlink()
-    with pytest.raises(WeightsError, match="neither model.safetensors nor"):
+    with pytest.raises(WeightsError, match="has neither model.safetensors nor"):
         iqa_jax.load(tmp_path / "a")

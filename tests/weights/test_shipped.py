@@ -13,8 +13,8 @@ from safetensors.numpy import load_file
 
 import iqa_jax
 from iqa_jax.errors import WeightsError
-from iqa_jax.weights.portable import CARD, FILE, SHIPPED, read_portable, save_portable
-from iqa_jax.weights.reading import read_any
+from iqa_jax.weights.directory import CARD, FILE, read_weights, save_weights
+from iqa_jax.weights.reading import SHIPPED, read_any
 from tests import hub, miniature
 from tests.reference import figures
 
@@ -79,21 +79,21 @@ def test_a_metric_of_the_package_needs_the_core_alone(tmp_path):
 @pytest.mark.quick
 def test_a_shared_folder_is_whole_or_not_there(tmp_path, small_weights):
     config, weights, _ = read_any(small_weights)
-    save_portable(tmp_path / "shared", config, weights, {"file": "x"}, card="# Card")
-    found, arrays, record = read_portable(tmp_path / "shared")
+    save_weights(tmp_path / "shared", config, weights, {"file": "x"}, card="# Card")
+    found, arrays, record = read_weights(tmp_path / "shared")
     assert found == config and record["source"] == {"file": "x"}
     for name, array in weights.items():
         np.testing.assert_array_equal(arrays[name], array)
     with pytest.raises(WeightsError, match="is there already"):
-        save_portable(tmp_path / "shared", config, weights, {}, card="")
+        save_weights(tmp_path / "shared", config, weights, {}, card="")
     bad = {**weights, "conv_proj.bias": np.full_like(weights["conv_proj.bias"], 1e6)}
     with pytest.raises(WeightsError, match="not finite in float16"):
-        save_portable(tmp_path / "half", config, bad, {}, card="", half=True)
+        save_weights(tmp_path / "half", config, bad, {}, card="", half=True)
     assert [path.name for path in tmp_path.iterdir()] == ["shared"]
     content = (tmp_path / "shared" / FILE).read_bytes()
     (tmp_path / "shared" / FILE).write_bytes(content[:-1] + b"x")
     with pytest.raises(WeightsError, match="damaged, its checksum"):
-        read_portable(tmp_path / "shared")
+        read_weights(tmp_path / "shared")
 
 
 def test_pack_writes_what_load_takes(call, tmp_path, small_weights):

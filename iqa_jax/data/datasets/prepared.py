@@ -6,7 +6,6 @@ read.
 """
 
 import contextlib
-import hashlib
 import json
 import shutil
 import zlib
@@ -19,7 +18,7 @@ from tqdm import tqdm
 
 from iqa_jax.data.datasets.base import FIELDS, DistortedImage, PairBuilder, as_bytes, as_row
 from iqa_jax.errors import DataError
-from iqa_jax.files import open_regular, write_whole
+from iqa_jax.files import file_sha256, open_regular, write_whole
 
 _CHECKSUMS = "checksums.json"
 _DESCRIBING = ("dataset_info.json", "features.json", "metadata.json")
@@ -29,7 +28,7 @@ _REPLACED = ".replaced"  # ends the name of a set while another takes its place
 
 def seal(directory: Path) -> None:
     """Writes the checksums of a data set that is complete."""
-    sums = {name: _sha256(directory / name) for name in _DESCRIBING}
+    sums = {name: file_sha256(directory / name) for name in _DESCRIBING}
     shards = {path.name: path.stat().st_size for path in sorted(directory.iterdir()) if path.name not in sums}
     write_whole(directory / _CHECKSUMS, json.dumps({"sha256": sums, "bytes": shards}, indent=2) + "\n")
 
@@ -50,14 +49,9 @@ def damage(directory: Path) -> str:
             return f"{name} is missing"
         if name in shards and path.stat().st_size != shards[name]:
             return f"{name} has {path.stat().st_size:,} bytes, not {shards[name]}"
-        if name not in shards and _sha256(path) != files.get(name):
+        if name not in shards and file_sha256(path) != files.get(name):
             return f"{name} has changed"
     return ""
-
-
-def _sha256(path: Path) -> str:
-    with open_regular(path) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def put_in_place(new: Path, place: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from iqa_jax.errors import WeightsError
-from iqa_jax.files import cache_dir, local_path, writable_cache
+from iqa_jax.files import cache_dir, file_sha256, local_path, writable_cache
 from iqa_jax.models import BACKBONES, ModelConfig
 from iqa_jax.ops import Array
 from iqa_jax.weights.directory import read_weights, save_weights
@@ -96,7 +96,7 @@ def convert_file(
     except WeightsError as error:
         raise WeightsError(f"{path}: {error}") from None
     path = Path(path)
-    origin = {"file": path.name, "file_sha256": sources.file_sha256(path), "kind": converted.description}
+    origin = {"file": path.name, "file_sha256": file_sha256(path), "kind": converted.description}
     return converted, {**origin, "ema": True} if ema else origin
 
 

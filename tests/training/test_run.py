@@ -17,9 +17,9 @@ import orbax.checkpoint
 import pytest
 
 from iqa_jax import files
+from iqa_jax.cli.train_arguments import parse
 from iqa_jax.errors import ConfigError, DataError, UserError, WeightsError
 from iqa_jax.training.averaging import average_run
-from iqa_jax.training.config import parse
 from iqa_jax.training.distillation import train_student
 from iqa_jax.training.feed import Feed
 from iqa_jax.training.loop import Interrupted, train

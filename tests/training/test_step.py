@@ -12,7 +12,7 @@ from flax import nnx
 from iqa_jax.errors import WeightsError
 from iqa_jax.models import split_model
 from iqa_jax.training.batches import Batch
-from iqa_jax.training.placement import Placement
+from iqa_jax.training.mesh import DataMesh
 from iqa_jax.training.step import (
     from_arrays,
     initial_state,
@@ -47,7 +47,7 @@ def parts(name="iqa_conformer", **kw):
 
 
 def step_of(graph, optimizer, placement=None, **kw):
-    placement = placement or Placement.of(jax.devices()[:1])
+    placement = placement or DataMesh.of(jax.devices()[:1])
     step = make_train_step(graph, optimizer, seed=kw.pop("seed", 0), **kw)
     program = jit_step(step, placement)
     return lambda state, frozen, batch: program(state, frozen, None, batch)
@@ -162,9 +162,9 @@ def compare_eight_devices_with_one():
         optimizer = optax.sgd(1.0)
         results = []
         for count in (1, 8):
-            placement = Placement.of(jax.devices()[:count])
-            state = jax.device_put(started(trained, optimizer), placement.everywhere)
-            weights = jax.device_put(frozen, placement.everywhere)
+            placement = DataMesh.of(jax.devices()[:count])
+            state = jax.device_put(started(trained, optimizer), placement.replicated)
+            weights = jax.device_put(frozen, placement.replicated)
             batch = jax.device_put(random_batch(), placement.split)
             state, _ = step_of(graph, optimizer, placement)(state, weights, batch)
             results.append(jax.tree.map(np.subtract, jax.device_get(trained), jax.device_get(state.trained)))

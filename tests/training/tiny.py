@@ -6,31 +6,32 @@ import json
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from flax import nnx
 
+from iqa_jax.cli.train_arguments import parse
 from iqa_jax.models import ModelConfig
-from iqa_jax.training import loop
-from iqa_jax.training.config import parse
-from iqa_jax.training.step import TrainState, initial_state
+from iqa_jax.training import log, loop
+from iqa_jax.training.step import TrainState
 
 MODEL = dataclasses.asdict(ModelConfig("iqa_conformer"))
-OPTIMIZER = optax.sgd(1.0)
 
 
-class Validation:
-    """Stands for the pairs to validate on."""
+class Pairs:
+    """Stands for pairs of a data set."""
 
-    mos = np.arange(4.0)
+    reference, split = ("one",), "all"
+
+    def __init__(self, count):
+        self.mos = np.arange(float(count))
+
+    def __len__(self):
+        return len(self.mos)
 
 
 class Feed:
     """A step takes its own number."""
 
     kept, store = "host", None
-
-    def __init__(self, *_, **__):
-        pass
 
     def take(self, number):
         return jnp.float32(number)
@@ -69,36 +70,33 @@ def train_step(state, frozen, batch):
 
 def patched(monkeypatch):
     """`run(workdir, **fields)` trains 8 steps in epochs of 4; see the defaults."""
-    model = nnx.Linear(1, 1, use_bias=False, rngs=nnx.Rngs(0))
     monkeypatch.setattr(Evaluator, "calls", [])
     monkeypatch.setattr(Evaluator, "during", staticmethod(lambda step: None))
 
-    def planned(config, workdir, *_):
+    def start_run(workdir, config, training, validation, steps_per_epoch, **_):
         record = {
             "format": 1,
             "model": MODEL,
             "source": {},
             "training": config.to_dict(),
-            "steps_per_epoch": 4,
+            "steps_per_epoch": steps_per_epoch,
         }
         (workdir / "config.json").write_text(json.dumps(record))
-        return loop._Plan(Validation, None, None, None, {}, None, 4, 8, config.num_steps)
-
-    def built(config, plan):
-        return {}, initial_state(nnx.state(model), OPTIMIZER, ema=False), None, train_step
+        return nnx.Linear(1, 1, use_bias=False, rngs=nnx.Rngs(0))
 
     for name, stub in (
-        ("_planned", planned),
-        ("_built", built),
-        ("Feed", Feed),
+        ("open_data", lambda config: (Pairs(64), Pairs(4))),
+        ("start_run", start_run),
+        ("make_train_step", lambda *_, **__: train_step),
+        ("feed_of", lambda *_, **__: Feed()),
         ("Evaluator", Evaluator),
-        ("save_scatter", lambda *_: None),
     ):
         monkeypatch.setattr(loop, name, stub)
+    monkeypatch.setattr(log, "save_scatter", lambda *_: None)
 
     def run(workdir, **fields):
         fields = {"num_steps": 8, "eval_every": 4, "checkpoint_every": 2, "keep_checkpoints": 9, **fields}
-        given = [f"--config.{name}={value}" for name, value in fields.items()]
+        given = [f"--config.{name}={value}" for name, value in {"ema_decay": 0, **fields}.items()]
         return loop.train(parse(["--config=conformer:pipal", *given]).config, workdir)
 
     return run

@@ -1,4 +1,4 @@
-"""Trains an IQA model, or resumes a run that was stopped; `python train.py --help` tells more."""
+"""Trains an IQA model, or resumes a run; `python train.py --help` lists the options."""
 
 from iqa_jax.cli.ending import as_process
 

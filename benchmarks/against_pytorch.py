@@ -34,7 +34,7 @@ from iqa_jax.models import split_model
 from iqa_jax.ops.programs import few_at_a_time, jit
 from iqa_jax.ops.windows import windows
 from iqa_jax.training.batches import Batch
-from iqa_jax.training.placement import Placement
+from iqa_jax.training.mesh import DataMesh
 from iqa_jax.training.step import initial_state, jit_step, make_optimizer, make_train_step
 from iqa_jax.weights.flat import iqa_model_with
 from iqa_jax.weights.pytorch.convert import convert_state_dict
@@ -61,7 +61,7 @@ def our_runs(name, crops, targets, images):
     score = jit(score)
     model.train()
     optimizer = make_optimizer(1e-4)
-    placement = Placement.of(jax.devices())
+    placement = DataMesh.of(jax.devices())
     train_step = make_train_step(split_model(model)[0], optimizer, seed=0, rotation=0.0)
     take_step = jit_step(train_step, placement)
     batch = Batch(
@@ -75,7 +75,7 @@ def our_runs(name, crops, targets, images):
     batch = jax.device_put(batch, placement.split)
     images = jax.device_put(images)
     state = initial_state(jax.tree.map(jnp.copy, trained), optimizer, ema=False)
-    state = jax.device_put(state, placement.everywhere)
+    state = jax.device_put(state, placement.replicated)
 
     def step():
         nonlocal state

@@ -35,7 +35,7 @@ from iqa_jax.ops.augment import Cropping
 from iqa_jax.ops.programs import jit
 from iqa_jax.training.batches import Examples, Order
 from iqa_jax.training.feed import Feed
-from iqa_jax.training.placement import Placement
+from iqa_jax.training.mesh import DataMesh
 from iqa_jax.training.step import (
     initial_state,
     jit_step,
@@ -61,14 +61,14 @@ class Ours:
         model.train()
         graph, trained, frozen = split_model(model)
         optimizer = make_optimizer(1e-4)
-        self._placement = Placement.of(jax.devices())
+        self._placement = DataMesh.of(jax.devices())
         examples = Examples([source])
         order = Order(examples.lengths, [BATCH], seed=0)
         cropping = Cropping(0, CROP)
         self._feed = Feed(examples, order, cropping, self._placement, kept=kept)
         train_step = make_train_step(graph, optimizer, seed=0)
-        self._frozen = self._placement.put_everywhere(frozen)
-        self._state = self._placement.put_everywhere(initial_state(trained, optimizer, ema=False))
+        self._frozen = self._placement.replicate(frozen)
+        self._state = self._placement.replicate(initial_state(trained, optimizer, ema=False))
         make = jit_step if at_once == 1 else jit_steps
         self._program: Any = make(train_step, self._placement, self._feed.batch)
         self._at_once, self._number = at_once, 0

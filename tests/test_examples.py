@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from iqa_jax.cli.train_arguments import parse
 from iqa_jax.scoring.engine import Network
 from iqa_jax.scoring.metric import FullReferenceMetric
-from iqa_jax.training.config import parse
 from tests import miniature, networks
 
 _EXAMPLES = Path(__file__).parent.parent / "examples"

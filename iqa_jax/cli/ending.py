@@ -22,7 +22,6 @@ from iqa_jax.signals import Stopped, StopRequest, stop_signals_interrupt
 _EXTRAS = {
     "array_record": "train",
     "flatbuffers": "export",
-    "grain": "train",
     "huggingface_hub": "convert",
     "jinja2": "report",
     "matplotlib": "report",

@@ -5,19 +5,21 @@ import sys
 import typer
 
 _HELP = """\
-Trains an IQA model, or resumes a run that was stopped.
+Trains an IQA model, or resumes a run.
 
     {command} --config {config}[:pipal|:demo] [--workdir DIR] [--config.FIELD=VALUE ...]
 
-The fields are those of the configuration file; a file of one's own is given by its path.  The run is kept in
---workdir, by default in runs/ under the name of its recipe: runs/conformer, runs/conformer-demo.  One of
-several processes is told --coordinator HOST:PORT --num-processes N --process-id K, unless its launcher does.
+The configuration file lists the fields; give your own file by its path.  --workdir keeps the run, by default
+in runs/ under the name of its recipe: runs/conformer, runs/conformer-demo.  Run the same command again to
+resume.  Each of several processes needs --coordinator HOST:PORT --num-processes N --process-id K, unless a
+launcher (SLURM, Open MPI, GKE, TPU) sets them.  --num-processes 1 trains in a single process, ignoring any
+launcher.
 
 Example: {command} --config {config}:demo --workdir runs/demo"""
 
 
 def train(context: typer.Context) -> None:
-    """Train an IQA model, or resume a run that was stopped; --help tells more.
+    """Train an IQA model, or resume a run; --help lists the options.
 
     Example: python -m iqa_jax train --config conformer:demo --workdir runs/demo
     """
@@ -25,7 +27,7 @@ def train(context: typer.Context) -> None:
 
 
 def main() -> None:
-    """`train.py` of a clone: the same command under its other name."""
+    """`train.py` of a clone."""
     from iqa_jax.cli.ending import shown_plainly
 
     with shown_plainly():
@@ -36,27 +38,31 @@ def run(argv: list[str], *, command: str, config: str) -> int:
     """Trains as the arguments say; returns the exit code.
 
     Args:
-      command, config: what to call this command and a configuration in the help.
+      command, config: the command and the configuration that the help shows.
     """
     if {"-h", "--help", "--helpfull"} & set(argv):
         print(_HELP.format(command=command, config=config))
         return 0
-    from iqa_jax.training.config import parse
+    from iqa_jax.cli.train_arguments import parse
 
     asked = parse(argv)
     from iqa_jax.cli.output import say_of_device
-    from iqa_jax.models import IQA_MODELS
+    from iqa_jax.errors import ConfigError
     from iqa_jax.ops.programs import keep_programs
     from iqa_jax.parallel import processes
     from iqa_jax.training.distillation import train_student
     from iqa_jax.training.loop import Interrupted, train
 
     quiet_libraries()
-    processes.join(**asked.processes)
+    try:
+        processes.join(**asked.processes)
+    except ConfigError as error:
+        options = "--coordinator HOST:PORT, --num-processes, --process-id; or --num-processes 1 alone"
+        raise ConfigError(f"{error} ({options})") from None
     keep_programs()
     say_of_device()
     try:
-        work = train if IQA_MODELS[asked.config.model].full_reference else train_student
+        work = train if asked.config.full_reference else train_student
         work(asked.config, asked.workdir or f"runs/{asked.name}", reason=asked.reason)
     except Interrupted as interruption:
         print(interruption, file=sys.stderr)
@@ -74,7 +80,7 @@ def leave(code: int) -> None:
 
 
 def quiet_libraries() -> None:
-    """tensorflow-datasets and orbax warn of what is meant to be, and tell of failures that are raised too."""
+    """tensorflow-datasets and orbax warn of what is intended, and log failures that they raise too."""
     from absl import logging
 
     logging.set_verbosity(logging.FATAL)

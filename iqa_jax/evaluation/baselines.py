@@ -1,12 +1,12 @@
 """Classical full-reference measures, to compare a model with."""
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from iqa_jax.data.arrays import Given, pair_of
+from iqa_jax.parallel.read_ahead import read_ahead
 
 if TYPE_CHECKING:  # needs packages that the measures do not
     from iqa_jax.data.source import PairSource
@@ -102,8 +102,7 @@ def baselines(
         return psnr(pair.reference, pair.distorted), ssim(pair.reference, pair.distorted)
 
     values = []
-    with ThreadPoolExecutor() as pool:
-        for pair_values in pool.map(of_pair, range(len(source))):
-            values.append(pair_values)
-            progress(1)
+    for pair_values in read_ahead(of_pair, range(len(source)), ahead=64, threads=None):
+        values.append(pair_values)
+        progress(1)
     return dict(zip(("psnr", "ssim"), np.array(values).T, strict=True))

@@ -1,7 +1,7 @@
 """Random keys of a training run: each derived from the seed by what it is for, so that no two uses share one.
 
 `jax.random.split(key, n)[i]` and `jax.random.fold_in(key, i)` are the same key: two uses that both count from
-the seed, one steps and the other epochs, meet.  Here the purpose is folded in first.
+the seed, one steps and the other epochs, meet.  Here the purpose comes first.
 """
 
 import enum
@@ -10,9 +10,6 @@ import jax
 import numpy as np
 
 from iqa_jax.ops import Array
-
-# Of how everything below derives from the seed; a run's config.json has it.
-VERSION = 2
 
 
 class Purpose(enum.IntEnum):
@@ -48,5 +45,5 @@ def example_key(
 
 
 def generator_for(seed: int, purpose: Purpose, *numbers: int) -> np.random.Generator:
-    """A generator on the host, for what the numbers count: a kind, an epoch."""
+    """A generator on the host, for what the numbers count: a source, an epoch."""
     return np.random.default_rng((seed, purpose, *numbers))

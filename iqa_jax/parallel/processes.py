@@ -1,4 +1,4 @@
-"""Several processes that train together, one or more on each host."""
+"""The processes of one training run, one or more on each host."""
 
 import contextlib
 import os
@@ -17,27 +17,27 @@ _COUNTS = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
 def join(
     coordinator: str | None = None, num_processes: int | None = None, process_id: int | None = None
 ) -> None:
-    """Joins the other processes, if there are any; before anything else is asked of JAX.
+    """Connects to the other processes, if there are any; call it before anything else of JAX.
 
     Args:
-      num_processes: 1 by itself trains alone, whatever a launcher says.
-      coordinator: HOST:PORT of process 0.  With the two others it says what a launcher does not; without
-        any, SLURM, Open MPI, GKE and TPU slices are known by their environment.
+      coordinator: HOST:PORT of process 0.
+      num_processes: how many there are; 1, without the two others, ignores any launcher.
+      process_id: which one this is, from 0.  Without all three, the environment tells of SLURM, Open MPI,
+        GKE and TPU slices.
     Raises:
-      ConfigError: only some of the three were given, or the others did not come.
+      ConfigError: only some of the three are given, or the other processes did not come.
     """
     if (coordinator, num_processes, process_id) == (None, 1, None):
         return
     given = [value is not None for value in (coordinator, num_processes, process_id)]
     if any(given) and not all(given):
-        raise ConfigError("give --coordinator HOST:PORT, --num-processes and --process-id together, or none")
+        raise ConfigError("expected all of coordinator, num_processes and process_id, or none")
     if not any(given) and not _launched():
         return
     if process_id is not None and num_processes is not None and not 0 <= process_id < num_processes:
-        raise ConfigError(f"--process-id {process_id}: expected 0 to {num_processes - 1}")
+        raise ConfigError(f"process_id={process_id}: expected 0 to {num_processes - 1}")
     print(
-        f"waiting for {num_processes or _expected()} processes to come together; to train alone: "
-        "--num-processes=1",
+        f"waiting for {num_processes or _expected()} processes; num_processes=1 trains in a single one",
         file=sys.stderr,
         flush=True,
     )
@@ -45,13 +45,13 @@ def join(
         jax.distributed.initialize(coordinator, num_processes, process_id, heartbeat_timeout_seconds=30)
     except (RuntimeError, ValueError) as error:
         raise ConfigError(
-            f"the processes did not come together ({first_line(error)}); is the coordinator's address "
-            "right, and were all of them started?"
+            f"the processes could not connect ({first_line(error)}); is the coordinator's address "
+            "right, and have all of them started?"
         ) from None
 
 
 def _expected() -> str:
-    """How many processes a launcher speaks of, and in which variable."""
+    """How many processes a launcher has started, and the variable that says so."""
     counts = [f"{os.environ[name]} ({name})" for name in _COUNTS if int(os.environ.get(name, 1)) > 1]
     return counts[0] if counts else "the other"
 
@@ -63,7 +63,7 @@ def _launched() -> bool:
 
 
 def is_first() -> bool:
-    """Whether this process is the one that writes and talks."""
+    """Whether this process is the one that writes files and lines."""
     return jax.process_index() == 0
 
 

@@ -2,9 +2,7 @@
 
 import os
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,12 +12,12 @@ from iqa_jax.data.source import PairSource
 from iqa_jax.errors import DataError, UserError, WeightsError
 from iqa_jax.ops.windows import CROPS, SMALLEST, places
 from iqa_jax.parallel.jobs import grouped, run_shared
+from iqa_jax.parallel.read_ahead import read_ahead
 from iqa_jax.scoring.engine import BATCH_SIZE, KEPT_WINDOWS, Engine, Reference, WindowModel
 from iqa_jax.scoring.load import load_model, metric_of
 from iqa_jax.scoring.metric import Metric
 from iqa_jax.weights.record import identity_of, title_of
 
-_AHEAD = 4  # images decoded while others are scored
 _PART = 64  # pairs that are kept together, and that a process takes at a time
 
 
@@ -50,13 +48,17 @@ def predict(
     first = {name: number for number, name in reversed(list(enumerate(source.reference)))}
     order = sorted(range(len(source)), key=lambda position: first[source.reference[position]])
 
-    def items(reference=None, name=None):
-        for position, distorted, of_pair in _decoded(source, order, model.full_reference):
-            height, width = distorted.shape[:2]
-            where = places(crops, height, width, size)
-            if model.full_reference and source.reference[position] != name:
-                name = source.reference[position]
-                reference = Reference(of_pair(), keep=len(where) <= KEPT_WINDOWS)
+    def images(position):
+        """The reference, where it is the first pair of it, and the distorted image."""
+        name = source.reference[position]
+        opens = model.full_reference and first[name] == position
+        return source.reference_image(name) if opens else None, source.distorted_image(position)
+
+    def items(reference=None):
+        for original, distorted in read_ahead(images, order):
+            where = places(crops, *distorted.shape[:2], size)
+            if original is not None:
+                reference = Reference(original, keep=len(where) <= KEPT_WINDOWS)
             yield reference, distorted, where
 
     predicted = np.empty((model.sets, len(source)), np.float32)
@@ -64,29 +66,6 @@ def predict(
         predicted[:, position] = scores.mean(1, dtype=np.float64)
         progress(1)
     return predicted
-
-
-def _decoded(
-    source: PairSource, order: Iterable[int], with_references: bool
-) -> Iterator[tuple[int, np.ndarray, Callable[[], np.ndarray]]]:
-    """Each position with its distorted image and what gives its reference, decoded ahead by a thread."""
-    with ThreadPoolExecutor(1) as pool:
-        waiting: deque = deque()
-        latest: tuple[str, object] = ("", None)
-
-        def taken():
-            position, distorted, reference = waiting.popleft()
-            return position, distorted.result(), reference and reference.result
-
-        for position in order:
-            name = source.reference[position]
-            if with_references and latest[0] != name:
-                latest = name, pool.submit(source.reference_image, name)
-            waiting.append((position, pool.submit(source.distorted_image, position), latest[1]))
-            if len(waiting) > _AHEAD:
-                yield taken()
-        while waiting:
-            yield taken()
 
 
 def _check_sizes(source: PairSource, crops: str, size: int) -> None:

@@ -15,6 +15,7 @@ from PIL import Image
 from iqa_jax.data.arrays import read_mask
 from iqa_jax.data.images import read_image
 from iqa_jax.errors import UserError, first_line
+from iqa_jax.parallel.read_ahead import read_ahead
 from iqa_jax.scoring.results import FilePair, Result, ScoreTable, State, state_of
 
 _AHEAD = 2  # images decoded while another is scored
@@ -232,7 +233,8 @@ def _of_one_size(
 def _read_ahead(files: Iterable[tuple[Callable, Path | None]], say) -> Iterator[_File]:
     """The file of each path, decoded in a thread by what stands before it; an empty one for None."""
 
-    def read(decode, path):
+    def read(file: tuple[Callable, Path | None]) -> _File:
+        decode, path = file
         # Noted before the file is opened: where it is replaced in between, the next start sees another state.
         state = state_of(path)
         try:
@@ -240,14 +242,7 @@ def _read_ahead(files: Iterable[tuple[Callable, Path | None]], say) -> Iterator[
         except Exception as error:
             return _File(_failure(error, f"{path}: "), state)
 
-    with ThreadPoolExecutor(1) as reader:
-        waiting: deque[Future[_File]] = deque()
-        for decode, path in files:
-            waiting.append(reader.submit(read, decode, path))
-            if len(waiting) > _AHEAD:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+    return read_ahead(read, files, ahead=_AHEAD)
 
 
 def _with_maps(

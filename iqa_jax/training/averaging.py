@@ -1,5 +1,6 @@
 """Averages of a run's checkpoints, with BatchNorm statistics estimated anew."""
 
+import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -7,7 +8,6 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-from ml_collections import ConfigDict
 
 from iqa_jax.errors import UserError, WeightsError
 from iqa_jax.files import local_path
@@ -15,9 +15,10 @@ from iqa_jax.models import IQA_MODELS, ModelConfig, split_model
 from iqa_jax.ops.augment import Cropping
 from iqa_jax.ops.programs import jit
 from iqa_jax.training.batches import Examples, Order
+from iqa_jax.training.config import TrainConfig
 from iqa_jax.training.feed import Feed
 from iqa_jax.training.inputs import open_data
-from iqa_jax.training.placement import Placement
+from iqa_jax.training.mesh import DataMesh
 from iqa_jax.training.step import make_statistics_step
 from iqa_jax.weights.checkpoints import Saved
 from iqa_jax.weights.directory import read_weights, save_weights
@@ -93,9 +94,9 @@ def average_run(
     weights: Weights = average(
         _epoch_weights(workdir, epochs, record["steps_per_epoch"]), kind=kind, decay=decay
     )
-    config = ConfigDict(record["training"])
+    config = TrainConfig.from_dict(record["training"])
     if data_dir:
-        config.data_dir = data_dir
+        config = dataclasses.replace(config, data_dir=data_dir)
     model_config = config_in(record)
     _, backbone, backbone_record = read_weights(workdir / "backbone")
     backbone = {f"backbone.{name}": array for name, array in backbone.items()}
@@ -157,7 +158,7 @@ def _compact(numbers: Sequence[int]) -> str:
 def _with_new_statistics(
     model_config: ModelConfig,
     weights: Weights,
-    config: ConfigDict,
+    config: TrainConfig,
     steps: int,
     progress: Callable[[int, int], object],
 ) -> dict[str, jax.Array]:
@@ -167,18 +168,18 @@ def _with_new_statistics(
     graph, trained, frozen = split_model(model)
     # The statistics are those of whole batches, however many devices these are split between.
     devices = jax.devices()[: math.gcd(config.batch_size, jax.device_count())]
-    placement = Placement.of(devices)
+    mesh = DataMesh.of(devices)
     examples = Examples([training], with_references=IQA_MODELS[model_config.name].full_reference)
     order = Order(examples.lengths, [config.batch_size], seed=config.seed)
     cropping = Cropping(config.seed, config.crop_size)
-    feed = Feed(examples, order, cropping, placement, kept=config.data.placement)
+    feed = Feed(examples, order, cropping, mesh, kept=config.data.placement)
     statistics_step = make_statistics_step(graph, seed=config.seed, rotation=config.rotation)
     take_step = jit(
         lambda trained, frozen, store, inputs, number: statistics_step(
             trained, frozen, feed.batch(store, inputs), number
         )
     )
-    trained, frozen = placement.put_everywhere((trained, frozen))
+    trained, frozen = mesh.replicate((trained, frozen))
     for number in range(steps):
         trained = take_step(trained, frozen, feed.store, feed.take(number), jnp.int32(number))
         progress(number + 1, steps)

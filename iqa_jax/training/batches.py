@@ -40,7 +40,7 @@ class Batch:
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Draw:
+class BatchIndex:
     """Which examples make up a batch.
 
     Attributes:
@@ -51,38 +51,39 @@ class Draw:
     position: Array
     epoch: Array
 
-    def rows(self, rows: np.ndarray) -> "Draw":
+    def rows(self, rows: np.ndarray) -> "BatchIndex":
         """Some of the examples."""
-        return Draw(self.position[rows], self.epoch[rows])
+        return BatchIndex(self.position[rows], self.epoch[rows])
 
 
 class Order:
-    """The draw of each batch, by its number; every epoch is shuffled anew.
+    """Which examples each batch has, by its number; every epoch is shuffled anew.
 
-    With two kinds of examples (labelled and pseudo-labelled), a batch has the first kind's followed by
-    the second's.  An epoch of a kind is as many whole shares of a batch as there are.
+    With two sources (labelled and pseudo-labelled pairs), a batch has examples of the first, then of the
+    second.  An epoch of a source is as many whole shares of a batch as it fills.
     """
 
     def __init__(self, lengths: Sequence[int], batch_sizes: Sequence[int], *, seed: int):
-        """Takes the number of examples of each kind and how many of them a batch has."""
-        self._kinds = list(zip(lengths, batch_sizes, strict=True))
+        """Takes the number of examples of each source and how many of them a batch has."""
+        self._sources = list(zip(lengths, batch_sizes, strict=True))
         self._seed = seed
         self._permutation = functools.lru_cache(maxsize=8)(self._shuffled)
 
-    def _shuffled(self, kind: int, epoch: int) -> np.ndarray:
-        length, _ = self._kinds[kind]
-        generator = generator_for(self._seed, Purpose.ORDER, kind, epoch)
+    def _shuffled(self, source: int, epoch: int) -> np.ndarray:
+        length, _ = self._sources[source]
+        generator = generator_for(self._seed, Purpose.ORDER, source, epoch)
         return generator.permutation(length).astype(np.int32)
 
-    def __call__(self, number: int) -> Draw:
-        """The draw of the batch of this number."""
+    def __call__(self, number: int) -> BatchIndex:
+        """The examples of the batch of this number."""
         positions, epochs, offset = [], [], 0
-        for kind, (length, size) in enumerate(self._kinds):
+        for source, (length, size) in enumerate(self._sources):
             epoch, place = divmod(number, length // size)
-            positions.append(offset + self._permutation(kind, epoch)[place * size : (place + 1) * size])
+            shuffled = self._permutation(source, epoch)
+            positions.append(offset + shuffled[place * size : (place + 1) * size])
             epochs.append(np.full(size, epoch, np.int32))
             offset += length
-        return Draw(np.concatenate(positions), np.concatenate(epochs))
+        return BatchIndex(np.concatenate(positions), np.concatenate(epochs))
 
 
 class Examples:
@@ -102,7 +103,7 @@ class Examples:
         self.size = np.concatenate([source.size for source in sources]).astype(np.int32)
         self.mos = np.concatenate([source.mos for source in sources]).astype(np.float32)
         self.pseudo = np.repeat([source.pseudo for source in sources], np.diff(self._start))
-        names = [(kind, name) for kind, source in enumerate(sources) for name in source.reference]
+        names = [(number, name) for number, source in enumerate(sources) for name in source.reference]
         self._references = list(dict.fromkeys(names)) if with_references else []
         number = {name: n for n, name in enumerate(self._references)}
         self.reference = np.array([number.get(name, 0) for name in names], np.int32)
@@ -120,23 +121,23 @@ class Examples:
 
     def distorted_image(self, position: int) -> np.ndarray:
         """(H, W, 3) uint8."""
-        kind = int(np.searchsorted(self._start, position, side="right")) - 1
-        return self._sources[kind].distorted_image(position - self._start[kind])
+        source = int(np.searchsorted(self._start, position, side="right")) - 1
+        return self._sources[source].distorted_image(position - self._start[source])
 
     def reference_image(self, number: int) -> np.ndarray:
         """The reference of this number in `reference`, (H, W, 3) uint8."""
-        kind, name = self._references[number]
-        return self._sources[kind].reference_image(name)
+        source, name = self._references[number]
+        return self._sources[source].reference_image(name)
 
-    def batch(self, draw: Draw, cropping: Cropping, images: "Examples | Images") -> Batch:
-        """The crops of a draw.
+    def batch(self, chosen: BatchIndex, cropping: Cropping, images: "Examples | Images") -> Batch:
+        """The crops of these examples.
 
         Args:
-          images: where the images are taken from; the examples themselves read them.
+          images: that are cut; the examples themselves read theirs.
         """
-        positions = draw.position
+        positions = chosen.position
         corners = cropping.corners_on_host(
-            draw.epoch, self.index[positions], self.size[positions], self.pseudo[positions]
+            chosen.epoch, self.index[positions], self.size[positions], self.pseudo[positions]
         )
 
         def cut(image, corner):
@@ -153,7 +154,7 @@ class Examples:
                 [cut(images.reference_image(n), corner) for n, corner in zip(numbers, corners, strict=True)]
             )
         columns = {name: getattr(self, name)[positions] for name in ("index", "mos", "pseudo")}
-        return Batch(epoch=draw.epoch, reference=reference, distorted=distorted, **columns)
+        return Batch(epoch=chosen.epoch, reference=reference, distorted=distorted, **columns)
 
 
 class Images:

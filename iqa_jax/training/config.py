@@ -1,255 +1,376 @@
-"""The training configuration: reading it from the command line, and checking it."""
+"""The configuration of a training run: its fields, what each may hold, and when one has no effect.
 
-import contextlib
+A new field is a line here and one in the recipe, `iqa_jax/configs/`.
+"""
+
 import dataclasses
 import difflib
-import re
-import sys
-from pathlib import Path
+import math
+import operator
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import Any, NamedTuple
 
-from ml_collections import ConfigDict
+import numpy as np
 
-from iqa_jax import configs
 from iqa_jax.data.datasets import DATASETS
-from iqa_jax.data.preparation import default_data_dir, find_folder
 from iqa_jax.errors import ConfigError
-from iqa_jax.models import ModelConfig
+from iqa_jax.models import BACKBONES, IQA_MODELS, ModelConfig
 from iqa_jax.models.base import taps_problem
-from iqa_jax.training.fields import check_effects, check_fields, leaves
+from iqa_jax.ops.noise import InputNoise
+from iqa_jax.ops.windows import CROPS
 
-_ABOUT_PROCESSES = re.compile(r"(?<=^--)(num-processes|process-id)")
+_NUMBERS: dict[type, tuple[type, ...]] = {int: (int, np.integer), float: (int, float, np.number)}
+_INT32 = 2**31 - 1  # steps are counted in 32 bits
+
+
+class _Idle(NamedTuple):
+    """When a field has no effect, and why."""
+
+    when: Callable[["TrainConfig"], bool]
+    why: str
+
+
+_LABELS_ALONE = _Idle(
+    lambda c: c.pseudo_ratio == 0, "with config.pseudo_ratio=0 there are no pseudo-labelled images"
+)
+_GIVEN_ARCHITECTURE = _Idle(
+    lambda c: bool(c.init_from), "the architecture and the backbone are those of config.init_from"
+)
+_GIVEN_SPLITS = _Idle(lambda c: bool(c.splits), "config.splits lists the pairs of both splits")
+_STEPS_ALONE = _Idle(
+    lambda c: c.num_steps > 0 and c.schedule == "constant",
+    "the run ends at config.num_steps, and its rate is constant",
+)
+_NOT_ON_DEVICES = _Idle(
+    lambda c: c.data.placement in ("host", "stream") and c.data.steps_at_once > 1,
+    "several steps go in one dispatch only with config.data.placement=device",
+)
 
 
 @dataclasses.dataclass(frozen=True)
-class Command:
-    """What a training command asks for.
+class _Limits:
+    """What a field may hold, as the metadata of the dataclass field.
 
     Attributes:
-      config: checked, with `dataset` settled.
-      name: what to call the run's folder; every recipe has a name of its own.
-      workdir: if given.
-      reason: why this data set, as a sentence.
-      processes: what `iqa_jax.parallel.processes.join` takes.
+      kind: `bool`, `int`, `float` or `str`.
+      low, high: bounds of a number.
+      below: a bound that it may not reach.
+      choices: of a text; what follows a "/" is not checked where `by_prefix` is set.
+      required: whether a text may not be empty.
+      expected: in place of a sentence about the bounds.
+      reads: whether full-reference models alone (True) or blind ones alone (False) read the field.
+      idle: when it has no effect.
     """
 
-    config: ConfigDict
-    name: str
-    workdir: str | None
-    reason: str
-    processes: dict = dataclasses.field(default_factory=dict)
+    kind: type
+    low: float = -math.inf
+    high: float = math.inf
+    below: float = math.inf
+    choices: tuple[str, ...] = ()
+    by_prefix: bool = False
+    required: bool = False
+    expected: str = ""
+    reads: bool | None = None
+    idle: _Idle | None = None
+
+    def problem(self, value: Any) -> str | None:
+        """What was expected in place of `value`; None if it fits."""
+        if self.kind is bool:
+            return None if isinstance(value, bool) else "true or false"
+        if self.kind is str:
+            return self._problem_of_text(value)
+        if isinstance(value, bool) or not issubclass(type(value), _NUMBERS[self.kind]):
+            return "a whole number" if self.kind is int else "a number"
+        if self.kind is float and not math.isfinite(value):
+            return "a finite number"
+        if self.low <= value <= self.high and value < self.below:
+            return None
+        if self.expected:
+            return self.expected
+        return f"{self.low} or more" if value < self.low else f"{self.high} or less"
+
+    def _problem_of_text(self, value: object) -> str | None:
+        if not isinstance(value, str):
+            return "a text"
+        if self.choices and (value.partition("/")[0] if self.by_prefix else value) not in self.choices:
+            near = difflib.get_close_matches(value, self.choices, n=1, cutoff=0.0)[0]
+            return f"one of {', '.join(self.choices)}; did you mean {near}?"
+        return "a text that is not empty" if self.required and not value.strip() else None
 
 
-def parse(argv: list[str]) -> Command:
-    """Reads `--config FILE[:RECIPE] [--config.FIELD=VALUE …] [--workdir DIR]` and, for one of several
-    processes, `--coordinator HOST:PORT --num-processes N --process-id K`.
+def _field(default: Any, kind: type, **limits: Any) -> Any:
+    return dataclasses.field(default=default, metadata={"limits": _Limits(kind, **limits)})
 
-    FILE is a Python file's path, or the name of a configuration of this package: `conformer`.
+
+def _whole(default: int, low: int, high: int = _INT32, **more: Any) -> Any:
+    return _field(default, int, low=low, high=high, **more)
+
+
+def _probability(default: float, **more: Any) -> Any:
+    return _field(default, float, low=0, high=1, expected="a probability", **more)
+
+
+def _probability_below_one(default: float, **more: Any) -> Any:
+    return _field(default, float, low=0, below=1, expected="a probability below 1", **more)
+
+
+def _degrees(default: float, **more: Any) -> Any:
+    return _field(default, float, low=0, high=360, expected="degrees, 0 to 360", **more)
+
+
+def _up_to_1000(default: float, expected: str, low: float = 0, **more: Any) -> Any:
+    return _field(default, float, low=low, high=1000, expected=expected, **more)
+
+
+def _one_of(default: str, choices: Collection[str], **more: Any) -> Any:
+    return _field(default, str, choices=tuple(choices), **more)
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """How the images of the training pairs are kept and fed to the steps."""
+
+    # Where decoded images are kept: "device", "host" (memory), "stream" (decoded as needed).
+    placement: str = _one_of("auto", ("auto", "device", "host", "stream"))
+    # In one dispatch, with the images on the devices; 0: ten.
+    steps_at_once: int = _whole(0, 0, 10_000, idle=_NOT_ON_DEVICES)
+
+
+@dataclasses.dataclass(frozen=True)
+class NoiseConfig(InputNoise):
+    """Noise on a student's pseudo-labelled images; 0 switches each off."""
+
+    flip: float = _probability(0.5, idle=_LABELS_ALONE)  # horizontally, and vertically
+    rotation: float = _degrees(180.0, idle=_LABELS_ALONE)  # largest, either way
+    cut_out: float = _probability(0.5, idle=_LABELS_ALONE)  # of a square cut-out
+    grid_mask: float = _probability(0.5, idle=_LABELS_ALONE)  # of a grid of cut-outs
+    dropout: float = _probability_below_one(0.1, idle=_LABELS_ALONE)  # after the backbone
+    stochastic_depth: float = _probability_below_one(0.1, idle=_LABELS_ALONE)  # of leaving out a branch
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """A training run; the defaults are the paper's recipe for PIPAL.
 
     Raises:
-      ConfigError: a flag, a field or a value that does not exist or does not fit.
+      ConfigError: a value that makes no sense; names the field and what was expected.
     """
-    config, file, overrides, flags = _parse_flags(argv)
-    path, _, asked = file.partition(":")
-    recipe = asked
-    shown = _file_of(argv).partition(":")[0]
-    reason = f"{config.dataset} was asked for"
-    if config.dataset == "auto":
-        data_dir = config.data_dir or str(default_data_dir())
-        found = find_folder("pipal", data_dir)
-        if found and not DATASETS["pipal"].has_training_images(found):
-            found = None  # the challenge's test pairs alone
-        recipe = "pipal" if found else "demo"
-        if found:
-            reason = f"PIPAL was found in {found}; for the built-in set: --config {shown}:demo"
+
+    model: str = _one_of("iqa_conformer", IQA_MODELS)
+    seed: int = _whole(0, 0)  # of the initial weights, the order, augmentation, noise and dropout
+
+    # Data.
+    dataset: str = _one_of("pipal", DATASETS, by_prefix=True)  # a table of your own: pairs/NAME
+    data_dir: str = _field("", str)  # "": the cache directory
+    train_split: str = _field("train[:80%]", str, required=True, idle=_GIVEN_SPLITS)
+    validation_split: str = _field("train[80%:]", str, required=True, idle=_GIVEN_SPLITS)
+    splits: str = _field("", str)  # a file of `splits`, in place of these two
+    rotation: float = _degrees(180.0)  # largest rotation of a training crop
+    crop_size: int = _whole(192, 96, 8192, idle=_GIVEN_ARCHITECTURE)  # side in pixels
+    data: DataConfig = DataConfig()
+
+    # Model.
+    init_from: str = _field("", str)  # weights to start from; they determine the architecture
+    backbone: str = _one_of("inception_resnet_v2", BACKBONES, idle=_GIVEN_ARCHITECTURE)
+    # A directory, a PyTorch file, "auto" or "random".
+    backbone_weights: str = _field("auto", str, required=True, idle=_GIVEN_ARCHITECTURE)
+    dim: int = _whole(128, 2, 2**16, idle=_GIVEN_ARCHITECTURE)  # width after the backbone
+    heads: int = _whole(4, 1, 2**16, idle=_GIVEN_ARCHITECTURE)  # of the attention
+    # Maps of the backbone, "stage1,stage2", averaged over cells; "": the backbone's own.
+    taps: str = _field("", str, idle=_GIVEN_ARCHITECTURE)
+    stride: int = _whole(0, 0, 8192, idle=_GIVEN_ARCHITECTURE)  # side of a cell in pixels
+    dropout: float = _probability_below_one(0.1, reads=True)
+    # Maps of which the model also sees |f_ref - f_dis|.
+    magnitudes: str = _field("", str, reads=True, idle=_GIVEN_ARCHITECTURE)
+    dtype: str = _one_of("float32", ("float32", "bfloat16"))  # of the arithmetic
+
+    # Optimisation.
+    optimizer: str = _one_of("adam", ("adam", "sgd"))
+    batch_size: int = _whole(16, 1, 2**20)
+    accumulation: int = _whole(1, 1, 2**20)  # equal parts in which a batch passes, to save memory
+    learning_rate: float = _up_to_1000(1e-4, "a number above 0, at most 1000", low=1e-30)
+    schedule: str = _one_of("constant", ("constant", "cosine"))  # the cosine, over num_epochs
+    warmup_steps: int = _whole(0, 0)
+    num_epochs: int = _whole(30, 1, idle=_STEPS_ALONE)
+    num_steps: int = _whole(0, 0)  # when set, the run ends there
+    # Of the moving average of the weights; 0: none.
+    ema_decay: float = _field(0.999, float, low=0, below=1, expected="0 (none) or a number below 1")
+
+    # Evaluation and checkpoints; in steps, 0: once an epoch.
+    eval_every: int = _whole(0, 0)
+    crops: str = _one_of("center", CROPS)
+    checkpoint_every: int = _whole(0, 0)
+    keep_checkpoints: int = _whole(2, 1, 10**6)  # the latest; the best by SRCC stays too
+    keep_epochs: bool = _field(True, bool)  # every epoch's as well, for weight averaging
+
+    # Students: pseudo-labels.
+    teacher: str = _field("", str, reads=False, idle=_LABELS_ALONE)  # a full-reference model
+    unlabelled: str = _field("pipal", str, reads=False, idle=_LABELS_ALONE)  # the data set to label
+    unlabelled_split: str = _field("ntire2022_test", str, required=True, reads=False, idle=_LABELS_ALONE)
+    pseudo_crops: str = _one_of("ten", CROPS, reads=False, idle=_LABELS_ALONE)  # that the teacher scores
+    # Pseudo-labelled images for each labelled one in a batch; 0: none.
+    pseudo_ratio: float = _up_to_1000(1.0, "0 (labels only) to 1000", reads=False)
+    # Of their squared errors; a labelled one's is 1.
+    pseudo_weight: float = _up_to_1000(1.0, "0 to 1000", reads=False, idle=_LABELS_ALONE)
+    # With more than one, each student also labels the pairs, beside the teacher, for the next.
+    rounds: int = _whole(1, 1, 100, reads=False, idle=_LABELS_ALONE)
+    noise: NoiseConfig = dataclasses.field(default=NoiseConfig(), metadata={"reads": False})
+    # 0: frozen, as the teacher's.
+    backbone_learning_rate: float = _up_to_1000(
+        0.0, "0 (frozen) or a number above, at most 1000", reads=False
+    )
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping) -> "TrainConfig":
+        """The configuration of a recipe's fields, or of those in a run's config.json.
+
+        Raises:
+          ConfigError: a field is missing, surplus or of a value that it may not have.
+        """
+        given = leaves(values)
+        _check_names(given)
+        groups = {"data": DataConfig, "noise": NoiseConfig}
+        fields: dict[str, Any] = {name: value for name, value in given.items() if "." not in name}
+        for group, kind in groups.items():
+            inner = {name.partition(".")[2]: v for name, v in given.items() if name.startswith(f"{group}.")}
+            if inner:
+                fields[group] = kind(**inner)
+        return cls(**fields)
+
+    def to_dict(self) -> dict:
+        """The fields that the model reads, as `from_dict` takes them."""
+        read = {name.partition(".")[0] for name in fields_of(self.full_reference)}
+        return {name: value for name, value in dataclasses.asdict(self).items() if name in read}
+
+    @property
+    def full_reference(self) -> bool:
+        """Whether the model compares with references; a student does not."""
+        return IQA_MODELS[self.model].full_reference
+
+    @property
+    def pseudo_labelled(self) -> bool:
+        """Whether batches have pseudo-labelled images too."""
+        return not self.full_reference and self.pseudo_ratio > 0
+
+    @property
+    def chosen_taps(self) -> dict[str, Any]:
+        """The fields of `ModelConfig` that say which maps of the backbone a model sees."""
+
+        def names(text: str) -> tuple[str, ...]:
+            return tuple(name.strip() for name in text.split(",") if name.strip())
+
+        return {"taps": names(self.taps), "stride": self.stride, "magnitudes": names(self.magnitudes)}
+
+
+def leaves(values: Mapping) -> dict[str, object]:
+    """All fields with their values, those of a group as GROUP.FIELD."""
+    flat: dict[str, object] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= {f"{name}.{inner}": each for inner, each in value.items()}
         else:
-            reason = (
-                f"PIPAL was not found in or under {data_dir}; to train on it, unpack it there or give the "
-                f"folder above it: --config {shown}:pipal --config.data_dir=DIR"
-            )
-        overrides.pop("dataset", None)
-    elif recipe in ("", "auto"):
-        recipe = "demo" if config.dataset == "iqa_demo" else "pipal"
-    config, *_ = _parse_flags([f"--config={path}:{recipe}"])
-    of_recipe = leaves(config)
-    with config.ignore_type():  # the values are of the right types already
-        config.update_from_flattened_dict(overrides)
-    check(config)
-    check_effects(config, [name for name, value in overrides.items() if value != of_recipe[name]])
-    name = _folder(path, asked, config.dataset if config.dataset != of_recipe["dataset"] else "")
-    workdir = flags.pop("workdir")
-    return Command(config, name, workdir, reason, flags)
+            flat[name] = value
+    return flat
 
 
-def _folder(path: str, recipe: str, dataset: str) -> str:
-    """What a run's folder is called: configuration, recipe and data set, as far as they were asked for."""
-    parts = (Path(path).stem, recipe if recipe != "auto" else "", dataset.removeprefix("pairs/"))
-    return re.sub(r"[^\w.-]", "-", "-".join(filter(None, parts)))
+def _limits_of(kind: type, reads: bool | None = None) -> Iterator[tuple[str, _Limits]]:
+    for field in dataclasses.fields(kind):
+        if limits := field.metadata.get("limits"):
+            yield field.name, limits if reads is None else dataclasses.replace(limits, reads=reads)
+        else:
+            inner = _limits_of(type(field.default), field.metadata.get("reads"))
+            yield from ((f"{field.name}.{name}", limits) for name, limits in inner)
 
 
-def _parse_flags(argv: list[str]) -> tuple[ConfigDict, str, dict, dict]:
-    """Configuration, its file with the recipe, what was overridden, and the other flags."""
-    from absl import flags
-    from ml_collections import config_flags
+def fields_of(full_reference: bool) -> dict[str, _Limits]:
+    """What each field may hold that full-reference models read, or that blind ones do."""
+    return {
+        name: limits for name, limits in _limits_of(TrainConfig) if limits.reads in (None, full_reference)
+    }
 
-    values = flags.FlagValues()
-    config_flags.DEFINE_config_file("config", flag_values=values)
-    flags.DEFINE_string("workdir", None, "Where the run is kept.", flag_values=values)
-    flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0.", flag_values=values)
-    flags.DEFINE_integer("num_processes", None, "How many there are.", flag_values=values)
-    flags.DEFINE_integer("process_id", None, "Which one this is, from 0.", flag_values=values)
-    argv = [_ABOUT_PROCESSES.sub(lambda name: name[0].replace("-", "_"), a) for a in argv]
-    before = sys.argv
-    sys.argv = ["train", *_with_file(argv)]  # where config_flags looks for overrides
-    try:
-        surplus = values(sys.argv)[1:]
-        config = values.config
-        list(config)  # a file that could not be read fails here
-        file, overrides = (
-            config_flags.get_config_filename(values["config"]),
-            config_flags.get_override_values(values["config"]),
+
+def _and_more(names: list[str]) -> str:
+    return f" (and {len(names) - 1} more)" if len(names) > 1 else ""
+
+
+def _check_names(values: Mapping[str, object]) -> None:
+    """Raises ConfigError for a field that is missing or that the model does not read."""
+    model = values.get("model")
+    if problem := dict(_limits_of(TrainConfig))["model"].problem(model):
+        raise ConfigError(f"config.model={model}: expected {problem}")
+    fields = fields_of(IQA_MODELS[str(model)].full_reference)
+    if missing := [name for name in fields if name not in values]:
+        raise ConfigError(
+            f"config.{missing[0]} is missing, which config.model={model} needs"
+            f"{_and_more(missing)}; take them from the recipe of that model"
         )
-    except Exception as error:  # absl's and ml_collections', and whatever the file raises
-        raise ConfigError(_plainly(error, argv)) from None
-    finally:
-        sys.argv = before
-    if surplus:
-        raise ConfigError(f"unexpected argument {surplus[0]!r}; fields are set as --config.FIELD=VALUE")
-    others = ("workdir", "coordinator", "num_processes", "process_id")
-    return config, file, overrides, {name: values[name].value for name in others}
-
-
-def _config_in(argv: list[str]) -> tuple[int, str]:
-    """Where the configuration stands among the arguments, and what stands before it in the same one."""
-    for number, argument in enumerate(argv):
-        name, equals, _ = argument.partition("=")
-        if name in ("--config", "-config"):
-            return (number, f"{name}=") if equals else (number + 1, "")
-    return len(argv), ""
-
-
-def _file_of(argv: list[str]) -> str:
-    """What stands after --config, in either spelling; empty where nothing does."""
-    position, flag = _config_in(argv)
-    return argv[position].removeprefix(flag) if position < len(argv) else ""
-
-
-def _with_file(argv: list[str]) -> list[str]:
-    """The arguments, with the file's path where a configuration of the package is named.
-
-    Raises:
-      ConfigError: neither such a name nor a Python file is given.
-    """
-    given = _file_of(argv)
-    named = {path.stem: path for path in sorted(Path(configs.__file__).parent.glob("[a-z]*.py"))}
-    expected = f"{', '.join(named)} (of this package) or the path of a Python file"
-    if not given:
-        raise ConfigError(f"give a configuration, as in --config conformer: {expected}")
-    name, colon, recipe = given.partition(":")
-    path = Path(name)
-    if name in named and not path.is_file():
-        found = argv.copy()
-        position, flag = _config_in(argv)
-        found[position] = f"{flag}{named[name]}{colon}{recipe}"
-        return found
-    if not path.is_file():
-        what = "a directory" if path.is_dir() else "no such configuration file"
-        raise ConfigError(f"{given}: {what}; expected {expected}")
-    if path.suffix != ".py":
-        raise ConfigError(f"{given}: not a Python file; expected {expected}")
-    return argv
-
-
-def _plainly(error: Exception, argv: list[str]) -> str:
-    """One line for what absl, ml_collections or the configuration file raise."""
-    given = _file_of(argv)
-    if overrides := _overrides(argv):
-        config, *_ = _parse_flags([f"--config={given}"])  # raises if it is the file's fault
-        problems = (_problem_of(override, config) for override in overrides)
-        if problem := next(filter(None, problems), None):
-            return problem
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    text = " ".join(dict.fromkeys((lines[0], lines[-1])))
-    if type(error).__module__.startswith(("absl", "ml_collections")) or isinstance(error, ValueError):
-        return text
-    return f"{given}: cannot be read as a configuration ({type(error).__name__}: {text})"
-
-
-def _overrides(argv: list[str]) -> list[str]:
-    """Each --config.FIELD with its value, as FIELD=VALUE."""
-    found = []
-    for number, argument in enumerate(argv):
-        if match := re.match(r"--?config\.(.*)", argument):
-            following = next(iter(argv[number + 1 :]), "--")
-            apart = "=" not in argument and not following.startswith("-")
-            found.append(f"{match[1]}={following}" if apart else match[1])
-    return found
-
-
-_EXPECTED = {bool: "true or false", int: "a whole number", float: "a number"}
-
-
-def _problem_of(override: str, config: ConfigDict) -> str | None:
-    """What is wrong with FIELD=VALUE; None if nothing is."""
-    name, equals, value = override.partition("=")
-    names = list(leaves(config))
-    if name not in names:
-        near = difflib.get_close_matches(name, names, n=1)
-        hint = (
-            f"; the nearest is config.{near[0]}" if near else ", nor one like it; the file lists its fields"
+    if surplus := [name for name in values if name not in fields]:
+        near = difflib.get_close_matches(surplus[0], fields, n=1)
+        hint = f"; did you mean config.{near[0]}?" if near else "; leave it out"
+        raise ConfigError(
+            f"config.{surplus[0]}={values[surplus[0]]}: config.model={model} does not read it"
+            f"{_and_more(surplus)}{hint}"
         )
-        return f"config has no field {name!r}{hint}"
-    group, _, inner = name.rpartition(".")
-    kind = type((config[group] if group else config)[inner])
-    if kind is bool and (not equals or value.lower() in ("true", "false", "1", "0", "t", "f")):
-        return None
-    if kind in _EXPECTED:
-        with contextlib.suppress(ValueError):
-            if kind is not bool:
-                kind(value)
-                return None
-    elif equals:
-        return None
-    return f"config.{name}={value}: expected {_EXPECTED.get(kind, 'a value')}"
 
 
-def check(config: ConfigDict) -> None:
+def _check(config: TrainConfig) -> None:
     """Raises ConfigError for a value that makes no sense; names the field and what is expected."""
-    check_fields(config)
-    for field, fits, expected in (
+    defaults = {field.name: field.default for field in dataclasses.fields(TrainConfig)}
+    for group in ("data", "noise"):
+        if type(getattr(config, group)) is not type(defaults[group]):
+            raise ConfigError(f"config.{group}: expected a {type(defaults[group]).__name__}")
+    for name, limits in _limits_of(TrainConfig):  # the model comes first
+        value = operator.attrgetter(name)(config)
+        if problem := limits.problem(value):
+            raise ConfigError(f"config.{name}={value}: expected {problem}")
+    for name, default in defaults.items():
+        unread = name not in config.to_dict()
+        if unread and getattr(config, name) != default:
+            raise ConfigError(f"config.{name}: config.model={config.model} does not read it; leave it out")
+    for name, fits, expected in (
         ("accumulation", config.batch_size % config.accumulation == 0, "a divisor of config.batch_size"),
         ("dim", config.dim % 2 == 0, "an even number"),
         ("heads", config.dim % config.heads == 0, f"a divisor of config.dim={config.dim}"),
     ):
         if not fits:
-            raise ConfigError(f"config.{field}={config[field]}: expected {expected}")
-    chosen = ModelConfig(config.model, config.backbone, crop_size=config.crop_size, **chosen_taps(config))
-    if problem := taps_problem(chosen):
+            raise ConfigError(f"config.{name}={getattr(config, name)}: expected {expected}")
+    model = ModelConfig(config.model, config.backbone, crop_size=config.crop_size, **config.chosen_taps)
+    if problem := taps_problem(model):
         raise ConfigError(f"config.stride={config.stride}: {problem}")
-    if config.get("pseudo_ratio"):
+    if config.pseudo_labelled:
         _check_pseudo_labels(config)
 
 
-def chosen_taps(config: ConfigDict) -> dict:
-    """The fields of `ModelConfig` that say which maps of the backbone a model looks at."""
-
-    def names(text: str) -> tuple[str, ...]:
-        return tuple(name.strip() for name in text.split(",") if name.strip())
-
-    return {
-        "taps": names(config.taps),
-        "stride": config.stride,
-        "magnitudes": names(config.get("magnitudes", "")),
-    }
-
-
-def _check_pseudo_labels(config: ConfigDict) -> None:
+def _check_pseudo_labels(config: TrainConfig) -> None:
     if not config.teacher:
         raise ConfigError(
-            "config.teacher: give the run or the averaged checkpoint of a full-reference model, "
-            "--config.teacher=runs/conformer; or --config.pseudo_ratio=0 to train on the labels alone"
+            "config.teacher: expected the run or the averaged checkpoint of a full-reference model, "
+            "runs/conformer say; with config.pseudo_ratio=0 a student trains on the labels alone"
         )
     if config.unlabelled.partition("/")[0] not in DATASETS:
         raise ConfigError(
-            f"config.unlabelled={config.unlabelled}: expected one of {', '.join(DATASETS)}; pairs that "
-            "`python -m iqa_jax distort` made are pairs/NAME once they are prepared"
+            f"config.unlabelled={config.unlabelled}: expected one of {', '.join(DATASETS)}; distorted "
+            "versions of your own pictures are pairs/NAME once they are prepared"
+        )
+
+
+def check_effects(config: TrainConfig, changed: Collection[str]) -> None:
+    """Raises ConfigError for a field that somebody has changed and that has no effect.
+
+    Args:
+      changed: names of the fields whose values are not the recipe's.
+    """
+    idle = {
+        name: limits.idle
+        for name, limits in fields_of(config.full_reference).items()
+        if name in changed and limits.idle and limits.idle.when(config)
+    }
+    for name, reason in idle.items():
+        alike = [other for other, its in idle.items() if its is reason]
+        raise ConfigError(
+            f"config.{name}={operator.attrgetter(name)(config)} has no effect{_and_more(alike)}: "
+            f"{reason.why}; leave it out"
         )

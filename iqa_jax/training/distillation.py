@@ -1,10 +1,9 @@
-"""The student's training: pseudo-labels from a teacher, then labelled and pseudo-labelled images together."""
+"""The training of a student: a teacher labels pairs, and the student trains on these beside labelled ones."""
 
 import hashlib
 from pathlib import Path
 
 import numpy as np
-from ml_collections import ConfigDict
 
 from iqa_jax.data.preparation import prepare_dataset
 from iqa_jax.data.source import PairSource
@@ -13,6 +12,7 @@ from iqa_jax.errors import DataError, WeightsError
 from iqa_jax.files import writable_cache
 from iqa_jax.models import ModelConfig
 from iqa_jax.scoring.dataset import Predictor
+from iqa_jax.training.config import TrainConfig
 from iqa_jax.training.inputs import model_config_for, open_data
 from iqa_jax.training.log import progress_bar, say
 from iqa_jax.training.loop import train
@@ -21,18 +21,16 @@ from iqa_jax.weights.reading import place_of
 from iqa_jax.weights.record import read_config
 
 
-def train_student(config: ConfigDict, workdir: str | Path, *, reason: str = "") -> dict:
-    """Trains a Blind Noisy Student, or resumes where it stopped; see `iqa_jax.training.loop.train`.
+def train_student(config: TrainConfig, workdir: str | Path, *, reason: str = "") -> dict:
+    """Trains a Blind Noisy Student, or resumes its run; see `iqa_jax.training.loop.train`.
 
     With several rounds, the students before the last are the runs `workdir`/round-1 and so on; each
-    scores the unlabelled pairs for the next, and its scores and the teacher's are averaged.
+    scores the unlabelled pairs for the next, and the mean of its scores and the teacher's labels them.
 
-    Args:
-      config: see `configs/student.py`.
     Raises:
       WeightsError: the teacher is missing, needs no reference or has learned another scale.
     """
-    if not config.pseudo_ratio:
+    if not config.pseudo_labelled:
         return train(config, workdir, reason=reason)
     check_directory(workdir)
     training, validation = open_data(config)
@@ -40,6 +38,7 @@ def train_student(config: ConfigDict, workdir: str | Path, *, reason: str = "") 
     unlabelled = unlabelled_pairs(config, validation)
     labellers = [teacher]
     trained_on = digests_trained_on(teacher.record) | set(unlabelled.digests().values())
+    metrics: dict = {}
     for number in range(1, config.rounds + 1):
         last = number == config.rounds
         directory = Path(workdir) if last else Path(workdir) / f"round-{number}"
@@ -61,13 +60,13 @@ def train_student(config: ConfigDict, workdir: str | Path, *, reason: str = "") 
 
 
 def predictor_of(weights: str | Path, crops: str) -> Predictor:
-    """Of whatever `iqa_jax.load` takes; of a run, its averaged weights if it kept them."""
+    """Predicts with weights as `iqa_jax.load` takes them; with a run's averaged ones if it kept them."""
     place = place_of(weights)
     ema = (place / "checkpoints").is_dir() and bool(read_config(place)["training"].get("ema_decay", 0.0))
     return Predictor(weights, ema=ema, crops=crops)
 
 
-def _teacher(config: ConfigDict, student: ModelConfig) -> Predictor:
+def _teacher(config: TrainConfig, student: ModelConfig) -> Predictor:
     given = f"config.teacher={config.teacher}"
     try:
         teacher = predictor_of(config.teacher, config.pseudo_crops)
@@ -88,11 +87,11 @@ def _teacher(config: ConfigDict, student: ModelConfig) -> Predictor:
     return teacher
 
 
-def unlabelled_pairs(config: ConfigDict, validation: PairSource) -> PairSource:
-    """The pairs that the teacher scores; those of references to validate on are left out.
+def unlabelled_pairs(config: TrainConfig, validation: PairSource) -> PairSource:
+    """The pairs that the teacher scores, without those of validation references.
 
     Raises:
-      DataError: they are not there, or an image is smaller than the crops.
+      DataError: they do not exist, or an image is smaller than the crops.
     """
     source = PairSource(
         prepare_dataset(config.unlabelled, data_dir=config.data_dir or None), config.unlabelled_split
@@ -109,18 +108,17 @@ def unlabelled_pairs(config: ConfigDict, validation: PairSource) -> PairSource:
     kept = np.flatnonzero(~np.isin(source.reference.astype(str), seen))
     if not len(kept):
         raise DataError(
-            f"config.unlabelled={config.unlabelled}: every pair is of a reference to validate on; choose "
-            "others"
+            f"config.unlabelled={config.unlabelled}: every pair is of a validation reference; choose others"
         )
-    say(f"  {len(source) - len(kept):,} unlabelled pairs are of references to validate on, they are left out")
+    say(f"  {len(source) - len(kept):,} unlabelled pairs are of validation references; they are left out")
     return source.select(kept)
 
 
 def pseudo_labels(labeller: Predictor, source: PairSource) -> np.ndarray:
     """The labeller's scores (N,) of the pairs, computed once and kept in the cache directory.
 
-    A second start continues an interrupted one; the processes of a run share the work.  The file is named by
-    the labeller's hash, the crops and the pairs.
+    A second start resumes an interrupted one, and the processes of a run share the work.  The labeller's
+    hash, the crops and the pairs name the folder.
     """
     depends_on = f"{labeller.identity} {labeller.crops} {source.fingerprint()}"
     key = hashlib.sha256(depends_on.encode()).hexdigest()[:32]

@@ -6,7 +6,7 @@ the devices, where a step cuts the crops that it needs ("device"); the batches a
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from itertools import count
 from typing import cast
 
 import jax
@@ -16,13 +16,15 @@ import psutil
 from jax import lax
 from jax.sharding import Mesh, PartitionSpec
 
+from iqa_jax.data.source import PairSource
 from iqa_jax.errors import ConfigError
 from iqa_jax.ops.augment import Cropping, cut_crop
-from iqa_jax.training.batches import Batch, Draw, Examples, Images, Order
+from iqa_jax.parallel.read_ahead import read_ahead
+from iqa_jax.training.batches import Batch, BatchIndex, Examples, Images, Order
+from iqa_jax.training.config import TrainConfig
 from iqa_jax.training.log import progress_bar
-from iqa_jax.training.placement import AXIS, Placement
+from iqa_jax.training.mesh import AXIS, DataMesh
 
-PLACEMENTS = ("auto", "device", "host", "stream")
 # Shares of the memory that there is, up to which "auto" takes it for decoded images.
 _DEVICE_SHARE, _HOST_SHARE = 0.4, 0.3
 _SHELF_WIDTH = 2048  # pixels, of an atlas of images that are not wider
@@ -88,11 +90,11 @@ class Store:
     mos: jax.Array
     pseudo: jax.Array
 
-    def batch(self, draw: Draw, cropping: Cropping, mesh: Mesh) -> Batch:
-        """The crops of a draw; for use in a jitted step."""
-        positions = draw.position
+    def batch(self, chosen: BatchIndex, cropping: Cropping, mesh: Mesh) -> Batch:
+        """The crops of these examples; for use in a jitted step."""
+        positions = chosen.position
         index, pseudo = self.index[positions], self.pseudo[positions]
-        corners = cropping.corners(draw.epoch, index, self.size[positions], pseudo)
+        corners = cropping.corners(chosen.epoch, index, self.size[positions], pseudo)
         place = self.place[positions]
         place = jnp.concatenate([place[:, :1], place[:, 1:] + corners], axis=1)
         reference = None
@@ -101,7 +103,7 @@ class Store:
             reference = _crops(self.references, corners, cropping.size)
         return Batch(
             index=index,
-            epoch=draw.epoch,
+            epoch=chosen.epoch,
             reference=reference,
             distorted=_gathered(self.distorted, place, cropping.size, mesh),
             mos=self.mos[positions],
@@ -134,7 +136,7 @@ class Feed:
     """What the steps of a run take, wherever the images are kept.
 
     Attributes:
-      placement: of the batches.
+      mesh: on which the batches lie.
       kept: "device", "host" or "stream".
       store: what a step needs beside its own input; None unless the images are on the devices.
     """
@@ -144,7 +146,7 @@ class Feed:
         examples: Examples,
         order: Order,
         cropping: Cropping,
-        placement: Placement,
+        mesh: DataMesh,
         *,
         kept: str,
         say: Callable[[str], None] = lambda line: None,
@@ -152,69 +154,77 @@ class Feed:
         """Decodes the images, unless they are streamed.
 
         Args:
-          kept: one of `PLACEMENTS`; "auto" takes the first that there is room for, and says so.
+          kept: "device", "host", "stream" or "auto", which takes the first that there is room for.
         Raises:
           ConfigError: there is no room on the devices.
         """
         self._examples, self._order, self.cropping = examples, order, cropping
-        self.placement = placement
-        self.kept = _chosen(kept, examples, placement, say)
+        self.mesh = mesh
+        self.kept = _chosen(kept, examples, mesh, say)
         self._count = len(order(0).position)
-        self._rows = placement.rows(self._count)
+        self._rows = mesh.rows(self._count)
         self._batches: Iterator[Batch] | None = None
         self.store: Store | None = None
         self._images: Examples | Images = examples
         if self.kept == "device":
-            self.store = _on_devices(examples, placement)
+            self.store = _on_devices(examples, mesh)
         elif self.kept == "host":
             self._images = _in_memory(examples)
 
-    def take(self, number: int) -> Batch | Draw:
+    def take(self, number: int) -> Batch | BatchIndex:
         """What the step of this number takes, on the devices; the numbers have to follow one another."""
-        inputs: Batch | Draw
+        inputs: Batch | BatchIndex
         if self.kept == "device":
             inputs = self._order(number).rows(self._rows)
         else:
             if self._batches is None:
-                self._batches = _ahead(self._loaded, number)
+                self._batches = read_ahead(self._loaded, count(number), threads=2)
             inputs = next(self._batches)
-        return self.placement.put_split(inputs, self._rows, self._count)
+        return self.mesh.put_split(inputs, self._rows, self._count)
 
     def _loaded(self, number: int) -> Batch:
-        draw = self._order(number).rows(self._rows)
-        return self._examples.batch(draw, self.cropping, self._images)
+        chosen = self._order(number).rows(self._rows)
+        return self._examples.batch(chosen, self.cropping, self._images)
 
-    def several(self, start: int, count: int) -> Draw:
-        """The draws of `count` steps, stacked; only for images that are kept on the devices."""
-        draws = [self._order(number) for number in range(start, start + count)]
-        return self.placement.put_everywhere(jax.tree.map(lambda *parts: np.stack(parts), *draws))
+    def several(self, start: int, steps: int) -> BatchIndex:
+        """What several steps take, stacked; only for images that are kept on the devices."""
+        batches = [self._order(number) for number in range(start, start + steps)]
+        return self.mesh.replicate(jax.tree.map(lambda *parts: np.stack(parts), *batches))
 
-    def batch(self, store: Store | None, inputs: Batch | Draw) -> Batch:
+    def batch(self, store: Store | None, inputs: Batch | BatchIndex) -> Batch:
         """The batch that `take` stands for; for use in a jitted step, which is given `store`."""
         if store is None:
             return cast(Batch, inputs)
-        return store.batch(cast(Draw, inputs), self.cropping, self.placement.mesh)
+        return store.batch(cast(BatchIndex, inputs), self.cropping, self.mesh.mesh)
 
 
-def _ahead(load: Callable[[int], Batch], start: int) -> Iterator[Batch]:
-    """What `load` gives for `start`, `start + 1` and so on, computed ahead by threads."""
-    import grain
+def feed_of(
+    config: TrainConfig,
+    training: PairSource,
+    pseudo: PairSource | None,
+    sizes: Sequence[int],
+    mesh: DataMesh,
+    *,
+    say: Callable[[str], None],
+) -> Feed:
+    """The feed of a run; `sizes` has the labelled and the pseudo-labelled pairs of a batch."""
+    sources = [training] if pseudo is None else [training, pseudo]
+    examples = Examples(sources, with_references=config.full_reference)
+    order = Order(examples.lengths, sizes[: len(sources)], seed=config.seed)
+    cropping = Cropping(config.seed, config.crop_size, noise=config.pseudo_labelled)
+    return Feed(examples, order, cropping, mesh, kept=config.data.placement, say=say)
 
-    numbers = grain.MapDataset.range(start, start + 2**31)
-    options = grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)
-    return iter(numbers.map(load).to_iter_dataset(options))
 
-
-def _memory(placement: Placement) -> tuple[int, int]:
-    """Bytes that the devices have together (0 where they do not tell), and that are free in memory."""
-    stats = [device.memory_stats() or {} for device in placement.mesh.local_devices]
+def _memory(mesh: DataMesh) -> tuple[int, int]:
+    """Bytes that the devices have together (0 where that is unknown), and that are free in memory."""
+    stats = [device.memory_stats() or {} for device in mesh.mesh.local_devices]
     free = psutil.virtual_memory().available
-    return min(s.get("bytes_limit", 0) for s in stats) * placement.mesh.size, free
+    return min(s.get("bytes_limit", 0) for s in stats) * mesh.mesh.size, free
 
 
-def _chosen(kept: str, examples: Examples, placement: Placement, say) -> str:
+def _chosen(kept: str, examples: Examples, mesh: DataMesh, say: Callable[[str], None]) -> str:
     needed = 3 * int((examples.size.prod(1).sum(dtype=np.int64)) + examples.reference_size.prod(1).sum())
-    device, free = _memory(placement)
+    device, free = _memory(mesh)
     room = device * _DEVICE_SHARE
     size = f"{needed / 2**20:,.0f} MiB decoded"
     if kept == "device" and 0 < room < needed:
@@ -237,12 +247,11 @@ def _chosen(kept: str, examples: Examples, placement: Placement, say) -> str:
 def _decoded(
     read: Callable[[int], np.ndarray], numbers: Sequence[int], what: str
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """Each number with its image, a few of them decoded ahead by threads."""
-    with ThreadPoolExecutor() as pool, progress_bar(len(numbers), what, "image") as bar:
-        for start in range(0, len(numbers), 64):
-            some = numbers[start : start + 64]
-            yield from zip(some, pool.map(read, some), strict=True)
-            bar.update(len(some))
+    """Each number with its image."""
+    with progress_bar(len(numbers), what, "image") as bar:
+        for number, image in zip(numbers, read_ahead(read, numbers, ahead=64, threads=None), strict=True):
+            yield number, image
+            bar.update()
 
 
 def _in_memory(examples: Examples) -> Images:
@@ -253,8 +262,8 @@ def _in_memory(examples: Examples) -> Images:
     return Images([image for _, image in distorted], [image for _, image in references])
 
 
-def _on_devices(examples: Examples, placement: Placement) -> Store:
-    devices = placement.mesh.size
+def _on_devices(examples: Examples, mesh: DataMesh) -> Store:
+    devices = mesh.mesh.size
     parts = np.array_split(np.arange(len(examples)), devices)
     shelves = [Shelves.of(examples.size[part]) for part in parts]
     height = max(one.height for one in shelves)
@@ -282,5 +291,5 @@ def _on_devices(examples: Examples, placement: Placement) -> Store:
             examples.reference_image, range(len(examples.reference_size)), "decoding references"
         )
         columns |= {"references": under.filled(images, under.height), "reference_corner": under.corner}
-    distorted = jax.make_array_from_callback(shape, placement.split, of_device)
-    return Store(distorted=distorted, **placement.put_everywhere(columns))
+    distorted = jax.make_array_from_callback(shape, mesh.split, of_device)
+    return Store(distorted=distorted, **mesh.replicate(columns))

@@ -3,12 +3,11 @@
 import dataclasses
 from pathlib import Path
 
-from ml_collections import ConfigDict
-
 from iqa_jax.data.splits import digests_trained_on
 from iqa_jax.errors import ConfigError
 from iqa_jax.models import IQA_MODELS, ModelConfig
 from iqa_jax.ops import Array
+from iqa_jax.training.config import TrainConfig
 from iqa_jax.weights.checkpoints import Saved
 from iqa_jax.weights.flat import Weights
 from iqa_jax.weights.reading import read_any
@@ -32,7 +31,7 @@ class Start:
     origin: dict
 
 
-def start_of(config: ConfigDict, workdir: Path) -> Start | None:
+def start_of(config: TrainConfig, workdir: Path) -> Start | None:
     """What `config.init_from` names; None if nothing.
 
     Raises:
@@ -58,17 +57,15 @@ def start_of(config: ConfigDict, workdir: Path) -> Start | None:
     return Start(found, weights, origin)
 
 
-def with_architecture(config: ConfigDict, start: Start | None) -> ConfigDict:
+def with_architecture(config: TrainConfig, start: Start | None) -> TrainConfig:
     """The configuration with the architecture that the weights have."""
-    config = config.copy_and_resolve_references()
     if start is None:
         return config
-    for field in _ARCHITECTURE:
-        config[field] = getattr(start.config, field)
-    config.taps = ",".join(start.config.taps)
-    if "magnitudes" in config:
-        config.magnitudes = ",".join(start.config.magnitudes)
-    return config
+    chosen = {field: getattr(start.config, field) for field in _ARCHITECTURE}
+    chosen["taps"] = ",".join(start.config.taps)
+    if config.full_reference:
+        chosen["magnitudes"] = ",".join(start.config.magnitudes)
+    return dataclasses.replace(config, **chosen)
 
 
 def taken_over(weights: dict[str, Array], start: Start, config: ModelConfig) -> tuple[dict[str, Array], str]:

@@ -1,19 +1,20 @@
-"""What a run takes: its pairs, how many of each kind are in a batch, and the model on their scale."""
+"""What a run takes: its pairs, the sizes of its batches, its schedule, and the model on the labels' scale."""
+
+import dataclasses
 
 import numpy as np
-from ml_collections import ConfigDict
 
 from iqa_jax.data.preparation import prepare_dataset
 from iqa_jax.data.source import PairSource
 from iqa_jax.data.splits import part_of_splits
 from iqa_jax.errors import ConfigError, DataError
-from iqa_jax.models import IQA_MODELS, ModelConfig
-from iqa_jax.training.config import chosen_taps
+from iqa_jax.models import ModelConfig
+from iqa_jax.training.config import TrainConfig
 
 _PIPAL_MOS = (1448.9595, 121.5351)  # mean and deviation that the original normalises with
 
 
-def open_data(config: ConfigDict) -> tuple[PairSource, PairSource]:
+def open_data(config: TrainConfig) -> tuple[PairSource, PairSource]:
     """Training and validation pairs, prepared if need be.
 
     Raises:
@@ -35,7 +36,7 @@ def open_data(config: ConfigDict) -> tuple[PairSource, PairSource]:
                 f"config.{field}={source.split}: an image of {source.size.min()} pixels on a side, "
                 f"expected config.crop_size={config.crop_size} or more"
             )
-    if not training.paired and IQA_MODELS[config.model].full_reference:
+    if not training.paired and config.full_reference:
         raise DataError(
             f"config.dataset={config.dataset}: has no references; config.model={config.model} needs them, "
             "blind_student does not"
@@ -68,7 +69,7 @@ def _check_apart(training: PairSource, validation: PairSource) -> None:
         )
 
 
-def batch_sizes(config: ConfigDict, training: PairSource, pseudo: PairSource | None) -> tuple[int, int]:
+def batch_sizes(config: TrainConfig, training: PairSource, pseudo: PairSource | None) -> tuple[int, int]:
     """How many labelled and how many pseudo-labelled pairs there are in a batch.
 
     Raises:
@@ -82,30 +83,88 @@ def batch_sizes(config: ConfigDict, training: PairSource, pseudo: PairSource | N
             f"config.pseudo_ratio={config.pseudo_ratio}: makes {sizes[0]} labelled and {sizes[1]} "
             f"pseudo-labelled images in a batch of {config.batch_size}; expected one or more of each"
         )
-    for kind, source, size in (("training", training, sizes[0]), ("pseudo-labelled", pseudo, sizes[1])):
+    for name, source, size in (("training", training, sizes[0]), ("pseudo-labelled", pseudo, sizes[1])):
         if source is not None and len(source) < size:
             raise ConfigError(
-                f"config.batch_size={config.batch_size}: takes {size} {kind} pairs, there are {len(source)}"
+                f"config.batch_size={config.batch_size}: takes {size} {name} pairs, there are {len(source)}"
             )
     return sizes
 
 
-def model_config_for(config: ConfigDict, training: PairSource) -> ModelConfig:
+def check_divisible(config: TrainConfig, devices: int) -> None:
+    """Raises ConfigError for a batch that cannot be split into equal parts."""
+    if config.batch_size % (config.accumulation * devices):
+        raise ConfigError(
+            f"config.batch_size={config.batch_size}: expected a multiple of "
+            f"config.accumulation={config.accumulation} times the number of devices, {devices}"
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+    """At which steps a run does what.
+
+    Attributes:
+      steps_per_epoch: whole batches of the training pairs.
+      total_steps: of all epochs, over which the learning rate changes.
+      last_step: where the run ends.
+      eval_every, checkpoint_every: steps from one to the next.
+    """
+
+    steps_per_epoch: int
+    total_steps: int
+    last_step: int
+    eval_every: int
+    checkpoint_every: int
+
+    @classmethod
+    def of(cls, config: TrainConfig, steps_per_epoch: int) -> "Schedule":
+        """Raises ConfigError for more steps than can be counted, or a warm-up longer than the schedule."""
+        total_steps = config.num_epochs * steps_per_epoch
+        if total_steps >= 2**31:
+            raise ConfigError(
+                f"config.num_epochs={config.num_epochs}: makes {total_steps} steps, {steps_per_epoch} an "
+                "epoch; expected fewer than 2147483648"
+            )
+        scheduled = max(total_steps, config.num_steps) if config.schedule == "constant" else total_steps
+        if config.warmup_steps >= scheduled:
+            raise ConfigError(
+                f"config.warmup_steps={config.warmup_steps}: expected fewer than the {scheduled} steps of "
+                f"the schedule ({config.num_epochs} epochs of {steps_per_epoch})"
+            )
+        return cls(
+            steps_per_epoch=steps_per_epoch,
+            total_steps=total_steps,
+            last_step=config.num_steps or total_steps,
+            eval_every=config.eval_every or steps_per_epoch,
+            checkpoint_every=config.checkpoint_every or steps_per_epoch,
+        )
+
+    def evaluates_at(self, step: int) -> bool:
+        """Whether an evaluation is due."""
+        return step > 0 and (step % self.eval_every == 0 or step >= self.last_step)
+
+    def next_due(self, step: int) -> int:
+        """The first step after this one with an evaluation, a checkpoint or the end."""
+        regular = ((step // every + 1) * every for every in (self.eval_every, self.checkpoint_every))
+        return min(*regular, self.last_step)
+
+
+def model_config_for(config: TrainConfig, training: PairSource) -> ModelConfig:
     """The model that `config` asks for, on the scale of the training pairs' labels."""
     mean, deviation = _PIPAL_MOS
     if config.dataset != "pipal":
         mean, deviation = round(float(training.mos.mean()), 4), round(float(training.mos.std()), 4)
     ends = (training.score.low, training.score.high)
     low, high = ends if training.score.higher_is_better else (0.0 - ends[1], 0.0 - ends[0])  # not -0.0
-    noise = config.get("noise", {})
     return ModelConfig(
         name=config.model,
         backbone=config.backbone,
-        dropout=noise["dropout"] if noise else config.dropout,
-        stochastic_depth=noise["stochastic_depth"] if noise else 0.0,
+        dropout=config.dropout if config.full_reference else config.noise.dropout,
+        stochastic_depth=0.0 if config.full_reference else config.noise.stochastic_depth,
         dim=config.dim,
         heads=config.heads,
-        **chosen_taps(config),
+        **config.chosen_taps,
         crop_size=config.crop_size,
         mos_mean=mean,
         mos_std=deviation,

@@ -1,21 +1,27 @@
-"""What a run tells: lines beside the bar, metrics.jsonl, TensorBoard events, the closing table."""
+"""What a run reports: lines beside the bar, metrics.jsonl, TensorBoard events, the closing table."""
 
 import json
 import math
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import jax
+import numpy as np
 from rich.console import Console
 from rich.table import Table
-from tensorboard.compat.proto.event_pb2 import Event, SessionLog
-from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog  # type: ignore[attr-defined]  # protobuf
+from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[attr-defined]  # makes them when run
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 from tqdm import tqdm
 
 from iqa_jax import progress
+from iqa_jax.data.source import PairSource
+from iqa_jax.errors import TrainingError
 from iqa_jax.files import naming, write_whole
 from iqa_jax.parallel import processes
+from iqa_jax.reporting.plots import save_scatter
 
 METRICS = "metrics.jsonl"
 
@@ -26,6 +32,14 @@ def say(line: str) -> None:
         return
     tqdm.write(line, file=sys.stdout)
     sys.stdout.flush()
+
+
+def say_pairs(sources: Mapping[str, PairSource | None]) -> None:
+    """A line for each source that there is, under its name."""
+    for name, pairs in sources.items():
+        if pairs is not None:
+            references = len(set(pairs.reference))
+            say(f"  {name}: {len(pairs):,} pairs of {references} references ({pairs.split})")
 
 
 def progress_bar(total: int, what: str, unit: str, **options) -> tqdm:
@@ -41,10 +55,10 @@ class Log:
     """
 
     def __init__(self, workdir: Path, lines: list[dict], *, first_step: int, writes: bool = True):
-        """Begins, or resumes at `first_step` with the lines up to there.
+        """Starts, or resumes at `first_step` with the checkpoint's lines up to there.
 
-        They are the checkpoint's, and the file is written anew from them: it may have lines of steps that
-        will be taken again, and may be damaged, which is said.
+        They overwrite the file: it may have lines of steps that the run repeats, and may be damaged, which
+        the log mentions.
         """
         self._writes = writes
         self._path = workdir / METRICS
@@ -80,6 +94,10 @@ class Log:
         )
         say(f"step {step}: {shown}")
 
+    def has(self, step: int) -> bool:
+        """Whether there is a line of that step."""
+        return any(line["step"] == step for line in self.lines)
+
     def scalar(self, name: str, value: float, step: int) -> None:
         self._add_event(step, summary=Summary(value=[Summary.Value(tag=name, simple_value=value)]))
 
@@ -98,25 +116,69 @@ def _raw_lines(path: Path) -> list[str]:
     return path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
 
 
-def read_lines(workdir: Path) -> list[dict]:
-    """The lines of metrics.jsonl, for a run whose checkpoints, of an earlier version, do not hold them.
+class Losses:
+    """The losses of the latest steps, fetched now and then.
 
-    What is damaged in it is named and left out.
+    Attributes:
+      unseen: how many steps have not been looked at.
     """
-    path = workdir / METRICS
-    lines, damaged = [], []
-    for number, line in enumerate(_raw_lines(path), start=1):
-        try:
-            content = json.loads(line)
-            lines.append({**content, "step": int(content["step"])})
-        except (ValueError, KeyError, TypeError):
-            damaged.append(number)
-    if damaged:
-        say(f"{path}: damaged in line {', '.join(map(str, damaged))}; the other lines are kept")
-    return lines
+
+    def __init__(self, log: Log, bar: tqdm):
+        self._log, self._bar = log, bar
+        self._waiting: list[jax.Array] = []
+        self.unseen = 0
+
+    def add(self, losses: jax.Array) -> None:
+        """Adds those of one or more steps; the bar counts what is done, and one dispatch more."""
+        if self._waiting:
+            jax.block_until_ready(self._waiting[-1])
+        self._bar.update(losses.size)
+        self._waiting.append(losses)
+        self.unseen += losses.size
+
+    def look(self, step: int, saved: Sequence[int]) -> None:
+        """Fetches, shows and logs the losses up to `step`.
+
+        Args:
+          saved: steps of the checkpoints.
+        Raises:
+          TrainingError: a loss is not finite.
+        """
+        losses = np.concatenate([np.atleast_1d(x) for x in jax.device_get(self._waiting)])
+        first = step - len(losses) + 1
+        self._waiting.clear()
+        self.unseen = 0
+        bad = np.flatnonzero(~np.isfinite(losses))
+        if bad.size:
+            good = f"the last good checkpoint is step {saved[-1]}" if saved else "no checkpoint yet"
+            raise TrainingError(
+                f"the loss of step {first + bad[0]} is {losses[bad[0]]}; {good}. A lower "
+                "config.learning_rate in a new working directory may help"
+            )
+        self._bar.set_postfix_str(f"loss {losses.mean():.4f}")
+        for number, loss in enumerate(losses):
+            self._log.scalar("training/loss", loss, first + number)
+        if self._bar.format_dict["rate"]:
+            self._log.scalar("training/steps_per_second", self._bar.format_dict["rate"], step)
 
 
-def closing_table(lines: list[dict], best: int | None, workdir: Path) -> None:
+def closing_report(
+    workdir: Path, lines: list[dict], best: int | None, predicted: np.ndarray | None, mos: np.ndarray
+) -> None:
+    """Shows the last evaluations and draws the latest; the first of several processes does.
+
+    Args:
+      predicted, mos: (N,) of the validation pairs; nothing is predicted where no evaluation was due.
+    """
+    if not processes.is_first():
+        return
+    _show_table(lines, best, workdir)
+    if predicted is not None:
+        with naming(workdir / "scatter.png"):
+            save_scatter(workdir / "scatter.png", predicted, mos)
+
+
+def _show_table(lines: list[dict], best: int | None, workdir: Path) -> None:
     columns = ("step", "epoch", "loss", "plcc", "srcc", "krcc", "rmse", "main_score", "ema_srcc")
     table = Table(title=f"validation; best by SRCC: step {best}")
     shown = [c for c in columns if c in lines[-1]]

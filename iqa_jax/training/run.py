@@ -1,4 +1,4 @@
-"""A run's directory: begun, or checked to be that of the same run."""
+"""A run's directory: started, or checked to be that of the same run."""
 
 import contextlib
 import os
@@ -6,26 +6,27 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 from flax import nnx
-from ml_collections import ConfigDict
 
+from iqa_jax import __version__
+from iqa_jax.data.source import PairSource
 from iqa_jax.data.splits import digests_trained_on
 from iqa_jax.errors import ConfigError, DataError, WeightsError
 from iqa_jax.files import Busy, locked, new_directory, writable_directory, write_whole
-from iqa_jax.models import ModelConfig, build
+from iqa_jax.models import IQAModel, ModelConfig, build
 from iqa_jax.ops import Array
 from iqa_jax.ops.keys import Purpose, key_for
 from iqa_jax.parallel import processes
+from iqa_jax.training.config import TrainConfig
 from iqa_jax.training.initial import Start, taken_over
-from iqa_jax.training.inputs import changed
+from iqa_jax.training.inputs import changed, data_record, model_config_for
 from iqa_jax.training.log import METRICS, say
 from iqa_jax.weights.checkpoints import Saved
 from iqa_jax.weights.directory import read_weights, save_weights
-from iqa_jax.weights.flat import STORED, Weights, flat_weights
+from iqa_jax.weights.flat import STORED, Weights, flat_weights, iqa_model_with
 from iqa_jax.weights.pytorch.convert import pretrained_backbone
 from iqa_jax.weights.reading import backbone_weights
-from iqa_jax.weights.record import config_in, read_config, text_of
+from iqa_jax.weights.record import config_in, made_record, read_config, text_of
 
 # Fields that may differ when a run resumes: they do not change what a step does.
 _FREE_FIELDS = (
@@ -72,9 +73,9 @@ def check_directory(workdir: str | os.PathLike) -> Path:
 
 @contextlib.contextmanager
 def run_directory(workdir: str | os.PathLike) -> Iterator[Path]:
-    """The directory of a run, made if need be, for this run alone; its processes count as one.
+    """The directory of a run, created if it is missing, for this run alone; its processes count as one.
 
-    Where the run ends before it has begun, nothing of it stays.
+    A run that fails before its first step leaves nothing behind.
 
     Raises:
       ConfigError: another training is at work there; see `check_directory` too.
@@ -102,28 +103,51 @@ def run_directory(workdir: str | os.PathLike) -> Iterator[Path]:
                 workdir.rmdir()  # unless somebody has put something there
 
 
-def begun(
-    workdir: Path, config: ConfigDict, model_config: ModelConfig, record: dict, start: Start | None = None
-) -> dict[str, Array]:
-    """The initial weights of the run in `workdir`; begins it, or makes sure that it is the same run.
+def start_run(
+    workdir: Path,
+    config: TrainConfig,
+    training: PairSource,
+    validation: PairSource,
+    steps_per_epoch: int,
+    *,
+    source: dict,
+    start: Start | None = None,
+) -> IQAModel:
+    """The model with its initial weights; starts the run in `workdir`, or checks that it is the same run.
 
-    A run without a checkpoint begins anew, whatever its settings were.  The first of several processes
-    writes; the others, which come after it, read what it has written.
+    A run without a checkpoint starts from scratch, whatever its settings were.  The first of several
+    processes writes; then the others read what it has written.
+
+    Args:
+      source: where the data and the labels come from; config.json keeps it.
+    Raises:
+      ConfigError, DataError: the run that is there has other data or labels.
     """
-    if Saved(workdir).steps:
-        _check_same_data(workdir, config, model_config, record)
-        return _initial_weights(workdir, config, model_config)
-    if not processes.is_first():
-        return _initial_weights(workdir, config, model_config, start)
-    weights = _initial_weights(workdir, config, model_config, start, anew=True)
-    (workdir / METRICS).unlink(missing_ok=True)
-    _note_what_was_seen(workdir, record, start)
-    write_whole(workdir / "config.json", text_of(record))
-    return weights
+    model_config = model_config_for(config, training)
+    record = made_record(
+        model_config,
+        {"dataset": config.dataset, "version": __version__, **source}
+        | ({"init_from": start.origin} if start else {}),
+        training=config.to_dict(),
+        steps_per_epoch=steps_per_epoch,
+        data=data_record(training, validation, by_reference=bool(config.splits)),
+    )
+    with processes.first_before_others("start"):
+        if Saved(workdir).steps:
+            _check_same_data(workdir, config, model_config, record)
+            weights = _initial_weights(workdir, config, model_config)
+        elif not processes.is_first():
+            weights = _initial_weights(workdir, config, model_config, start)
+        else:
+            weights = _initial_weights(workdir, config, model_config, start, new=True)
+            (workdir / METRICS).unlink(missing_ok=True)
+            _record_overlap(workdir, record, start)
+            write_whole(workdir / "config.json", text_of(record))
+    return iqa_model_with(model_config, weights)
 
 
-def _note_what_was_seen(workdir: Path, record: dict, start: Start | None) -> None:
-    """Says and records which references to validate on the weights that the run takes were trained on."""
+def _record_overlap(workdir: Path, record: dict, start: Start | None) -> None:
+    """Logs and records which validation references the run's first weights or its teacher were trained on."""
     origins = {
         "init_from": set(start.origin["trained_on"]) if start else set(),
         "backbone_weights": digests_trained_on(read_config(workdir / "backbone")),
@@ -137,35 +161,36 @@ def _note_what_was_seen(workdir: Path, record: dict, start: Start | None) -> Non
         for field, digests in origins.items()
     }
     record["source"]["seen_in_validation"] = {field: names for field, names in seen.items() if names}
-    _say_what_was_seen(record)
+    _say_overlap(record)
 
 
-def _say_what_was_seen(record: dict) -> None:
+def _say_overlap(record: dict) -> None:
     references = record["data"]["validation"]["references"]
     for field, names in record["source"].get("seen_in_validation", {}).items():
         say(
             f"attention: the weights of config.{field} were trained on {len(names)} of the {len(references)} "
-            f"references to validate on ({names[0]}{', …' if len(names) > 1 else ''}); the validation's "
-            "figures are not those of new pictures"
+            f"validation references ({names[0]}{', …' if len(names) > 1 else ''}); the validation figures "
+            "do not hold for new pictures"
         )
 
 
-def check_settings(workdir: Path, config: ConfigDict) -> None:
-    """Raises ConfigError if a run in `workdir` began with other settings; it is named by what it is."""
+def check_settings(workdir: Path, config: TrainConfig) -> None:
+    """Raises ConfigError if the run in `workdir` has other settings; names its model and its data set."""
     if not Saved(workdir).steps:
         return
     before = read_config(workdir)
-    theirs, ours = (f"{fields['model']} on {fields['dataset']}" for fields in (before["training"], config))
+    settings = config.to_dict()
+    theirs, ours = (f"{fields['model']} on {fields['dataset']}" for fields in (before["training"], settings))
     if theirs != ours:
         raise ConfigError(
             f"{workdir}: holds a run of {theirs}, this one is {ours}; choose another working directory"
         )
-    free = set(_FREE_FIELDS)
+    free: set[str] = set(_FREE_FIELDS)
     if config.schedule == "constant":
         free.add("num_epochs")
-    for field, value in config.to_dict().items():
+    for field, value in settings.items():
         if field not in free and before["training"].get(field, value) != value:
-            longer = f"; for more epochs begin a new run with config.init_from={workdir}"
+            longer = f"; for more epochs start a new run with config.init_from={workdir}"
             raise ConfigError(
                 f"config.{field}={value}, but the run in {workdir} ({theirs}) has "
                 f"{before['training'].get(field)}; choose another working directory, or the same settings "
@@ -173,15 +198,14 @@ def check_settings(workdir: Path, config: ConfigDict) -> None:
             )
 
 
-def _check_same_data(workdir: Path, config: ConfigDict, model_config: ModelConfig, record: dict) -> None:
-    """Raises ConfigError or DataError if labels or data are others than when the run began."""
+def _check_same_data(workdir: Path, config: TrainConfig, model_config: ModelConfig, record: dict) -> None:
+    """Raises ConfigError or DataError if labels or data have changed since the run started."""
     before = read_config(workdir)
     if _labelled_by(before) != _labelled_by(record):
         raise ConfigError(
-            f"config.teacher={config.teacher}: other weights or pairs than when the run in {workdir} began; "
-            "choose another working directory"
+            f"config.teacher={config.teacher}: other weights or pairs than when the run in {workdir} "
+            "started; choose another working directory"
         )
-    before.setdefault("data", record["data"])
     change = changed(before["data"], record["data"])
     scale = config_in(before)
     if change is None and (scale.mos_mean, scale.mos_std) != (model_config.mos_mean, model_config.mos_std):
@@ -189,15 +213,10 @@ def _check_same_data(workdir: Path, config: ConfigDict, model_config: ModelConfi
         change += f"{scale.mos_mean:g} and {scale.mos_std:g}"
     if change:
         raise DataError(
-            f"the data have changed since the run in {workdir} began: {change}; choose another working "
+            f"the data have changed since the run in {workdir} started: {change}; choose another working "
             "directory, or prepare the same data again to resume it"
         )
-    if before["source"].get("random_keys") != record["source"]["random_keys"]:
-        say(
-            f"{workdir} was begun by a version that derived its random keys in another way; it resumes, but "
-            "the steps to come are not those that version would have taken"
-        )
-    _say_what_was_seen(before)
+    _say_overlap(before)
 
 
 def _labelled_by(record: dict) -> dict | None:
@@ -206,31 +225,23 @@ def _labelled_by(record: dict) -> dict | None:
     return origin and {name: value for name, value in origin.items() if name != "trained_on"}
 
 
-def of_this_version(arrays: dict[str, np.ndarray], lines: list[dict]) -> dict[str, np.ndarray]:
-    """A checkpoint's arrays; one that does not know its last evaluation is told by the lines."""
-    if "evaluated_step" in arrays:
-        return arrays
-    steps = [line["step"] for line in lines if line["step"] <= arrays["step"]]
-    return {**arrays, "evaluated_step": np.array(max(steps, default=0), np.int32)}
-
-
 def _initial_weights(
     workdir: Path,
-    config: ConfigDict,
+    config: TrainConfig,
     model_config: ModelConfig,
     start: Start | None = None,
     *,
-    anew: bool = False,
+    new: bool = False,
 ) -> dict[str, Array]:
-    """Random ones or those of `start`; the backbone's are kept in the run from its first start on."""
+    """Random weights or those of `start`; a new run keeps its backbone's from then on."""
     model = build(model_config, rngs=nnx.Rngs(key_for(config.seed, Purpose.INITIAL_WEIGHTS)))
     weights: dict[str, Array] = {**flat_weights(nnx.state(model, STORED))}
     if start and start.weights:
         weights, remark = taken_over(weights, start, model_config)
-        if anew:
-            say(f"begins from {config.init_from}: {remark}")
+        if new:
+            say(f"starting from {config.init_from}: {remark}")
     directory = workdir / "backbone"
-    if directory.is_dir() and not anew:
+    if directory.is_dir() and not new:
         _, backbone, kept = read_weights(directory)
         origin = kept["source"]
     else:
@@ -242,9 +253,9 @@ def _initial_weights(
 
 
 def _first_backbone(
-    config: ConfigDict, model_config: ModelConfig, weights: Weights, start: Start | None
+    config: TrainConfig, model_config: ModelConfig, weights: Weights, start: Start | None
 ) -> tuple[dict[str, Array], dict]:
-    """The backbone's weights at the beginning of a run, and where they come from."""
+    """The backbone's weights at the start of a run, and where they come from."""
     backbone = backbone_weights(model_config, weights)
     if start:
         return backbone, start.origin

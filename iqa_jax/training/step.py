@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Mapping
 from functools import partial
+from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -10,13 +11,14 @@ import numpy as np
 import optax
 from flax import nnx
 
+from iqa_jax.models import IQAModel, split_model
 from iqa_jax.models.layers import NoiseFor
 from iqa_jax.ops.augment import flip_and_rotate
 from iqa_jax.ops.keys import Purpose, example_key, step_key
 from iqa_jax.ops.noise import InputNoise, add_noise
 from iqa_jax.ops.programs import jit
 from iqa_jax.training.batches import Batch
-from iqa_jax.training.placement import Placement
+from iqa_jax.training.mesh import DataMesh
 from iqa_jax.weights.flat import check_weights, filled_state, flat_weights
 
 
@@ -40,6 +42,24 @@ class TrainState:
     optimizer: optax.OptState
     loss_sum: jax.Array
     evaluated_step: jax.Array
+
+
+class Graphs(NamedTuple):
+    """The structure of a model in its two modes."""
+
+    training: nnx.GraphDef
+    evaluation: nnx.GraphDef
+
+
+def split_for_training(
+    model: IQAModel, *, tune_backbone: bool = False
+) -> tuple[Graphs, nnx.State, nnx.State]:
+    """Structures, what training changes and what stays frozen, see `iqa_jax.models.split_model`."""
+    model.eval()
+    evaluation, trained, frozen = split_model(model, tune_backbone=tune_backbone)
+    model.train()
+    training, _, _ = split_model(model, tune_backbone=tune_backbone)
+    return Graphs(training, evaluation), trained, frozen
 
 
 def make_optimizer(
@@ -255,7 +275,8 @@ def make_train_step(
         arguments = (parameters, statistics, frozen, batch, keys, weights(batch).sum())
         (loss, statistics), gradient = compute(*arguments)
         updates, optimizer_state = optimizer.update(gradient, state.optimizer, parameters)
-        trained = nnx.merge_state(optax.apply_updates(parameters, updates), statistics)
+        parameters = cast(nnx.State, optax.apply_updates(parameters, updates))
+        trained = nnx.merge_state(parameters, statistics)
         step = state.step + 1
         ema = state.ema
         if ema is not None:
@@ -272,7 +293,7 @@ def _as_given(store: None, batch: Batch) -> Batch:
     return batch
 
 
-def jit_step(train_step: Callable, placement: Placement, as_batch: Callable = _as_given) -> Callable:
+def jit_step(train_step: Callable, mesh: DataMesh, as_batch: Callable = _as_given) -> Callable:
     """`train_step` as a program (state, frozen, store, inputs) -> (state, loss).
 
     The state given to it is used up.
@@ -284,17 +305,17 @@ def jit_step(train_step: Callable, placement: Placement, as_batch: Callable = _a
     def step(state, frozen, store, inputs):
         return train_step(state, frozen, as_batch(store, inputs))
 
-    return jit(step, out_shardings=(placement.everywhere, placement.everywhere), donate_argnums=0)
+    return jit(step, out_shardings=(mesh.replicated, mesh.replicated), donate_argnums=0)
 
 
-def jit_steps(train_step: Callable, placement: Placement, as_batch: Callable) -> Callable:
+def jit_steps(train_step: Callable, mesh: DataMesh, as_batch: Callable) -> Callable:
     """Several steps as one program (state, frozen, store, `Feed.several`) -> (state, losses)."""
 
-    def steps(state, frozen, store, draws):
-        def step(state, draw):
-            draw = jax.lax.with_sharding_constraint(draw, placement.split)
-            return train_step(state, frozen, as_batch(store, draw))
+    def steps(state, frozen, store, batches):
+        def step(state, chosen):
+            chosen = jax.lax.with_sharding_constraint(chosen, mesh.split)
+            return train_step(state, frozen, as_batch(store, chosen))
 
-        return jax.lax.scan(step, state, draws)
+        return jax.lax.scan(step, state, batches)
 
-    return jit(steps, out_shardings=(placement.everywhere, placement.everywhere), donate_argnums=0)
+    return jit(steps, out_shardings=(mesh.replicated, mesh.replicated), donate_argnums=0)

@@ -1,4 +1,4 @@
-"""How a run is stopped: by signals, or by the end of another of its processes."""
+"""What stops a run: a signal, or the end of another of its processes."""
 
 import contextlib
 import signal
@@ -50,8 +50,8 @@ class Stop:
             return
         self._received.append(number)
         say(
-            f"{signal.Signals(number).name}: saving; an evaluation is left, and made again when the run "
-            "resumes. Press Ctrl-C again to end without saving"
+            f"{signal.Signals(number).name}: saving; an evaluation in progress is dropped, and repeated when "
+            "the run resumes. Press Ctrl-C again to end without saving"
         )
 
 
@@ -71,15 +71,15 @@ def stop_signals() -> Iterator[Stop]:
 
 
 @contextlib.contextmanager
-def failures_told_once() -> Iterator[None]:
-    """Keeps the threads in which libraries write quiet; what ends them is raised again in the main thread."""
+def report_failures_once() -> Iterator[None]:
+    """Silences the threads in which libraries write; the main thread raises what ends them."""
     before = threading.excepthook
 
-    def told(arguments) -> None:
+    def hook(arguments: threading.ExceptHookArgs) -> None:
         if type(arguments.thread).__module__.partition(".")[0] not in ("orbax", "tensorboard"):
             before(arguments)
 
-    threading.excepthook = told
+    threading.excepthook = hook
     try:
         yield
     finally:

@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from iqa_jax.cli.train_arguments import parse
 from iqa_jax.data.preparation import prepare_dataset
 from iqa_jax.data.source import PairSource
 from iqa_jax.journal import Journal
 from iqa_jax.scoring import dataset as scoring
 from iqa_jax.scoring.load import load_model
-from iqa_jax.training.config import parse
 from iqa_jax.training.loop import train
 from iqa_jax.weights.checkpoints import Saved
 from tests import miniature, networks

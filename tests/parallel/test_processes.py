@@ -14,9 +14,9 @@ import jax
 import numpy as np
 import pytest
 
+from iqa_jax.cli.train_arguments import parse
 from iqa_jax.errors import ConfigError
 from iqa_jax.parallel.processes import join
-from iqa_jax.training.config import parse
 from iqa_jax.weights.checkpoints import Saved
 from tests import miniature, networks
 
@@ -139,11 +139,9 @@ def test_eight_devices_train_as_one_and_take_its_checkpoints(data_dir, packaged_
 
 
 def test_what_was_said_of_the_processes_has_to_fit():
-    with pytest.raises(
-        ConfigError, match="--coordinator HOST:PORT, --num-processes and --process-id together"
-    ):
+    with pytest.raises(ConfigError, match="expected all of coordinator, num_processes and process_id"):
         join("localhost:1", None, 0)
-    with pytest.raises(ConfigError, match="--process-id 2: expected 0 to 1"):
+    with pytest.raises(ConfigError, match="process_id=2: expected 0 to 1"):
         join("localhost:1", 2, 2)
     command = parse(
         ["--config=configs/conformer.py:demo", "--coordinator=a:1", "--num-processes", "2", "--process-id=1"]

@@ -14,7 +14,7 @@ from iqa_jax.data.source import PairSource
 from iqa_jax.errors import ConfigError
 from iqa_jax.ops.augment import Cropping
 from iqa_jax.training import batches, feed
-from iqa_jax.training.placement import Placement
+from iqa_jax.training.mesh import DataMesh
 from tests import miniature
 
 
@@ -42,7 +42,7 @@ def test_the_order_depends_on_the_seed_and_the_number_alone():
 
 
 CROPPING = Cropping(seed=0, size=32, noise=True)
-ONE = Placement.of(jax.devices()[:1])
+ONE = DataMesh.of(jax.devices()[:1])
 
 
 @pytest.mark.parametrize("with_references", [True, False])
@@ -118,7 +118,7 @@ import jax, numpy as np
 from iqa_jax.training import batches
 from iqa_jax.training import feed
 from iqa_jax.ops.augment import Cropping
-from iqa_jax.training.placement import Placement
+from iqa_jax.training.mesh import DataMesh
 rng = np.random.default_rng(0)
 sizes = rng.integers(16, 40, (21, 2))
 images = [rng.integers(0, 256, (*size, 3), np.uint8) for size in sizes]
@@ -132,7 +132,7 @@ class Source:
 
 examples = batches.Examples([Source()])
 order, cropping = batches.Order([21], [16], seed=0), Cropping(0, 16)
-placement = Placement.of(jax.devices())
+placement = DataMesh.of(jax.devices())
 kept = feed.Feed(examples, order, cropping, placement, kept="device")
 assert len(kept.store.distorted.sharding.device_set) == 8
 take = jax.jit(kept.batch)

@@ -1,12 +1,13 @@
+import contextlib
 from pathlib import Path
 
 import pytest
 
 from iqa_jax import configs
+from iqa_jax.cli.train_arguments import parse
+from iqa_jax.configs import conformer, student
 from iqa_jax.errors import ConfigError
-from iqa_jax.training import fields
-from iqa_jax.training.config import check, parse
-from iqa_jax.training.fields import check_fields, leaves
+from iqa_jax.training.config import TrainConfig, fields_of, leaves
 from tests import miniature
 
 pytestmark = pytest.mark.quick
@@ -130,30 +131,45 @@ def test_a_file_of_ones_own_comes_before_a_name(tmp_path, monkeypatch):
     assert (command.name, command.config.batch_size) == ("mine-demo", 7)
 
 
-@pytest.mark.parametrize("model", ["conformer", "student"])
-def test_every_field_is_checked_for_its_type_and_its_bounds(model):
-    """In a recipe of one's own a field may be anything."""
-    names = leaves(parse([f"--config={model}:demo", *LABELS_ALONE[model]]).config)
-    assert len(names) > 30
+@pytest.mark.parametrize("recipe", [conformer, student])
+def test_every_field_is_checked_for_its_type_and_its_bounds(recipe):
+    """In a recipe of your own a field may be anything."""
+    fields = recipe.get_config("demo").to_dict() | ({} if recipe is conformer else {"pseudo_ratio": 0})
+    names, limits = leaves(fields), fields_of(recipe is conformer)
+    assert len(names) > 30 and names.keys() == limits.keys()
     for name in names:
         for value in (None, [1], {}, "", float("nan"), -1, 10**23, "3", True):
-            config = parse([f"--config={model}:demo", *LABELS_ALONE[model]]).config
             group, _, inner = name.rpartition(".")
-            with config.unlocked(), config.ignore_type():
-                (config[group] if group else config)[inner] = value
-            value = leaves(config).get(name, value)  # a group makes a number of True
-            fits = FIELDS[name].problem(value) is None
-            if fits:
-                check_fields(config)
-            elif not fits:
+            given = fields | ({group: fields[group] | {inner: value}} if group else {name: value})
+            if value != {} and limits[name].problem(value) is None:
+                kinds = (float, int) if limits[name].kind is float else limits[name].kind
+                assert isinstance(value, kinds)
+                with contextlib.suppress(ConfigError):  # of fields that do not fit together
+                    assert leaves(TrainConfig.from_dict(given).to_dict())[name] == value
+            else:
                 with pytest.raises(ConfigError, match=f"^config.{name}"):
-                    check(config)
-            kinds = (float, int) if FIELDS[name].kind is float else FIELDS[name].kind
-            assert not fits or isinstance(value, kinds)
+                    TrainConfig.from_dict(given)
 
 
-LABELS_ALONE = {"conformer": [], "student": ["--config.pseudo_ratio=0"]}
-FIELDS = fields._OF_ALL | fields._OF_FULL_REFERENCE | fields._OF_STUDENTS
+@pytest.mark.parametrize("recipe", [conformer, student])
+def test_the_defaults_are_the_papers_recipe(recipe):
+    fields = recipe.get_config("pipal").to_dict()
+    given = {} if recipe is conformer else {"teacher": "runs/conformer"}
+    config = TrainConfig(model=fields["model"], **given)
+    assert config == TrainConfig.from_dict(fields | given) and config.to_dict() == fields | given
+
+
+def test_a_configuration_of_python_is_checked_and_stays_as_it_is():
+    for fields, message in (
+        ({"batch_size": 0}, "config.batch_size=0: expected 1 or more"),
+        ({"teacher": "runs/conformer"}, "config.teacher: config.model=iqa_conformer does not read it"),
+        ({"model": "blind_student"}, "config.teacher: expected the run or"),
+        ({"data": {"placement": "host"}}, "config.data: expected a DataConfig"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            TrainConfig(**fields)
+    with pytest.raises(AttributeError):
+        TrainConfig().batch_size = 4
 
 
 @pytest.mark.parametrize(

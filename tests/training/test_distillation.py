@@ -1,5 +1,6 @@
 """The student from its teacher to its use, on a PIPAL in miniature."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -9,10 +10,10 @@ from PIL import Image
 
 import iqa_jax
 from iqa_jax.cli import app as commands
+from iqa_jax.cli.train_arguments import parse
 from iqa_jax.errors import ConfigError, DataError, UserError, WeightsError
 from iqa_jax.scoring import dataset
 from iqa_jax.training import distillation
-from iqa_jax.training.config import parse
 from iqa_jax.training.inputs import open_data
 from iqa_jax.training.loop import train
 from iqa_jax.weights.checkpoints import Saved
@@ -100,9 +101,9 @@ def test_pairs_of_references_to_validate_on_are_not_pseudo_labelled(place, capsy
     training, validation = open_data(config)
     source = distillation.unlabelled_pairs(config, validation)
     assert set(source.reference) == set(training.reference)
-    assert f"{len(validation)} unlabelled pairs are of references to validate on" in capsys.readouterr().out
-    config.unlabelled_split = config.validation_split
-    with pytest.raises(DataError, match="every pair is of a reference to validate on"):
+    assert f"{len(validation)} unlabelled pairs are of validation references" in capsys.readouterr().out
+    config = dataclasses.replace(config, unlabelled_split=config.validation_split)
+    with pytest.raises(DataError, match="every pair is of a validation reference"):
         distillation.unlabelled_pairs(config, validation)
 
 
@@ -156,7 +157,7 @@ def test_a_teacher_that_does_not_fit_is_named(place, finished, tmp_path):
         "a backbone's weights .*, expected an IQA model's",
         teacher=place / "teacher" / "backbone",
     )
-    with pytest.raises(ConfigError, match="config.teacher: give the run or the averaged checkpoint"):
+    with pytest.raises(ConfigError, match="config.teacher: expected the run or the averaged checkpoint"):
         parse(arguments("student", place))
     with pytest.raises(ConfigError, match="config.noise.cut_out=2.0: expected a probability"):
         parse([*arguments("student", place, teacher="x"), "--config.noise.cut_out=2.0"])

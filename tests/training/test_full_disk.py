@@ -54,7 +54,7 @@ def no_room_for_metrics(patch):
 
 
 def no_room_for_the_picture(patch):
-    patch.setattr("iqa_jax.training.loop.save_scatter", full)
+    patch.setattr(log, "save_scatter", full)
     patch.setattr(tiny.Evaluator, "__call__", predicting(tiny.Evaluator.__call__))
 
 

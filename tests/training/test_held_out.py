@@ -4,11 +4,11 @@ import json
 
 import pytest
 
+from iqa_jax.cli.train_arguments import parse
 from iqa_jax.data.preparation import prepare_dataset
 from iqa_jax.data.splits import digests_trained_on
 from iqa_jax.errors import DataError
 from iqa_jax.training import run
-from iqa_jax.training.config import parse
 from iqa_jax.training.initial import Start
 from iqa_jax.training.inputs import data_record, open_data
 from tests import miniature
@@ -77,12 +77,12 @@ def test_weights_that_saw_the_validation_are_named_and_recorded(tmp_path, capsys
             "source": source or {},
             "data": data_record(training, validation, by_reference=True),
         }
-        run._note_what_was_seen(tmp_path, record, start)
+        run._record_overlap(tmp_path, record, start)
         return record["source"]["seen_in_validation"], capsys.readouterr().out
 
     names = ["scene2.png"]
     found, said = noted(Start(None, None, {"trained_on": seen}))
-    assert found == {"init_from": names} and "config.init_from were trained on 1 of the 1 references" in said
+    assert found == {"init_from": names} and "config.init_from were trained on 1 of the 1 validation" in said
     assert noted(Start(None, None, {"trained_on": ["another"]})) == ({}, "")
     found, said = noted(source={"pseudo_labels": {"trained_on": seen}})
     assert found == {"backbone_weights": names, "teacher": names}

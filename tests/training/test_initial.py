@@ -44,7 +44,7 @@ def test_scores_are_put_on_the_new_scale():
 def test_a_run_has_the_architecture_and_the_weights_it_begins_from(data_dir, other, capsys):  # noqa: F811
     config = configured(data_dir, init_from=other, num_steps=2, learning_rate=1e-6)
     train(config, data_dir / "run")
-    assert "begins from" in capsys.readouterr().out
+    assert "starting from" in capsys.readouterr().out
     record = json.loads((data_dir / "run" / "config.json").read_text())
     assert record["model"]["dim"] == 16 and record["model"]["taps"] == ["stage0", "stage1"]
     assert record["source"]["init_from"]["sha256"] == read_any(other)[2]["sha256"]
@@ -53,8 +53,7 @@ def test_a_run_has_the_architecture_and_the_weights_it_begins_from(data_dir, oth
     np.testing.assert_allclose(trained["conv_proj.kernel"], given["conv_proj.kernel"], atol=1e-4)
     for path in other.iterdir():  # they are not needed any more
         path.unlink()
-    config.num_steps = 4
-    assert train(config, data_dir / "run")["step"] == 4
+    assert train(dataclasses.replace(config, num_steps=4), data_dir / "run")["step"] == 4
 
 
 def test_a_student_takes_what_fits_of_a_full_reference_model(data_dir, other, capsys):  # noqa: F811
@@ -110,7 +109,7 @@ def test_the_recipe_for_a_few_pairs_needs_a_table_and_a_division(tmp_path, call)
     for recipe in ("conformer", "student"):
         run = ["--config", f"{recipe}:finetune", "--workdir", tmp_path / recipe, "--config.num_steps=2"]
         code, out, err = call("train", *run, *options)
-        assert code == 0 and "begins from" in out, err
+        assert code == 0 and "starting from" in out, err
     record = json.loads((tmp_path / "conformer" / "config.json").read_text())
     assert record["source"]["init_from"]["file"] == "full-reference"
     assert record["source"]["init_from"]["trained_on"] and record["model"]["stride"] == 32

@@ -8,7 +8,6 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
-from ml_collections import ConfigDict
 
 from iqa_jax.models import ModelConfig, split_model
 from iqa_jax.ops import augment
@@ -16,6 +15,7 @@ from iqa_jax.ops.keys import Purpose, example_key, generator_for, key_for
 from iqa_jax.training import run
 from iqa_jax.training import step as steps
 from iqa_jax.training.batches import Batch, Order
+from iqa_jax.training.config import TrainConfig
 
 pytestmark = pytest.mark.quick
 
@@ -111,7 +111,7 @@ def test_a_run_draws_its_initial_weights_with_keys_of_their_own(monkeypatch, tmp
 
     monkeypatch.setattr(run, "build", build)
     with pytest.raises(Drawn) as drawn:
-        run._initial_weights(tmp_path, ConfigDict({"seed": SEED}), None)
+        run._initial_weights(tmp_path, TrainConfig(seed=SEED), ModelConfig("iqa_conformer"))
     assert drawn.value.args[0] == data(nnx.Rngs(key_for(SEED, Purpose.INITIAL_WEIGHTS)).params())
 
 

@@ -1,8 +1,6 @@
 """Whole training runs, on a PIPAL in miniature."""
 
-import dataclasses
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -13,13 +11,13 @@ import numpy as np
 import pytest
 
 import iqa_jax
+from iqa_jax.cli.train_arguments import parse
 from iqa_jax.errors import ConfigError, TrainingError, UserError
 from iqa_jax.evaluation.agreement import correlations
-from iqa_jax.training.config import parse
-from iqa_jax.training.feed import Feed
 from iqa_jax.training.loop import train
 from iqa_jax.weights.checkpoints import Saved
 from tests import miniature, networks
+from tests.training import tiny
 
 ROOT = Path(__file__).resolve().parents[2]
 STEPS = 8
@@ -100,10 +98,9 @@ def test_load_gives_the_model_of_a_run(finished):
         iqa_jax.load(finished, step=3)
 
 
-@pytest.mark.parametrize("stop", [2, 5])
-def test_a_stopped_run_ends_with_the_same_bits(data_dir, finished, tmp_path, stop):
-    run(data_dir, tmp_path, num_steps=stop)
-    run(data_dir, tmp_path)
+def test_a_run_stopped_twice_ends_with_the_same_bits(data_dir, finished, tmp_path):
+    for stop in (2, 5, STEPS):  # with a checkpoint due there, and without
+        run(data_dir, tmp_path, num_steps=stop)
     assert_same(content(tmp_path), content(finished))
 
 
@@ -118,9 +115,13 @@ def wait_for_checkpoint(workdir, process, step):
         time.sleep(0.05)
 
 
-def test_sigterm_saves_and_says_how_to_go_on(data_dir, finished, tmp_path):
+def test_a_run_that_is_killed_and_then_stopped_ends_with_the_same_bits(data_dir, finished, tmp_path):
     process = started(data_dir, tmp_path)
     wait_for_checkpoint(tmp_path, process, 2)
+    process.kill()
+    process.communicate()
+    process = started(data_dir, tmp_path)
+    wait_for_checkpoint(tmp_path, process, 4)
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=120)
     if process.returncode != 0:  # else it was done before the signal came
@@ -130,22 +131,16 @@ def test_sigterm_saves_and_says_how_to_go_on(data_dir, finished, tmp_path):
     assert_same(content(tmp_path), content(finished))
 
 
-def test_a_killed_run_goes_on(data_dir, finished, tmp_path):
-    process = started(data_dir, tmp_path)
-    wait_for_checkpoint(tmp_path, process, 4)
-    process.kill()
-    process.communicate()
-    run(data_dir, tmp_path)
-    assert_same(content(tmp_path), content(finished))
-
-
-def test_a_damaged_checkpoint_is_passed_over(data_dir, finished, tmp_path, capsys):
-    run(data_dir, tmp_path, num_steps=4)
-    newest = max((tmp_path / "checkpoints" / "4").rglob("*"), key=lambda p: p.stat().st_size * p.is_file())
-    newest.write_bytes(newest.read_bytes()[:100])
-    run(data_dir, tmp_path)
+def test_a_damaged_checkpoint_is_passed_over(tmp_path, monkeypatch, capsys):
+    run = tiny.patched(monkeypatch)
+    run(tmp_path / "whole")
+    run(tmp_path / "run", num_steps=4)
+    files = (tmp_path / "run" / "checkpoints" / "4").rglob("*")
+    newest = max(files, key=lambda path: path.stat().st_size * path.is_file())
+    newest.write_bytes(newest.read_bytes()[: newest.stat().st_size // 2])
+    run(tmp_path / "run")
     assert "checkpoints/4: damaged" in capsys.readouterr().out
-    assert_same(content(tmp_path), content(finished))
+    assert_same(content(tmp_path / "run"), content(tmp_path / "whole"))
 
 
 def test_a_run_that_is_done_stays_as_it_is(data_dir, finished):
@@ -159,16 +154,13 @@ def test_other_settings_are_refused(data_dir, finished):
         run(data_dir, finished, batch_size=2)
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(data_dir, tmp_path, monkeypatch):
-    take = Feed.take
-
-    def with_a_bad_label(self, number):
-        batch = take(self, number)
-        return dataclasses.replace(batch, mos=batch.mos * np.nan) if number == 5 else batch
-
-    monkeypatch.setattr(Feed, "take", with_a_bad_label)
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, monkeypatch):
+    take = tiny.Feed.take
+    monkeypatch.setattr(
+        tiny.Feed, "take", lambda self, number: take(self, number) * (np.nan if number == 5 else 1)
+    )
     with pytest.raises(TrainingError, match="the loss of step 6 is nan; the last good checkpoint is step 4"):
-        run(data_dir, tmp_path)
+        tiny.patched(monkeypatch)(tmp_path / "run")
 
 
 @pytest.mark.parametrize(
@@ -192,19 +184,8 @@ def test_a_working_directory_that_cannot_be_written(data_dir, tmp_path):
         run(data_dir, tmp_path / "file" / "run")
 
 
-def test_training_needs_no_torch_once_the_weights_are_converted(data_dir, tmp_path):
-    code = (
-        "import sys, train\n"
-        "try: train.main()\n"
-        "except SystemExit as end:\n"
-        "    sys.exit(end.code or ('torch' in sys.modules) + 2 * ('tensorflow' in sys.modules))"
-    )
-    command = [sys.executable, "-c", code, *arguments(data_dir, num_steps=1), f"--workdir={tmp_path}"]
-    done = subprocess.run(command, cwd=ROOT, env=os.environ, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
-
-
-def test_the_images_may_be_kept_anywhere(data_dir, tmp_path):
+def test_the_images_may_be_kept_anywhere(data_dir, tmp_path, monkeypatch):
+    tiny.light(monkeypatch)
     runs = {}
     for placement, at_once in (("stream", 1), ("host", 1), ("device", 1), ("device", 5)):
         workdir = tmp_path / f"{placement}{at_once}"

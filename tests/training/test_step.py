@@ -12,7 +12,7 @@ from flax import nnx
 from iqa_jax.errors import WeightsError
 from iqa_jax.models import split_model
 from iqa_jax.training.batches import Batch
-from iqa_jax.training.placement import Placement
+from iqa_jax.training.mesh import DataMesh
 from iqa_jax.training.step import (
     from_arrays,
     initial_state,
@@ -22,6 +22,7 @@ from iqa_jax.training.step import (
     to_arrays,
 )
 from tests import networks
+from tests.training import tiny
 
 CROP = 64
 
@@ -46,10 +47,10 @@ def parts(name="iqa_conformer", **kw):
     return split_model(model)
 
 
-def step_of(graph, optimizer, placement=None, **kw):
-    placement = placement or Placement.of(jax.devices()[:1])
+def step_of(graph, optimizer, mesh=None, **kw):
+    mesh = mesh or DataMesh.of(jax.devices()[:1])
     step = make_train_step(graph, optimizer, seed=kw.pop("seed", 0), **kw)
-    program = jit_step(step, placement)
+    program = jit_step(step, mesh)
     return lambda state, frozen, batch: program(state, frozen, None, batch)
 
 
@@ -69,15 +70,17 @@ def conformer():
     return parts()
 
 
-@pytest.fixture(scope="module")
-def adam(conformer):
-    """An optimizer and the step with it, of seed 0."""
+def two_layers(**options):
+    """The same of a model that is quick to compile."""
+    model = tiny.TwoLayers(mos_mean=1450.0, mos_std=120.0, **options)
+    model.train()
+    return split_model(model)
+
+
+def test_only_the_parameters_after_the_backbone_train(conformer):
+    graph, trained, frozen = conformer
     optimizer = make_optimizer(1e-3)
-    return optimizer, step_of(conformer[0], optimizer)
-
-
-def test_only_the_parameters_after_the_backbone_train(conformer, adam):
-    (_, trained, frozen), (optimizer, step) = conformer, adam
+    step = step_of(graph, optimizer)
     state = started(trained, optimizer)
     assert not any("backbone" in ".".join(map(str, path)) for path, _ in nnx.to_flat_state(trained))
     slots = sum(leaf.size for leaf in jax.tree.leaves(state.optimizer))
@@ -92,11 +95,12 @@ def test_only_the_parameters_after_the_backbone_train(conformer, adam):
     assert loss < first_loss and int(after.step) == 6
 
 
-def test_the_same_seed_gives_the_same_bits(conformer, adam):
-    (graph, trained, frozen), (optimizer, of_seed_0) = conformer, adam
+def test_the_same_seed_gives_the_same_bits():
+    graph, trained, frozen = two_layers()
+    optimizer = make_optimizer(1e-3)
 
     def after_two_steps(seed):
-        step = step_of(graph, optimizer, seed=seed) if seed else of_seed_0
+        step = step_of(graph, optimizer, seed=seed)
         state = started(trained, optimizer)
         for _ in range(2):
             state, _ = step(state, frozen, random_batch())
@@ -107,8 +111,8 @@ def test_the_same_seed_gives_the_same_bits(conformer, adam):
     assert largest_difference(first, after_two_steps(1)) > 0
 
 
-def test_the_moving_average(conformer):
-    graph, trained, frozen = conformer
+def test_the_moving_average():
+    graph, trained, frozen = two_layers()
     optimizer = make_optimizer(1e-2)
     state = started(trained, optimizer, ema=True)
     expected = jax.tree.map(np.asarray, trained)
@@ -123,17 +127,24 @@ def test_the_moving_average(conformer):
 
 
 def test_accumulated_parts_give_the_gradient_of_the_batch():
-    graph, trained, frozen = parts("iqa_transformer", dropout=0.0)  # has no BatchNorm after the backbone
+    """Pseudo-labels weigh the same in parts of one example; the model has no BatchNorm."""
+    graph, trained, frozen = two_layers(dropout=0.0, norm=False)
     optimizer = optax.sgd(1.0)
-    results = [
-        step_of(graph, optimizer, accumulation=n)(started(trained, optimizer), frozen, random_batch())
-        for n in (1, 4)
-    ]
-    whole, parted = (jax.tree.leaves(jax.tree.map(jnp.subtract, trained, s.trained)) for s, _ in results)
-    scale = max(np.abs(leaf).max() for leaf in whole)
-    for a, b in zip(whole, parted, strict=True):
-        np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * scale)
-    assert float(results[0][1]) == pytest.approx(float(results[1][1]), rel=1e-5)
+    batch, with_pseudo = random_batch(), random_batch()
+    with_pseudo.pseudo[::2] = True
+    results = {}
+    for parts_of_batch in (1, 4, 8):
+        step = step_of(graph, optimizer, accumulation=parts_of_batch, pseudo_weight=0.25)
+        for pseudo, given in ((False, batch), (True, with_pseudo)):
+            results[parts_of_batch, pseudo] = step(started(trained, optimizer), frozen, given)
+    for (_, pseudo), (state, loss) in results.items():
+        whole, whole_loss = results[1, pseudo]
+        assert float(loss) == pytest.approx(float(whole_loss), rel=1e-5)
+        gradient, expected = (jax.tree.map(jnp.subtract, trained, s.trained) for s in (state, whole))
+        scale = max(np.abs(leaf).max() for leaf in jax.tree.leaves(expected))
+        for a, b in zip(jax.tree.leaves(gradient), jax.tree.leaves(expected), strict=True):
+            np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * scale)
+    assert largest_difference(results[1, True][0].trained, results[1, False][0].trained) > 0
 
 
 def test_bfloat16_keeps_parameters_and_statistics_in_float32():
@@ -155,24 +166,24 @@ def test_a_state_survives_being_made_flat(conformer):
 
 
 def compare_eight_devices_with_one():
-    """Prints the largest relative difference of gradients and statistics; run in a process of its own."""
+    """Compares the gradients of the Transformer; run in a process of its own.
+
+    The Conformer trains on eight devices in tests/parallel/test_processes.py.
+    """
     assert jax.device_count() == 8
-    for name in ("iqa_conformer", "iqa_transformer"):
-        graph, trained, frozen = parts(name)
-        optimizer = optax.sgd(1.0)
-        results = []
-        for count in (1, 8):
-            placement = Placement.of(jax.devices()[:count])
-            state = jax.device_put(started(trained, optimizer), placement.everywhere)
-            weights = jax.device_put(frozen, placement.everywhere)
-            batch = jax.device_put(random_batch(), placement.split)
-            state, _ = step_of(graph, optimizer, placement)(state, weights, batch)
-            results.append(jax.tree.map(np.subtract, jax.device_get(trained), jax.device_get(state.trained)))
-        leaves = [jax.tree.leaves(r) for r in results]
-        scale = max(np.abs(leaf).max() for leaf in leaves[0])
-        worst = max(np.abs(a - b).max() for a, b in zip(*leaves, strict=True)) / scale
-        print(name, worst)
-        assert worst < 1e-5
+    graph, trained, frozen = parts("iqa_transformer")
+    optimizer = optax.sgd(1.0)
+    gradients = []
+    for count in (1, 8):
+        mesh = DataMesh.of(jax.devices()[:count])
+        state = jax.device_put(started(trained, optimizer), mesh.replicated)
+        weights = jax.device_put(frozen, mesh.replicated)
+        batch = jax.device_put(random_batch(), mesh.split)
+        state, _ = step_of(graph, optimizer, mesh)(state, weights, batch)
+        difference = jax.tree.map(np.subtract, jax.device_get(trained), jax.device_get(state.trained))
+        gradients.append(jax.tree.leaves(difference))
+    scale = max(np.abs(leaf).max() for leaf in gradients[0])
+    assert max(np.abs(a - b).max() for a, b in zip(*gradients, strict=True)) / scale < 1e-5
 
 
 def test_eight_devices_give_the_gradients_of_one():

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
+from iqa_jax.cli.train_arguments import parse
 from iqa_jax.errors import ConfigError, UserError, WeightsError
 from iqa_jax.training import loop, run
-from iqa_jax.training.config import parse
 from tests.training import tiny
 
 pytestmark = pytest.mark.quick
@@ -103,11 +103,11 @@ def test_a_run_is_taken_with_whatever_else_is_there(tmp_path):
 def test_a_run_that_did_not_begin_leaves_nothing(tmp_path, monkeypatch, there):
     tiny_run = tiny.patched(monkeypatch)
 
-    def fails(config, workdir, *_):
+    def fails(workdir, *_, **__):
         (workdir / "backbone").mkdir()
         raise ConfigError("does not fit")
 
-    monkeypatch.setattr(loop, "_planned", fails)
+    monkeypatch.setattr(loop, "start_run", fails)
     if there:
         (tmp_path / "run").mkdir()
         (tmp_path / "run" / "train.log").write_text("mine")

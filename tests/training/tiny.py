@@ -1,4 +1,4 @@
-"""A run of the real loop with a network of one number, so that stopping and resuming cost no compilation."""
+"""Runs of the real loop that compile no network, or one of two layers."""
 
 import dataclasses
 import json
@@ -6,31 +6,32 @@ import json
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from flax import nnx
 
+from iqa_jax.cli.train_arguments import parse
 from iqa_jax.models import ModelConfig
-from iqa_jax.training import loop
-from iqa_jax.training.config import parse
-from iqa_jax.training.step import TrainState, initial_state
+from iqa_jax.training import log, loop
+from iqa_jax.training.step import TrainState
 
 MODEL = dataclasses.asdict(ModelConfig("iqa_conformer"))
-OPTIMIZER = optax.sgd(1.0)
 
 
-class Validation:
-    """Stands for the pairs to validate on."""
+class Pairs:
+    """Stands for pairs of a data set."""
 
-    mos = np.arange(4.0)
+    reference, split = ("one",), "all"
+
+    def __init__(self, count):
+        self.mos = np.arange(float(count))
+
+    def __len__(self):
+        return len(self.mos)
 
 
 class Feed:
     """A step takes its own number."""
 
     kept, store = "host", None
-
-    def __init__(self, *_, **__):
-        pass
 
     def take(self, number):
         return jnp.float32(number)
@@ -67,38 +68,82 @@ def train_step(state, frozen, batch):
     return TrainState(step, trained, None, state.optimizer, state.loss_sum + loss, state.evaluated_step), loss
 
 
+class TwoLayers(nnx.Module):
+    """A model as training takes it, with a backbone, dropout and statistics, that is quick to compile."""
+
+    full_reference = True
+
+    def __init__(self, *, dropout=0.1, norm=True, **scale):
+        rngs = nnx.Rngs(0)
+        self.config = ModelConfig("iqa_conformer", **scale)
+        self.backbone = nnx.Linear(3, 8, rngs=rngs)
+        self.norm = nnx.BatchNorm(16, rngs=rngs) if norm else None
+        self.dropout = nnx.Dropout(dropout)
+        self.head = nnx.Linear(16, 1, rngs=rngs)
+
+    def __call__(self, reference, distorted, *, rngs=None):
+        def features(crops):  # (B, 8): all pixels count, each in its own way
+            weights = jnp.linspace(0, 4, crops.shape[1] * crops.shape[2]).reshape(*crops.shape[1:3], 1)
+            return self.backbone((crops * jnp.sin(weights)).mean((1, 2)))
+
+        both = jnp.concatenate([features(reference), features(reference) - features(distorted)], -1)
+        both = self.norm(nnx.relu(both)) if self.norm is not None else nnx.relu(both)
+        return self.head(self.dropout(both, rngs=rngs))[:, 0]
+
+
+def light(monkeypatch):
+    """Data, batches and steps are real, of `TwoLayers`; evaluations compute nothing."""
+    monkeypatch.setattr(loop, "start_run", lambda workdir, *_, **__: started(workdir, TwoLayers()))
+    monkeypatch.setattr(loop, "Evaluator", NoFigures)
+
+
+def started(workdir, model, training=None):
+    """The model, after config.json of its run was written."""
+    record = {"format": 1, "model": MODEL, "source": {}, "training": training or {}, "steps_per_epoch": 4}
+    (workdir / "config.json").write_text(json.dumps(record))
+    return model
+
+
+def idle_step(state, frozen, batch):
+    """Changes no weight; the loss is that of the labels."""
+    loss = jnp.square(batch.mos).mean()
+    return dataclasses.replace(state, step=state.step + 1, loss_sum=state.loss_sum + loss), loss
+
+
+class NoFigures(Evaluator):
+    """Figures of a network that nothing has trained."""
+
+    def __call__(self, state, frozen, *, stopped):
+        return {"srcc": 0.0, "plcc": 0.0}
+
+
+def untrained(monkeypatch):
+    """Data, batches, weights and checkpoints are real; steps and evaluations compute nothing."""
+    monkeypatch.setattr(loop, "make_train_step", lambda *_, **__: idle_step)
+    monkeypatch.setattr(loop, "Evaluator", NoFigures)
+
+
 def patched(monkeypatch):
     """`run(workdir, **fields)` trains 8 steps in epochs of 4; see the defaults."""
-    model = nnx.Linear(1, 1, use_bias=False, rngs=nnx.Rngs(0))
     monkeypatch.setattr(Evaluator, "calls", [])
     monkeypatch.setattr(Evaluator, "during", staticmethod(lambda step: None))
 
-    def planned(config, workdir, *_):
-        record = {
-            "format": 1,
-            "model": MODEL,
-            "source": {},
-            "training": config.to_dict(),
-            "steps_per_epoch": 4,
-        }
-        (workdir / "config.json").write_text(json.dumps(record))
-        return loop._Plan(Validation, None, None, None, {}, None, 4, 8, config.num_steps)
-
-    def built(config, plan):
-        return {}, initial_state(nnx.state(model), OPTIMIZER, ema=False), None, train_step
+    def start_run(workdir, config, *_, **__):
+        return started(workdir, nnx.Linear(1, 1, use_bias=False, rngs=nnx.Rngs(0)), config.to_dict())
 
     for name, stub in (
-        ("_planned", planned),
-        ("_built", built),
-        ("Feed", Feed),
+        ("open_data", lambda config: (Pairs(64), Pairs(4))),
+        ("start_run", start_run),
+        ("make_train_step", lambda *_, **__: train_step),
+        ("feed_of", lambda *_, **__: Feed()),
         ("Evaluator", Evaluator),
-        ("save_scatter", lambda *_: None),
     ):
         monkeypatch.setattr(loop, name, stub)
+    monkeypatch.setattr(log, "save_scatter", lambda *_: None)
 
     def run(workdir, **fields):
         fields = {"num_steps": 8, "eval_every": 4, "checkpoint_every": 2, "keep_checkpoints": 9, **fields}
-        given = [f"--config.{name}={value}" for name, value in fields.items()]
+        given = [f"--config.{name}={value}" for name, value in {"ema_decay": 0, **fields}.items()]
         return loop.train(parse(["--config=conformer:pipal", *given]).config, workdir)
 
     return run

@@ -1,4 +1,4 @@
-"""Where arrays go: the batch split between all devices, everything else on each of them."""
+"""How arrays lie on several devices: a batch is split between them, everything else is on each."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -11,13 +11,16 @@ AXIS = "data"  # of a mesh: the batch is split along it
 
 
 @dataclasses.dataclass(frozen=True)
-class Placement:
-    """A mesh of devices, and how arrays come to lie on it."""
+class DataMesh:
+    """A row of devices between which batches are split."""
 
     mesh: Mesh
 
     @classmethod
-    def of(cls, devices: Sequence[jax.Device]) -> "Placement":
+    def of(
+        cls,
+        devices: Sequence[jax.Device],  # pyright: ignore[reportInvalidTypeForm]  # a variable in jax's stubs
+    ) -> "DataMesh":
         axis = jax.sharding.AxisType.Auto
         return cls(jax.make_mesh((len(devices),), (AXIS,), axis_types=(axis,), devices=devices))
 
@@ -26,7 +29,7 @@ class Placement:
         return NamedSharding(self.mesh, PartitionSpec(AXIS))
 
     @property
-    def everywhere(self) -> NamedSharding:
+    def replicated(self) -> NamedSharding:
         return NamedSharding(self.mesh, PartitionSpec())
 
     def rows(self, count: int) -> np.ndarray:
@@ -46,11 +49,11 @@ class Placement:
 
         return jax.tree.map(put, tree)
 
-    def put_everywhere(self, tree):
+    def replicate(self, tree):
         """Arrays that every process has, on each device."""
 
         def put(x):
             x = np.asarray(x)
-            return jax.make_array_from_callback(x.shape, self.everywhere, lambda index: x[index])
+            return jax.make_array_from_callback(x.shape, self.replicated, lambda index: x[index])
 
         return jax.tree.map(put, tree)

@@ -59,7 +59,7 @@ def test_the_programs_of_the_engine_lower(name, backbone, monkeypatch):
     model = parts(name, backbone=backbone)
     model.eval()
     monkeypatch.setattr("iqa_jax.scoring.engine.jit", lowering)
-    network = Network.of(model)
+    network = Network.from_model(model)
     windows = np.zeros((4, SIZE, SIZE, 3), np.uint8)
     reference = network.features(windows, 3) if model.full_reference else None
     scores = network.scores(reference, windows, 3)

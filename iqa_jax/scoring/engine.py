@@ -84,7 +84,8 @@ class Network:
         self._features, self._scores = _programs(graphdef)
 
     @classmethod
-    def of(cls, model: IQAModel) -> "Network":
+    def from_model(cls, model: IQAModel) -> "Network":
+        """A network under the weights that a model in evaluation mode has."""
         graphdef, weights, frozen = split_model(model)
         return cls(graphdef, frozen, [weights])
 
@@ -110,7 +111,7 @@ class Network:
 
 
 def _network(config: ModelConfig, weights: dict) -> Network:
-    return Network.of(iqa_model_with(config, weights))
+    return Network.from_model(iqa_model_with(config, weights))
 
 
 @functools.lru_cache(maxsize=8)

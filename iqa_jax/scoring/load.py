@@ -63,7 +63,7 @@ def load_model(
             f"{path}: a backbone's weights ({config.name}), expected an IQA model's; the network itself is "
             "what iqa_jax.weights.reading.load_backbone gives"
         )
-    return Network.of(iqa_model_with(config, weights)), record
+    return Network.from_model(iqa_model_with(config, weights)), record
 
 
 def metric_of(model: WindowModel, record: dict, **options) -> Metric:

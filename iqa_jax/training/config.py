@@ -13,7 +13,7 @@ from iqa_jax import configs
 from iqa_jax.data.datasets import DATASETS, default_data_dir, find_folder
 from iqa_jax.errors import ConfigError
 from iqa_jax.models import ModelConfig
-from iqa_jax.models.base import taps_problem
+from iqa_jax.models.config import taps_problem
 from iqa_jax.training.fields import check_effects, check_fields, leaves
 
 _ABOUT_PROCESSES = re.compile(r"(?<=^--)(num-processes|process-id)")

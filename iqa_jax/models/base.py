@@ -9,7 +9,7 @@ from flax import nnx
 
 from iqa_jax.models.backbones import build_backbone
 from iqa_jax.models.config import ModelConfig
-from iqa_jax.models.layers import by_channel, dense
+from iqa_jax.models.layers import dense
 from iqa_jax.ops.programs import few_at_a_time
 
 
@@ -107,7 +107,7 @@ class FullReferenceModel(IQAModel):
         """
         dim = self.config.dim
         parameter = cast("nnx.Param[jax.Array]", self.conv_proj.bias)  # `dense` gives one
-        bias = by_channel(parameter[...].astype(reference.dtype), reference)
+        bias = parameter[...].astype(reference.dtype).reshape(1, 1, 1, -1)
         difference = reference[..., :dim] - distorted[..., :dim] + bias
         if self.magnitude_proj is not None:
             difference += self.magnitude_proj(self.magnitudes(reference[..., dim:], distorted[..., dim:]))

@@ -19,11 +19,15 @@ from iqa_jax.models.layers import (
     MultiHeadAttention,
     NoiseFor,
     StochasticDepth,
-    by_channel,
     dense,
     layer_norm,
 )
 from iqa_jax.ops.conv import depthwise_conv2d
+
+
+def by_channel(vector: jax.Array, like: jax.Array) -> jax.Array:
+    """A vector (C,) beside an array (…, C), of as many axes: callers may forbid that JAX adds them."""
+    return jnp.expand_dims(vector, range(like.ndim - 1))
 
 
 class BatchNorm(nnx.Module):

@@ -29,11 +29,6 @@ def layer_norm(features: int, *, dtype, rngs: nnx.Rngs) -> nnx.LayerNorm:
     return nnx.LayerNorm(features, epsilon=1e-5, dtype=dtype, rngs=rngs)
 
 
-def by_channel(vector: jax.Array, like: jax.Array) -> jax.Array:
-    """A vector (C,) beside an array (…, C), of as many axes: callers may forbid that JAX adds them."""
-    return jnp.expand_dims(vector, range(like.ndim - 1))
-
-
 @dataclasses.dataclass(frozen=True)
 class NoiseFor:
     """In place of `rngs`: keys for noise in the network that is for some examples of a batch only.

@@ -1,6 +1,7 @@
 """Loading a metric from whatever holds weights."""
 
 import os
+from typing import Literal, overload
 
 from iqa_jax.errors import WeightsError, missing_devices_named
 from iqa_jax.files import local_path
@@ -12,6 +13,39 @@ from iqa_jax.weights.hub import on_hub
 from iqa_jax.weights.reading import check_choice, read_any
 
 FULL_REFERENCE, BLIND = "full-reference", "blind"  # the metrics that come with the package
+
+
+@overload
+def load(
+    path: Literal["full-reference"] = ...,
+    *,
+    crops: str = ...,
+    batch_size: int = ...,
+    step: int | str = ...,
+    ema: bool = ...,
+) -> FullReferenceMetric: ...
+
+
+@overload
+def load(
+    path: Literal["blind"],
+    *,
+    crops: str = ...,
+    batch_size: int = ...,
+    step: int | str = ...,
+    ema: bool = ...,
+) -> BlindMetric: ...
+
+
+@overload
+def load(
+    path: str | os.PathLike,
+    *,
+    crops: str = ...,
+    batch_size: int = ...,
+    step: int | str = ...,
+    ema: bool = ...,
+) -> Metric: ...
 
 
 def load(

@@ -1,8 +1,10 @@
 """Quality scores for whole images of any size, with a reference or without."""
 
+import abc
 import dataclasses
 from collections import deque
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import jax
 import numpy as np
@@ -47,8 +49,11 @@ class QualityMap:
     scores: np.ndarray
 
 
-class Metric:
-    """A model with its weights, applied to whole images.
+class Metric(abc.ABC):
+    """A model with its weights, applied to whole images: a `FullReferenceMetric` or a `BlindMetric`.
+
+    A full-reference metric takes (reference, distorted), in this order or by these keywords; a blind one,
+    (distorted).
 
     Images are (H, W, 3) or (B, H, W, 3), uint8 or float in [0, 1], of 32 pixels or more on each side;
     below the model's crop size they are mirrored up to it.  A file's name or path and an image of Pillow's
@@ -129,6 +134,28 @@ class Metric:
             "version": f"iqa_jax {__version__}",
         }
 
+    # Both kinds have these methods, with one image or two.
+
+    @abc.abstractmethod
+    def __call__(self, *images: Any, **options: Any) -> np.ndarray:
+        """MOS of the distorted images, () for (H, W, 3) and (B,) for (B, H, W, 3)."""
+
+    @abc.abstractmethod
+    def check(self, *images: Any, **options: Any) -> None:
+        """Raises UserError unless the metric takes these images."""
+
+    @abc.abstractmethod
+    def stream(self, items: Iterable[tuple[Array, ...]], /) -> Iterator[np.floating]:
+        """MOS of single images, of any sizes, in their order."""
+
+    @abc.abstractmethod
+    def loss(self, *images: Any, **options: Any) -> jax.Array:
+        """How far the distorted images are below the best score; differentiable."""
+
+    @abc.abstractmethod
+    def map(self, *images: Any, **options: Any) -> QualityMap:
+        """A quality map at image size."""
+
     def _places(self, image: Array) -> list[Place]:
         height, width = image.shape[-3:-1]
         return places(self.crops, height, width, self._size)
@@ -191,7 +218,11 @@ def _unpickled(kind: type[Metric], model: WindowModel, record: dict, options: di
 
 
 class FullReferenceMetric(Metric):
-    """Compares a distorted image with its reference."""
+    """Compares a distorted image with its reference.
+
+    The reference comes first.  Swapped images give another score and no error; where the order is easy to
+    forget, `metric(reference=…, distorted=…)` is safe.
+    """
 
     full_reference = True
 
@@ -234,7 +265,7 @@ class FullReferenceMetric(Metric):
                     image = image_of(reference, "reference", "stream")
                     latest, one = reference, Reference(image, keep=self._keeps(image))
                 check_one_shape(one.image, distorted)
-                yield one, distorted, mask_of(*mask, distorted) if mask else None
+                yield one, distorted, mask_of(mask[0], distorted) if mask else None
 
         return self._stream(items())
 
@@ -341,7 +372,7 @@ class BlindMetric(Metric):
         def items():
             for given, *mask in images:
                 distorted = image_of(given, "distorted", "stream")
-                yield None, distorted, mask_of(*mask, distorted) if mask else None
+                yield None, distorted, mask_of(mask[0], distorted) if mask else None
 
         return self._stream(items())
 

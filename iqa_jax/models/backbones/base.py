@@ -7,7 +7,6 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 
-from iqa_jax.models.layers import by_channel
 from iqa_jax.ops.conv import conv2d, depthwise_conv2d
 
 
@@ -126,29 +125,32 @@ class ConvNorm(nnx.Module):
         self.activation, self.epsilon, self.dtype = activation, epsilon, dtype
 
     def folded(self) -> tuple[jax.Array, jax.Array]:
-        """Kernel and bias of the equivalent convolution without BatchNorm."""
+        """Kernel and bias, (1, 1, 1, D), of the equivalent convolution without BatchNorm."""
         factor = self.scale[...] * lax.rsqrt(self.var[...] + self.epsilon)
         bias = self.bias[...] - self.mean[...] * factor
         kernel = self.kernel[...]
-        return (kernel * by_channel(factor, kernel)).astype(self.dtype), bias.astype(self.dtype)
+        factor = factor.reshape(*[1] * (kernel.ndim - 1), -1)
+        return (kernel * factor).astype(self.dtype), bias.astype(self.dtype).reshape(1, 1, 1, -1)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         kernel, bias = self.folded()
         x = x.astype(self.dtype)
         if self.depthwise:
             y = depthwise_conv2d(x, kernel, stride=self.stride)
+        elif (*kernel.shape[:2], self.stride) == (1, 1, 1):
+            y = x @ kernel[0, 0]
         else:
             y = conv2d(x, kernel, stride=self.stride, padding=self.padding)
-        return self.activation(y + by_channel(bias, y))
+        return self.activation(y + bias)  # (B, H', W', D)
 
 
 def pointwise_branches(x: jax.Array, *branches: ConvNorm) -> list[jax.Array]:
     """Several 1 x 1 `ConvNorm`s with ReLU that read the same input, as one matrix product."""
     kernels, biases = zip(*(branch.folded() for branch in branches), strict=True)
-    kernel, bias = jnp.concatenate(kernels, axis=-1), jnp.concatenate(biases)
+    kernel, bias = jnp.concatenate(kernels, axis=-1), jnp.concatenate(biases, axis=-1)
     y = x.astype(kernel.dtype) @ kernel[0, 0]
-    y = jax.nn.relu(y + by_channel(bias, y))
+    y = jax.nn.relu(y + bias)
     edges = [0]
     for part in biases:
-        edges.append(edges[-1] + part.shape[0])
+        edges.append(edges[-1] + part.shape[-1])
     return [y[..., a:b] for a, b in zip(edges, edges[1:], strict=False)]

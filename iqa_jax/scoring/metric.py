@@ -379,26 +379,9 @@ class BlindMetric(Metric):
     def loss(
         self, distorted: jax.Array, *, windows: int | None = None, key: jax.Array | None = None
     ) -> jax.Array:
-        """How far `distorted` is below the best score, in standard deviations of the training labels.
-
-        Differentiable and finite; for `jax.jit`, `jax.vmap` and `jax.grad`.  The windows of the grid go
-        through the model a few at a time.
-
-        Args:
-          distorted: (H, W, 3) or (B, H, W, 3), float in [0, 1]; the range is checked where the values
-            are known.
-          windows, key: so many of the grid's windows, drawn anew with each key; all if not given.
-        Returns:
-          () or (B,).
-        Raises:
-          UserError: another shape, size, dtype or range.
-        """
+        """How far `distorted` is below the best score, as `FullReferenceMetric.loss` says it; () or (B,)."""
         return self._loss(traceable(distorted, "distorted"), windows=windows, key=key)
 
     def map(self, distorted: Given) -> QualityMap:
-        """A quality map at image size, from windows that overlap by half or more.
-
-        Args:
-          distorted: (H, W, 3).
-        """
+        """A quality map at the size of `distorted`, (H, W, 3), from windows that overlap by half or more."""
         return self._map(None, image_of(distorted, "distorted", "map"))

@@ -47,7 +47,7 @@ def _drawn():
     config = ModelConfig(name="iqa_conformer", backbone="inception_resnet_v2")
     model = cast(IQAModel, build(config, rngs=nnx.Rngs(0)))
     model.eval()
-    return metric_of(Network.of(model), {"sha256": "0" * 64})
+    return metric_of(Network.from_model(model), {"sha256": "0" * 64})
 
 
 def main(

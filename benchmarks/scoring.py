@@ -67,7 +67,7 @@ def ours():
 
     converted = convert_state_dict(figures.fill_rule(_MODEL))
     model = iqa_model_with(converted.config, converted.weights)
-    network = Network.of(model)
+    network = Network.from_model(model)
     ten, grid = (FullReferenceMetric(network, {"sha256": ""}, crops=crops) for crops in ("ten", "grid"))
 
     def score(reference, distorted):

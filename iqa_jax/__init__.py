@@ -2,42 +2,58 @@
 
     import iqa_jax
 
-    metric = iqa_jax.load()                         # the full-reference metric that comes with the package
+    metric = iqa_jax.load()                         # the full-reference metric that the package ships with
     blind = iqa_jax.load("blind")                   # the one that needs no reference
-    own = iqa_jax.load("runs/conformer")            # a run, converted weights, an average, an exported file
+    mine = iqa_jax.load("runs/conformer")           # a run, converted weights, an average, an exported file
     score = metric(reference, distorted)            # files, or arrays (H, W, 3) or (B, H, W, 3); in MOS units
     quality = metric.map(reference, distorted)      # where the image is good and where it is not
     loss = metric.loss(reference, distorted)        # differentiable, to train with
 
+The reference comes first, everywhere in Python (pyiqa takes the distorted image first).  Swapped images give
+another score and no error; keywords cannot be swapped: `metric(distorted=restored, reference=original)`.
+
 A metric is a `FullReferenceMetric`, which compares with a reference, or a `BlindMetric`, which does not.
-`read_image` reads an image file as the metrics take it; `psnr` and `ssim` are the classical measures.  The
-commands are listed by `python -m iqa_jax --help`.
+`read_image` reads an image file as the metrics take it; `psnr` and `ssim` are the classical measures.
+`python -m iqa_jax --help` lists the commands.
 """
 
 import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from iqa_jax.data.images import read_image
+    from iqa_jax.evaluation.baselines import psnr, ssim
+    from iqa_jax.scoring.load import load
+    from iqa_jax.scoring.metric import BlindMetric, FullReferenceMetric, Metric, QualityMap
 
 __version__ = "0.1.0"
+__all__ = [
+    "BlindMetric",
+    "FullReferenceMetric",
+    "Metric",
+    "QualityMap",
+    "load",
+    "psnr",
+    "read_image",
+    "ssim",
+]
 
-# What stands where; imported at its first use, since JAX and Flax take seconds.
-_FACE = {
-    "load": "iqa_jax.scoring.load",
-    "Metric": "iqa_jax.scoring.metric",
-    "FullReferenceMetric": "iqa_jax.scoring.metric",
-    "BlindMetric": "iqa_jax.scoring.metric",
-    "QualityMap": "iqa_jax.scoring.metric",
+_MODULES = {
     "read_image": "iqa_jax.data.images",
     "psnr": "iqa_jax.evaluation.baselines",
     "ssim": "iqa_jax.evaluation.baselines",
+    "load": "iqa_jax.scoring.load",
 }
 
-__all__ = list(_FACE)
+if not TYPE_CHECKING:
 
-
-def __getattr__(name: str):
-    if name not in _FACE:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(_FACE[name]), name)
+    def __getattr__(name: str):
+        """Imports a public name at its first use, since JAX and Flax take seconds."""
+        if name not in __all__:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        module = importlib.import_module(_MODULES.get(name, "iqa_jax.scoring.metric"))
+        return getattr(module, name)
 
 
 def __dir__() -> list[str]:
-    return [*_FACE, "__version__"]
+    return [*__all__, "__version__"]

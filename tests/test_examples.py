@@ -38,7 +38,7 @@ def test_the_recipes_of_the_packages_metrics_are_complete(recipe):
 def test_a_denoiser_learns_from_the_error_and_from_the_metric():
     denoise = example("denoise")
     model = networks.random_model(networks.small_config(crop_size=32, dim=16))
-    metric = FullReferenceMetric(Network.of(model), {"sha256": ""})
+    metric = FullReferenceMetric(Network.from_model(model), {"sha256": ""})
     photographs = np.stack([miniature.picture(seed, (48, 48)) / np.float32(255) for seed in range(2)])
     noisy = photographs + denoise.NOISE * np.random.default_rng(0).standard_normal(photographs.shape)
     errors = [np.square(noisy - photographs).mean()]

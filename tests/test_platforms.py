@@ -7,7 +7,7 @@ import pytest
 
 from iqa_jax.models import BACKBONES, IQA_MODELS, ModelConfig, split_model
 from iqa_jax.ops.noise import InputNoise
-from iqa_jax.scoring.engine import Network
+from iqa_jax.scoring.engine import window_functions
 from iqa_jax.training.batches import Batch
 from iqa_jax.training.step import initial_state, make_optimizer, make_train_step
 from tests import networks
@@ -45,23 +45,16 @@ def test_the_training_step_lowers(name):
         [*((name, "efficientnet_lite0") for name in IQA_MODELS), *(("iqa_conformer", b) for b in BACKBONES)]
     ),
 )
-def test_the_programs_of_the_engine_lower(name, backbone, monkeypatch):
-    lowered = []
-
-    def lowering(function):
-        def call(*args):
-            program = jax.jit(function).trace(*args).lower(lowering_platforms=PLATFORMS)
-            lowered.append(program.as_text())
-            return jax.eval_shape(function, *args)
-
-        return call
-
+def test_the_programs_of_the_engine_lower(name, backbone):
     model = parts(name, backbone=backbone)
     model.eval()
-    monkeypatch.setattr("iqa_jax.scoring.engine.jit", lowering)
-    network = Network.of(model)
-    windows = np.zeros((4, SIZE, SIZE, 3), np.uint8)
-    reference = network.features(windows, 3) if model.full_reference else None
-    scores = network.scores(reference, windows, 3)
-    assert scores.shape == (1, 4) and len(lowered) == 1 + model.full_reference
-    assert all("HIGHEST" in text for text in lowered)  # no TF32
+    graph, weights, frozen = split_model(model)
+    features, scores = window_functions(graph)
+    given = frozen, (weights,), np.zeros((4, SIZE, SIZE, 3), np.uint8), 3
+    calls = [(scores, given)]
+    if model.full_reference:
+        calls = [(features, given), (scores, (*given, *jax.eval_shape(features, *given)))]
+    for function, arguments in calls:
+        text = jax.jit(function).trace(*arguments).lower(lowering_platforms=PLATFORMS).as_text()
+        assert "HIGHEST" in text  # no TF32
+    assert jax.eval_shape(function, *arguments).shape == (1, 4)

@@ -7,13 +7,10 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from iqa_jax.models.backbones import BACKBONES, build_backbone
+from iqa_jax.models.backbones import build_backbone
 from iqa_jax.models.config import ModelConfig
-from iqa_jax.models.layers import by_channel, dense
+from iqa_jax.models.layers import dense
 from iqa_jax.ops.programs import few_at_a_time
-
-# What trains in a full-reference model: everything but the backbone.
-TRAINABLE = nnx.All(nnx.Param, nnx.Not(nnx.PathContains("backbone")))
 
 
 def as_unit_float(images: jax.Array) -> jax.Array:
@@ -38,8 +35,6 @@ class IQAModel(nnx.Module):
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
         dtype = jnp.dtype(config.dtype)
         self.config = config
-        if problem := taps_problem(config):
-            raise ValueError(problem)
         used = config.taps + config.magnitudes
         self.backbone = build_backbone(config.backbone, used=used, dtype=dtype, rngs=rngs)
         self.grid, channels = self.backbone.grid(config.crop_size), self.backbone.tap_channels
@@ -91,7 +86,10 @@ class IQAModel(nnx.Module):
 
 
 class FullReferenceModel(IQAModel):
-    """Projects f_ref and f_ref - f_dis, and the means of |f_ref - f_dis|.  Subclasses give `compare`."""
+    """Compares the projections of f_ref and of f_ref - f_dis.
+
+    Subclasses give `__call__` and `assess`.
+    """
 
     full_reference = True
 
@@ -101,21 +99,19 @@ class FullReferenceModel(IQAModel):
         dtype = jnp.dtype(config.dtype)
         self.magnitude_proj = dense(channels, config.dim, dtype=dtype, rngs=rngs) if channels else None
 
-    def assess(
-        self, reference: jax.Array, distorted: jax.Array, *, rngs: nnx.Rngs | None = None
-    ) -> jax.Array:
-        """Normalised MOS (B,) from both images' features after `projected`, each (B, h, w, D or more).
+    def compared(self, reference: jax.Array, distorted: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """The projections of f_ref and of f_ref - f_dis, each (B, h, w, D), from what `project` gave.
 
-        The projection of f_ref - f_dis is the difference of both projections plus the bias, so
-        each image is projected once, and a reference once for all its distorted versions.
+        The projection of f_ref - f_dis is the difference of both projections plus the bias, so each image is
+        projected once, and a reference once for all its distorted versions.
         """
         dim = self.config.dim
         parameter = cast("nnx.Param[jax.Array]", self.conv_proj.bias)  # `dense` gives one
-        bias = by_channel(parameter[...].astype(reference.dtype), reference)
+        bias = parameter[...].astype(reference.dtype).reshape(1, 1, 1, -1)
         difference = reference[..., :dim] - distorted[..., :dim] + bias
         if self.magnitude_proj is not None:
             difference += self.magnitude_proj(self.magnitudes(reference[..., dim:], distorted[..., dim:]))
-        return self.compare(reference[..., :dim], difference, rngs=rngs).astype(jnp.float32)
+        return reference[..., :dim], difference
 
     def magnitudes(self, reference: jax.Array, distorted: jax.Array) -> jax.Array:
         """The mean of |f_ref - f_dis| over the pixels of each position, (B, h, w, channels)."""
@@ -128,12 +124,6 @@ class FullReferenceModel(IQAModel):
             start = end
         return jnp.concatenate(means, axis=-1)
 
-    def compare(
-        self, reference: jax.Array, difference: jax.Array, *, rngs: nnx.Rngs | None = None
-    ) -> jax.Array:
-        """Normalised MOS (B,) from the projections of f_ref and of f_ref - f_dis, each (B, h, w, D)."""
-        raise NotImplementedError
-
     def __call__(
         self, reference: jax.Array, distorted: jax.Array, *, rngs: nnx.Rngs | None = None
     ) -> jax.Array:
@@ -142,12 +132,26 @@ class FullReferenceModel(IQAModel):
         Args:
           rngs: keys for dropout (a `dropout` stream); needed in training mode only.
         """
-        if reference.shape != distorted.shape:
-            raise ValueError(
-                f"reference {reference.shape} and distorted {distorted.shape} images differ in shape"
-            )
-        both = jnp.concatenate([as_unit_float(reference), as_unit_float(distorted)])
-        return self.assess(*jnp.split(self.project(both), 2), rngs=rngs)
+        raise NotImplementedError
+
+    def assess(
+        self, reference: jax.Array, distorted: jax.Array, *, rngs: nnx.Rngs | None = None
+    ) -> jax.Array:
+        """Normalised MOS (B,) from what `project` gave of both images."""
+        raise NotImplementedError
+
+
+def pair_of_crops(reference: jax.Array, distorted: jax.Array) -> jax.Array:
+    """Both as one batch of floats in [0, 1], (2 B, S, S, 3).
+
+    Raises:
+      ValueError: they differ in shape.
+    """
+    if reference.shape != distorted.shape:
+        raise ValueError(
+            f"reference {reference.shape} and distorted {distorted.shape} images differ in shape"
+        )
+    return jnp.concatenate([as_unit_float(reference), as_unit_float(distorted)])
 
 
 def cells_of(values: jax.Array, grid: int) -> jax.Array:
@@ -156,23 +160,6 @@ def cells_of(values: jax.Array, grid: int) -> jax.Array:
     side = height // grid
     cells = values.reshape(batch, grid, side, grid, side, channels).swapaxes(2, 3)
     return cells.reshape(batch, grid, grid, side * side, channels)
-
-
-def taps_problem(config: ModelConfig) -> str | None:
-    """What is wrong with `taps`, `stride` and `magnitudes`, as a sentence; None if nothing is."""
-    chosen, maps = config.taps + config.magnitudes, BACKBONES[config.backbone].maps
-    if not config.stride:
-        return "taps and magnitudes need a stride" if chosen else None
-    if not config.taps:
-        return f"stride {config.stride} needs taps: {', '.join(maps) or f'{config.backbone} has none'}"
-    if config.crop_size % config.stride:
-        return f"stride {config.stride}: expected a divisor of the crop size, {config.crop_size}"
-    for name in chosen:
-        if name not in maps:
-            return f"tap {name}: {config.backbone} has {', '.join(maps) or 'no choice'}"
-        if config.stride % maps[name][1]:
-            return f"tap {name}: has stride {maps[name][1]}, expected a divisor of stride {config.stride}"
-    return None
 
 
 def split_model(model: IQAModel, *, tune_backbone: bool = False) -> tuple[nnx.GraphDef, nnx.State, nnx.State]:

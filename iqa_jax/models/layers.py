@@ -1,4 +1,4 @@
-"""Layers that the networks are made of: convolutions with their norms, attention, noise, the head.
+"""Layers that the models share: linear, norm, noise, attention, the head.
 
 Every default that differs from PyTorch's is spelt out.
 """
@@ -11,7 +11,6 @@ from flax import nnx
 from jax import lax
 
 from iqa_jax.ops.attention import dot_product_attention
-from iqa_jax.ops.conv import conv2d, depthwise_conv2d
 
 
 def dense(features_in: int, features_out: int, *, dtype, rngs: nnx.Rngs) -> nnx.Linear:
@@ -28,109 +27,6 @@ def dense(features_in: int, features_out: int, *, dtype, rngs: nnx.Rngs) -> nnx.
 def layer_norm(features: int, *, dtype, rngs: nnx.Rngs) -> nnx.LayerNorm:
     """LayerNorm with PyTorch's epsilon (Flax's default is 1e-6)."""
     return nnx.LayerNorm(features, epsilon=1e-5, dtype=dtype, rngs=rngs)
-
-
-def by_channel(vector: jax.Array, like: jax.Array) -> jax.Array:
-    """A vector (C,) beside an array (…, C), of as many axes: callers may forbid that JAX adds them."""
-    return jnp.expand_dims(vector, range(like.ndim - 1))
-
-
-class ConvNorm(nnx.Module):
-    """Convolution without bias, then BatchNorm with its *running* statistics, then an activation.
-
-    Backbones are made of these: pretrained, in evaluation mode whatever mode the model is in.  The
-    normalisation is folded into the kernel at each call, so only a convolution and a bias run.
-
-    Attributes:
-      kernel: (kh, kw, C, D), or (kh, kw, C) when depthwise.
-      scale, bias, mean, var: BatchNorm's parameters and statistics, each (D,).
-    """
-
-    def __init__(
-        self,
-        features_in: int,
-        features_out: int,
-        kernel_size: int | tuple[int, int] = 1,
-        *,
-        stride: int = 1,
-        padding: str = "SAME",
-        depthwise: bool = False,
-        activation=jax.nn.relu,
-        epsilon: float = 1e-3,
-        dtype: jnp.dtype = jnp.float32,
-        rngs: nnx.Rngs,
-    ):
-        kh, kw = (kernel_size, kernel_size) if isinstance(kernel_size, int) else kernel_size
-        shape = (kh, kw, features_in) if depthwise else (kh, kw, features_in, features_out)
-        fan_in = kh * kw * (1 if depthwise else features_in)
-        self.kernel = nnx.Param(jax.random.normal(rngs.params(), shape) * (2 / fan_in) ** 0.5)
-        self.scale = nnx.Param(jnp.ones(features_out))
-        self.bias = nnx.Param(jnp.zeros(features_out))
-        self.mean = nnx.BatchStat(jnp.zeros(features_out))
-        self.var = nnx.BatchStat(jnp.ones(features_out))
-        self.stride, self.padding, self.depthwise = stride, padding, depthwise
-        self.activation, self.epsilon, self.dtype = activation, epsilon, dtype
-
-    def folded(self) -> tuple[jax.Array, jax.Array]:
-        """Kernel and bias of the equivalent convolution without BatchNorm."""
-        factor = self.scale[...] * lax.rsqrt(self.var[...] + self.epsilon)
-        bias = self.bias[...] - self.mean[...] * factor
-        kernel = self.kernel[...]
-        return (kernel * by_channel(factor, kernel)).astype(self.dtype), bias.astype(self.dtype)
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        kernel, bias = self.folded()
-        x = x.astype(self.dtype)
-        if self.depthwise:
-            y = depthwise_conv2d(x, kernel, stride=self.stride)
-        else:
-            y = conv2d(x, kernel, stride=self.stride, padding=self.padding)
-        return self.activation(y + by_channel(bias, y))
-
-
-def pointwise_branches(x: jax.Array, *branches: ConvNorm) -> list[jax.Array]:
-    """Several 1 x 1 `ConvNorm`s with ReLU that read the same input, as one matrix product."""
-    kernels, biases = zip(*(branch.folded() for branch in branches), strict=True)
-    kernel, bias = jnp.concatenate(kernels, axis=-1), jnp.concatenate(biases)
-    y = x.astype(kernel.dtype) @ kernel[0, 0]
-    y = jax.nn.relu(y + by_channel(bias, y))
-    edges = [0]
-    for part in biases:
-        edges.append(edges[-1] + part.shape[0])
-    return [y[..., a:b] for a, b in zip(edges, edges[1:], strict=False)]
-
-
-class BatchNorm(nnx.Module):
-    """BatchNorm with PyTorch's semantics: momentum 0.1, unbiased variance in the running estimate.
-
-    Statistics are kept in float32 and, under `jax.jit` over a mesh, are those of the global batch.
-    `use_running_average` is what `model.train()` and `model.eval()` set.
-    """
-
-    def __init__(self, features: int, *, momentum: float = 0.1, epsilon: float = 1e-5):
-        self.scale = nnx.Param(jnp.ones(features))
-        self.bias = nnx.Param(jnp.zeros(features))
-        self.mean = nnx.BatchStat(jnp.zeros(features))
-        self.var = nnx.BatchStat(jnp.ones(features))
-        self.momentum, self.epsilon = momentum, epsilon
-        self.use_running_average = False
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        dtype = x.dtype
-        x = x.astype(jnp.float32)
-        if self.use_running_average:
-            mean, var = self.mean[...], self.var[...]
-        else:
-            axes = tuple(range(x.ndim - 1))
-            mean = x.mean(axes)
-            var = jnp.square(x - by_channel(mean, x)).mean(axes)
-            count = x.size // x.shape[-1]
-            unbiased = var * (count / (count - 1))
-            self.mean[...] += self.momentum * lax.stop_gradient(mean - self.mean[...])
-            self.var[...] += self.momentum * lax.stop_gradient(unbiased - self.var[...])
-        factor = self.scale[...] * lax.rsqrt(var + self.epsilon)
-        mean, factor, bias = (by_channel(v, x) for v in (mean, factor, self.bias[...]))
-        return ((x - mean) * factor + bias).astype(dtype)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -214,7 +110,7 @@ class MultiHeadAttention(nnx.Module):
         self, x: jax.Array, memory: jax.Array | None = None, *, rngs: nnx.Rngs | NoiseFor | None = None
     ) -> jax.Array:
         x = self.norm(x)  # (B, L, D)
-        source = x if memory is None else memory
+        source = x if memory is None else memory  # (B, S, D)
 
         def by_head(y):
             return y.reshape(*y.shape[:2], self.heads, -1)  # (B, L, N, D / N)
@@ -223,8 +119,8 @@ class MultiHeadAttention(nnx.Module):
             by_head(self.query_layer(x)),
             by_head(self.key_layer(source)),
             by_head(self.value_layer(source)),
-        )
-        return self.dropout(self.output_layer(y.reshape(x.shape)), rngs=rngs)
+        )  # (B, L, N, D / N)
+        return self.dropout(self.output_layer(y.reshape(x.shape)), rngs=rngs)  # (B, L, D)
 
 
 class Head(nnx.Module):

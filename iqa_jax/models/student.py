@@ -19,17 +19,11 @@ class BlindStudent(IQAModel):
     full_reference = False
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
-        super().__init__(config, rngs=rngs)
+        super().__init__(config, rngs=rngs)  # backbone, conv_proj
         self.emb_p = positions(config, self.grid, rngs=rngs)
         self.dropout = Dropout(config.dropout)
-        self.encoder = ConformerBlock.of(config, cross=False, rngs=rngs)
+        self.encoder = ConformerBlock(config, cross=False, rngs=rngs)
         self.head = Head(config.dim, dtype=jnp.dtype(config.dtype), rngs=rngs)
-
-    def assess(self, distorted: jax.Array, *, rngs: nnx.Rngs | NoiseFor | None = None) -> jax.Array:
-        """Normalised MOS (B,) from the features after `conv_proj`, (B, h, w, D)."""
-        positioned = self.dropout(distorted + self.emb_p[None].astype(distorted.dtype), rngs=rngs)
-        encoded = self.encoder(positioned, rngs=rngs)
-        return self.head(encoded.mean((1, 2))).astype(jnp.float32)
 
     def __call__(self, distorted: jax.Array, *, rngs: nnx.Rngs | NoiseFor | None = None) -> jax.Array:
         """Normalised MOS (B,) of crops (B, S, S, 3), uint8 or float in [0, 1].
@@ -38,4 +32,11 @@ class BlindStudent(IQAModel):
           rngs: keys for dropout and stochastic depth (a `dropout` stream), for all examples or for
             some; needed in training mode only.
         """
-        return self.assess(self.project(distorted), rngs=rngs)
+        projected = self.project(distorted)  # backbone and conv_proj: (B, h, w, D)
+        return self.assess(projected, rngs=rngs)  # (B,)
+
+    def assess(self, distorted: jax.Array, *, rngs: nnx.Rngs | NoiseFor | None = None) -> jax.Array:
+        """Normalised MOS (B,) from what `project` gave."""
+        positioned = self.dropout(distorted + self.emb_p[None].astype(distorted.dtype), rngs=rngs)
+        encoded = self.encoder(positioned, rngs=rngs)  # (B, h, w, D)
+        return self.head(encoded.mean((1, 2))).astype(jnp.float32)  # (B, D) -> (B,)

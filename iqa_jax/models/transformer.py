@@ -1,4 +1,8 @@
-"""IQA Transformer (after IQT: Cheon et al., 2021), the paper's second full-reference model."""
+"""IQA Transformer (after IQT: Cheon et al., 2021), the paper's second full-reference model.
+
+Shapes: B pairs of crops of S pixels on a side, h x w positions of the backbone's grid, width D,
+L = h * w + 1 tokens.
+"""
 
 from typing import Any
 
@@ -6,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from iqa_jax.models.base import FullReferenceModel
+from iqa_jax.models.base import FullReferenceModel, pair_of_crops
 from iqa_jax.models.config import ModelConfig
 from iqa_jax.models.layers import Dropout, Head, MultiHeadAttention, dense, layer_norm
 
@@ -22,14 +26,16 @@ class FeedForward(nnx.Module):
         self.dropout = Dropout(dropout)
 
     def __call__(self, x: jax.Array, *, rngs: nnx.Rngs | None = None) -> jax.Array:
-        return self.dropout(self.project(jax.nn.relu(self.expand(self.norm(x)))), rngs=rngs)
+        x = jax.nn.relu(self.expand(self.norm(x)))  # (B, L, 8 D)
+        return self.dropout(self.project(x), rngs=rngs)  # (B, L, D)
 
 
 class TransformerBlock(nnx.Module):
     """Pre-norm self-attention, (cross-attention,) feed-forward; then the stack's LayerNorm."""
 
-    def __init__(self, dim: int, heads: int, dropout: float, *, cross: bool, dtype, rngs: nnx.Rngs):
-        kw = {"dtype": dtype, "rngs": rngs}
+    def __init__(self, config: ModelConfig, *, cross: bool, rngs: nnx.Rngs):
+        dim, heads, dropout = config.dim, config.heads, config.dropout
+        kw: dict[str, Any] = {"dtype": jnp.dtype(config.dtype), "rngs": rngs}
         self.self_att_module = MultiHeadAttention(dim, heads, dropout, **kw)
         self.cross_attention_module = MultiHeadAttention(dim, heads, dropout, **kw) if cross else None
         self.ff_module = FeedForward(dim, dropout, **kw)
@@ -49,24 +55,28 @@ class IQATransformer(FullReferenceModel):
     """Transformer encoder on the difference, cross decoder on the reference, one extra token each."""
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
-        super().__init__(config, rngs=rngs)
-        kw: dict[str, Any] = {"dtype": jnp.dtype(config.dtype), "rngs": rngs}
+        super().__init__(config, rngs=rngs)  # backbone, conv_proj
         tokens = self.grid**2 + 1
         self.emb_q = nnx.Param(0.02 * jax.random.normal(rngs.params(), (2, config.dim)))
         self.emb_p = nnx.Param(0.02 * jax.random.normal(rngs.params(), (tokens, config.dim)))
         self.dropout = Dropout(config.dropout)
-        block = (config.dim, config.heads, config.dropout)
-        self.encoder = TransformerBlock(*block, cross=False, **kw)
-        self.decoder = TransformerBlock(*block, cross=True, **kw)
-        self.head = Head(config.dim, **kw)
+        self.encoder = TransformerBlock(config, cross=False, rngs=rngs)
+        self.decoder = TransformerBlock(config, cross=True, rngs=rngs)
+        self.head = Head(config.dim, dtype=jnp.dtype(config.dtype), rngs=rngs)
 
-    def compare(self, reference, difference, *, rngs=None):
+    def __call__(self, reference, distorted, *, rngs=None):
+        images = pair_of_crops(reference, distorted)  # (2 B, S, S, 3)
+        projected = self.project(images)  # backbone and conv_proj: (2 B, h, w, D)
+        return self.assess(*jnp.split(projected, 2), rngs=rngs)  # (B,)
+
+    def assess(self, reference, distorted, *, rngs=None):
         def tokens(x, quality_token):
             x = x.reshape(x.shape[0], -1, x.shape[-1])  # (B, h * w, D)
             first = jnp.broadcast_to(quality_token, (x.shape[0], 1, x.shape[-1])).astype(x.dtype)
             x = jnp.concatenate([first, x], axis=1) + self.emb_p[None].astype(x.dtype)
-            return self.dropout(x, rngs=rngs)  # (B, h * w + 1, D)
+            return self.dropout(x, rngs=rngs)  # (B, L, D)
 
-        encoded = self.encoder(tokens(difference, self.emb_q[1]), rngs=rngs)
-        decoded = self.decoder(tokens(reference, self.emb_q[0]), encoded, rngs=rngs)
-        return self.head(decoded[:, 0])
+        reference, difference = self.compared(reference, distorted)  # (B, h, w, D) each
+        encoded = self.encoder(tokens(difference, self.emb_q[1]), rngs=rngs)  # (B, L, D)
+        decoded = self.decoder(tokens(reference, self.emb_q[0]), encoded, rngs=rngs)  # (B, L, D)
+        return self.head(decoded[:, 0]).astype(jnp.float32)  # (B, D) -> (B,)

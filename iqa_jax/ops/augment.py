@@ -85,10 +85,11 @@ def _jitted_corners(cropping: Cropping):
 
 
 @functools.cache
-def _host() -> jax.Device | None:
+def _host():
+    """A CPU as JAX's device; None where JAX_PLATFORMS leaves CPUs out."""
     try:
         return jax.local_devices(backend="cpu")[0]
-    except RuntimeError:  # JAX_PLATFORMS leaves CPUs out
+    except RuntimeError:
         return None
 
 

@@ -6,6 +6,7 @@ here computes the same sum on every platform and only chooses how (`by_platform`
 """
 
 from functools import partial
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -29,9 +30,6 @@ def conv2d(x: jax.Array, kernel: jax.Array, *, stride: int = 1, padding: str = "
 
     `padding` is "VALID" or TensorFlow's "SAME" (at stride 1: (k - 1) / 2 on both sides).
     """
-    kh, kw = kernel.shape[:2]
-    if (kh, kw, stride) == (1, 1, 1):
-        return x @ kernel[0, 0]
 
     def convolve(x, kernel):
         return lax.conv_general_dilated(x, kernel, (stride, stride), padding, dimension_numbers=_LAYOUT)
@@ -60,7 +58,8 @@ def depthwise_conv2d(x: jax.Array, kernel: jax.Array, *, stride: int = 1) -> jax
 
     @summed_in_float32
     def on_cpu(x, kernel):
-        return _shifted_sum(_pad_spatial(x, *kernel.shape[:2], stride), kernel, stride)
+        kh, kw = kernel.shape[:2]
+        return _shifted_sum(_pad_spatial(x, kh, kw, stride), kernel, stride)
 
     return by_platform(x, kernel, cpu=on_cpu, default=convolve)
 
@@ -105,10 +104,11 @@ def _spread_sum(x, kernel, stride):
     (kh, kw, _), (height, width) = kernel.shape, _valid(x, kernel, stride)
     positions = [(i, j) for i in range(kh) for j in range(kw)]
     zero = jnp.zeros((), x.dtype)
-    total = sum(
+    copies = (
         lax.pad(x * tap, zero, ((0, 0, 0), (kh - 1 - i, i, 0), (kw - 1 - j, j, 0), (0, 0, 0)))
         for (i, j), tap in zip(positions, _taps(kernel, 4), strict=True)
     )
+    total = cast(jax.Array, sum(copies))
     end = (total.shape[0], kh + (height - 1) * stride, kw + (width - 1) * stride, total.shape[3])
     return lax.slice(total, (0, kh - 1, kw - 1, 0), end, (1, stride, stride, 1))
 

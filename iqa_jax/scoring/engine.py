@@ -81,10 +81,11 @@ class Network:
         self.config = self.model.config
         self.full_reference = self.model.full_reference
         self.sets = len(self._weights)
-        self._features, self._scores = _programs(graphdef)
+        self._features, self._scores = _compiled(graphdef)
 
     @classmethod
-    def of(cls, model: IQAModel) -> "Network":
+    def from_model(cls, model: IQAModel) -> "Network":
+        """A network under the weights that a model in evaluation mode has."""
         graphdef, weights, frozen = split_model(model)
         return cls(graphdef, frozen, [weights])
 
@@ -110,43 +111,51 @@ class Network:
 
 
 def _network(config: ModelConfig, weights: dict) -> Network:
-    return Network.of(iqa_model_with(config, weights))
+    return Network.from_model(iqa_model_with(config, weights))
 
 
-@functools.lru_cache(maxsize=8)
-def _programs(graphdef: nnx.GraphDef) -> tuple[Callable, Callable]:
-    """The programs of a network's structure; weights are arguments."""
+def window_functions(graphdef: nnx.GraphDef) -> tuple[Callable, Callable]:
+    """`features` and `scores` of a network's structure, to be compiled.
 
-    def projected(models, windows, share_backbone):
-        if not share_backbone:
-            return tuple(model.project(windows) for model in models)
-        features = models[0].features(windows)
-        return tuple(model.projected(features) for model in models)
+    Both take (frozen, weights, windows, count), with one or more sets of weights.  `scores` also takes what
+    `features` gave of the references' windows, if the model compares with them.
+    """
 
     def merged(frozen, weights):
-        models = [nnx.merge(graphdef, trained, frozen) for trained in weights]
-        return models, "backbone" not in weights[0]
+        return [nnx.merge(graphdef, trained, frozen) for trained in weights]
+
+    @functools.partial(jax.jit, inline=True)  # traced once for both
+    def projected(frozen, weights, windows):
+        models = merged(frozen, weights)
+        if "backbone" in weights[0]:  # it was trained too
+            return tuple(model.project(windows) for model in models)
+        shared = models[0].features(windows)  # (B, h, w, C)
+        return tuple(model.projected(shared) for model in models)  # (B, h, w, D) each
 
     def features(frozen, weights, windows, count):
-        models, share = merged(frozen, weights)
-        return few_at_a_time(lambda part: projected(models, part, share), windows, count=count)
+        return few_at_a_time(lambda part: projected(frozen, weights, part), windows, count=count)
 
     def scores(frozen, weights, windows, count, *reference):
-        models, share = merged(frozen, weights)
-
         def score(windows, *reference):
-            images = (*([reference] if reference else []), projected(models, windows, share))
-            found = [
+            images = (*([reference] if reference else []), projected(frozen, weights, windows))
+            mos = [
                 model.denormalise(model.assess(*of_model))
-                for model, *of_model in zip(models, *images, strict=True)
+                for model, *of_model in zip(merged(frozen, weights), *images, strict=True)
             ]
-            return jnp.stack(found, axis=1)  # (n, sets)
+            return jnp.stack(mos, axis=1)  # (B, sets)
 
-        return few_at_a_time(score, windows, *reference, count=count).T
+        return few_at_a_time(score, windows, *reference, count=count).T  # (sets, B)
 
     # In float32 throughout, so that a GPU, which would take TF32, gives a CPU's scores.
     exact = jax.default_matmul_precision("highest")
-    return jit(exact(features)), jit(exact(scores))
+    return exact(features), exact(scores)
+
+
+@functools.lru_cache(maxsize=8)
+def _compiled(graphdef: nnx.GraphDef) -> tuple[Callable, Callable]:
+    """The programs of a network's structure; weights are arguments."""
+    features, scores = window_functions(graphdef)
+    return jit(features), jit(scores)
 
 
 def _sized(arrays, count: int):
@@ -316,7 +325,7 @@ class Engine:
 
 def _prepared(image: Array, size: int) -> np.ndarray:
     """An image whose windows can be cut: on the host, large enough, uint8 or float32 in [0, 1]."""
-    large = mirrored_up(np.asarray(image), size)
+    large = np.asarray(mirrored_up(np.asarray(image), size))
     if large.dtype == np.uint8:
         return large
     return np.clip(large.astype(np.float32), 0, 1)  # rounding errors; more was refused

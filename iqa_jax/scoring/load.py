@@ -1,6 +1,7 @@
 """Loading a metric by name, from the model hub or from a path."""
 
 import os
+from typing import Literal, overload
 
 from iqa_jax.errors import WeightsError, missing_devices_named
 from iqa_jax.models import IQA_MODELS
@@ -10,6 +11,39 @@ from iqa_jax.weights.flat import iqa_model_with
 from iqa_jax.weights.reading import check_choice, is_file, read_any
 
 FULL_REFERENCE, BLIND = "full-reference", "blind"  # the metrics that ship with the package
+
+
+@overload
+def load(
+    path: Literal["full-reference"] = ...,
+    *,
+    crops: str = ...,
+    batch_size: int = ...,
+    step: int | str = ...,
+    ema: bool = ...,
+) -> FullReferenceMetric: ...
+
+
+@overload
+def load(
+    path: Literal["blind"],
+    *,
+    crops: str = ...,
+    batch_size: int = ...,
+    step: int | str = ...,
+    ema: bool = ...,
+) -> BlindMetric: ...
+
+
+@overload
+def load(
+    path: str | os.PathLike,
+    *,
+    crops: str = ...,
+    batch_size: int = ...,
+    step: int | str = ...,
+    ema: bool = ...,
+) -> Metric: ...
 
 
 def load(
@@ -64,7 +98,7 @@ def load_model(
             f"{path}: a backbone's weights ({config.name}), expected an IQA model's; for the network itself "
             "call iqa_jax.weights.reading.load_backbone"
         )
-    return Network.of(iqa_model_with(config, weights)), record
+    return Network.from_model(iqa_model_with(config, weights)), record
 
 
 def metric_of(model: WindowModel, record: dict, **options) -> Metric:

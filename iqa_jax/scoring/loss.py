@@ -1,5 +1,7 @@
 """The loss of a metric: windows of traced images through the model, a few at a time."""
 
+from typing import cast
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -73,7 +75,8 @@ def _without_explicit_axes(function, *images: Array) -> jax.Array:
     if of is None:
         return function(*images)
     batch = next((s.spec[0] for s in shardings if s.mesh == of.mesh and s.spec and s.spec[0]), None)
-    return auto_axes(function, out_sharding=NamedSharding(of.mesh, PartitionSpec(batch)))(*images)
+    sharding = NamedSharding(of.mesh, PartitionSpec(batch))
+    return cast(jax.Array, auto_axes(function, out_sharding=sharding)(*images))
 
 
 def _few_at_a_time(predict, *windows: jax.Array) -> jax.Array:

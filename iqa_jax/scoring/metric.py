@@ -1,8 +1,10 @@
 """Quality scores for whole images of any size, with a reference or without."""
 
+import abc
 import dataclasses
 from collections import deque
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import jax
 import numpy as np
@@ -47,8 +49,11 @@ class QualityMap:
     scores: np.ndarray
 
 
-class Metric:
-    """A model with its weights, applied to whole images.
+class Metric(abc.ABC):
+    """A model with its weights, applied to whole images: a `FullReferenceMetric` or a `BlindMetric`.
+
+    A full-reference metric takes (reference, distorted), in this order or by these keywords; a blind one,
+    (distorted).
 
     Images are (H, W, 3) or (B, H, W, 3), uint8 or float in [0, 1], of 32 pixels or more on each side;
     below the model's crop size they are mirrored up to it.  A file's name or path and an image of Pillow's
@@ -129,6 +134,28 @@ class Metric:
             "version": f"iqa_jax {__version__}",
         }
 
+    # Both kinds have these methods, with one image or two.
+
+    @abc.abstractmethod
+    def __call__(self, *images: Any, **options: Any) -> np.ndarray:
+        """MOS of the distorted images, () for (H, W, 3) and (B,) for (B, H, W, 3)."""
+
+    @abc.abstractmethod
+    def check(self, *images: Any, **options: Any) -> None:
+        """Raises UserError unless the metric takes these images."""
+
+    @abc.abstractmethod
+    def stream(self, items: Iterable[tuple[Array, ...]], /) -> Iterator[np.floating]:
+        """MOS of single images, of any sizes, in their order."""
+
+    @abc.abstractmethod
+    def loss(self, *images: Any, **options: Any) -> jax.Array:
+        """How far the distorted images are below the best score; differentiable."""
+
+    @abc.abstractmethod
+    def map(self, *images: Any, **options: Any) -> QualityMap:
+        """A quality map at image size."""
+
     def _places(self, image: Array) -> list[Place]:
         height, width = image.shape[-3:-1]
         return places(self.crops, height, width, self._size)
@@ -191,7 +218,11 @@ def _unpickled(kind: type[Metric], model: WindowModel, record: dict, options: di
 
 
 class FullReferenceMetric(Metric):
-    """Compares a distorted image with its reference."""
+    """Compares a distorted image with its reference.
+
+    The reference comes first.  Swapped images give another score and no error; where the order is easy to
+    forget, `metric(reference=…, distorted=…)` is safe.
+    """
 
     full_reference = True
 
@@ -234,7 +265,7 @@ class FullReferenceMetric(Metric):
                     image = image_of(reference, "reference", "stream")
                     latest, one = reference, Reference(image, keep=self._keeps(image))
                 check_one_shape(one.image, distorted)
-                yield one, distorted, mask_of(*mask, distorted) if mask else None
+                yield one, distorted, mask_of(mask[0], distorted) if mask else None
 
         return self._stream(items())
 
@@ -341,33 +372,16 @@ class BlindMetric(Metric):
         def items():
             for given, *mask in images:
                 distorted = image_of(given, "distorted", "stream")
-                yield None, distorted, mask_of(*mask, distorted) if mask else None
+                yield None, distorted, mask_of(mask[0], distorted) if mask else None
 
         return self._stream(items())
 
     def loss(
         self, distorted: jax.Array, *, windows: int | None = None, key: jax.Array | None = None
     ) -> jax.Array:
-        """How far `distorted` is below the best score, in standard deviations of the training labels.
-
-        Differentiable and finite; for `jax.jit`, `jax.vmap` and `jax.grad`.  The windows of the grid go
-        through the model a few at a time.
-
-        Args:
-          distorted: (H, W, 3) or (B, H, W, 3), float in [0, 1]; the range is checked where the values
-            are known.
-          windows, key: so many of the grid's windows, drawn anew with each key; all if not given.
-        Returns:
-          () or (B,).
-        Raises:
-          UserError: another shape, size, dtype or range.
-        """
+        """How far `distorted` is below the best score, as `FullReferenceMetric.loss` says it; () or (B,)."""
         return self._loss(traceable(distorted, "distorted"), windows=windows, key=key)
 
     def map(self, distorted: Given) -> QualityMap:
-        """A quality map at image size, from windows that overlap by half or more.
-
-        Args:
-          distorted: (H, W, 3).
-        """
+        """A quality map at the size of `distorted`, (H, W, 3), from windows that overlap by half or more."""
         return self._map(None, image_of(distorted, "distorted", "map"))

@@ -15,7 +15,7 @@ import numpy as np
 from iqa_jax.data.datasets import DATASETS
 from iqa_jax.errors import ConfigError
 from iqa_jax.models import BACKBONES, IQA_MODELS, ModelConfig
-from iqa_jax.models.base import taps_problem
+from iqa_jax.models.config import taps_problem
 from iqa_jax.ops.noise import InputNoise
 from iqa_jax.ops.windows import CROPS
 

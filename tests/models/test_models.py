@@ -18,7 +18,6 @@ from flax import nnx
 from iqa_jax.models import BACKBONES, IQA_MODELS, ModelConfig, build, split_model
 from iqa_jax.models.backbones.efficientnet_lite0 import InvertedResidual
 from iqa_jax.models.backbones.inception_resnet_v2 import Block35, Mixed6a
-from iqa_jax.models.base import TRAINABLE
 from iqa_jax.models.conformer import ConformerBlock
 from iqa_jax.models.layers import Dropout
 from iqa_jax.models.transformer import TransformerBlock
@@ -31,6 +30,7 @@ from iqa_jax.weights.pytorch.tables import recognise, renamed
 from tests import networks
 
 TOLERANCE = 1e-4
+TRAINABLE = nnx.All(nnx.Param, nnx.Not(nnx.PathContains("backbone")))
 BLOCKS = {"iqa_conformer": ConformerBlock, "iqa_transformer": TransformerBlock}
 # Gradients that are zero in exact arithmetic: biases that softmax or BatchNorm take away again.
 ZERO_GRADIENT = ("key_layer.bias", "depthwise_bias")
@@ -427,8 +427,8 @@ def test_wrong_uses_are_named():
     with pytest.raises(ValueError, match="no classifier"):
         model.backbone(jnp.zeros((1, 64, 64, 3)))
     for config, message in (
-        (ModelConfig("iqa_former"), "unknown model 'iqa_former': expected one of iqa_conformer"),
-        (ModelConfig("iqa_conformer", backbone="vgg"), "unknown backbone 'vgg'"),
+        (ModelConfig("iqa_former"), "name 'iqa_former': expected one of iqa_conformer"),
+        (ModelConfig("iqa_conformer", backbone="vgg"), "backbone 'vgg': expected one of inception"),
         (ModelConfig("iqa_conformer", dtype="float16"), "dtype 'float16'"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -7,7 +7,8 @@ import pytest
 from flax import nnx
 from jax import lax
 
-from iqa_jax.models.layers import ConvNorm, Dropout, pointwise_branches
+from iqa_jax.models.backbones.base import ConvNorm, pointwise_branches
+from iqa_jax.models.layers import Dropout
 from iqa_jax.ops.attention import dot_product_attention
 from iqa_jax.ops.conv import conv2d, depthwise_conv2d, max_pool
 from iqa_jax.ops.programs import few_at_a_time

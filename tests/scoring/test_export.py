@@ -19,7 +19,9 @@ from tests import miniature, networks
 def exported(request, tmp_path_factory):
     """A metric and the file that it was exported to."""
     model = networks.random_model(networks.small_config(request.param))
-    metric = FullReferenceMetric(Network.of(model), {"sha256": "a" * 64, "source": {"file": "random"}})
+    metric = FullReferenceMetric(
+        Network.from_model(model), {"sha256": "a" * 64, "source": {"file": "random"}}
+    )
     path, _ = export(metric, tmp_path_factory.mktemp("exported") / "metric.jaxexport")
     return metric, path
 

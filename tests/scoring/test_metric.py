@@ -25,7 +25,7 @@ def model():
 
 @pytest.fixture(scope="module")
 def metric(model):
-    return FullReferenceMetric(Network.of(model), {"sha256": "0" * 64, "source": {"file": "random"}})
+    return FullReferenceMetric(Network.from_model(model), {"sha256": "0" * 64, "source": {"file": "random"}})
 
 
 def pair(height, width, seed=0):
@@ -38,7 +38,7 @@ def test_crops_are_those_of_the_paper(model, crops):
     reference, distorted = pair(90, 83)
     cut = [windows(x[None], crops, CROP)[0] for x in (reference, distorted)]
     expected = model.denormalise(model(*cut)).mean()
-    score = FullReferenceMetric(Network.of(model), {"sha256": ""}, crops=crops)(reference, distorted)
+    score = FullReferenceMetric(Network.from_model(model), {"sha256": ""}, crops=crops)(reference, distorted)
     assert score.shape == () and float(score) == pytest.approx(float(expected), abs=1e-4)
 
 
@@ -56,7 +56,7 @@ def test_the_score_is_the_same_however_it_is_asked_for(model, metric):
         "a stream": np.array(list(metric.stream(pairs))),
     }
     for batch_size in (1, 3, 32):
-        other = FullReferenceMetric(Network.of(model), {"sha256": ""}, batch_size=batch_size)
+        other = FullReferenceMetric(Network.from_model(model), {"sha256": ""}, batch_size=batch_size)
         ways[f"{batch_size} at a time"] = np.array([other(r, d) for r, d in pairs])
     for way, scores in ways.items():
         np.testing.assert_allclose(scores, alone, rtol=0, atol=1e-4, err_msg=way)
@@ -111,11 +111,11 @@ def test_a_prepared_reference_fits_one_size_and_protocol(model, metric):
     with pytest.raises(UserError, match=r"expected \(64, 64, 3\), the prepared reference"):
         metric(prepared, IMAGE[:40])
     with pytest.raises(UserError, match="a reference that another metric prepared"):
-        FullReferenceMetric(Network.of(model), {"sha256": ""}, crops="ten")(prepared, IMAGE)
+        FullReferenceMetric(Network.from_model(model), {"sha256": ""}, crops="ten")(prepared, IMAGE)
     with pytest.raises(UserError, match="expected one of grid, ten, center"):
-        FullReferenceMetric(Network.of(model), {"sha256": ""}, crops="five")
+        FullReferenceMetric(Network.from_model(model), {"sha256": ""}, crops="five")
     with pytest.raises(UserError, match="batch_size 0: expected a whole number, 1 or more"):
-        FullReferenceMetric(Network.of(model), {"sha256": ""}, batch_size=0)
+        FullReferenceMetric(Network.from_model(model), {"sha256": ""}, batch_size=0)
 
 
 def test_the_loss_falls_as_the_score_rises_and_has_finite_gradients(metric):

@@ -48,7 +48,7 @@ def test_what_does_not_fit_is_named(kw, message):
 
 def test_statistics_follow_pytorch():
     """The running estimates of `BatchNorm` over several batches are torch's."""
-    from iqa_jax.models.layers import BatchNorm
+    from iqa_jax.models.conformer import BatchNorm
 
     rng = np.random.default_rng(0)
     ours, theirs = BatchNorm(6), torch.nn.BatchNorm2d(6, eps=1e-5, momentum=0.1)

@@ -6,8 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from iqa_jax.models.backbones.base import check_images, collect_taps
-from iqa_jax.models.layers import ConvNorm
+from iqa_jax.models.backbones.base import ConvNorm, check_images, collect_taps
 
 # Taps for image quality assessment (our choice): the stem and the stages of stride 4, 8 and 16.
 TAPS = ("conv_stem", "stage1", "stage2", "stage4")

@@ -6,8 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from iqa_jax.models.backbones.base import check_images, collect_taps
-from iqa_jax.models.layers import ConvNorm, pointwise_branches
+from iqa_jax.models.backbones.base import ConvNorm, check_images, collect_taps, pointwise_branches
 from iqa_jax.ops.conv import max_pool
 
 # Taps for image quality assessment: after `mixed_5b` and after blocks 2, 4, 6, 8, 10 of `repeat`.

@@ -58,11 +58,8 @@ def prepare(
             force=force,
         )
     overview = summary(builder)
-    rows = [
-        [split, *(part[k] for k in ("pairs", "references", "min", "max", "mean", "std"))]
-        for split, part in overview["splits"].items()
-    ]
     header = ["split", "pairs", "references", "min", "max", "mean", "std"]
+    rows = [[split, *(part[k] for k in header[1:])] for split, part in overview["splits"].items()]
     types = {kind: None for part in overview["splits"].values() for kind in part["distortions"]}
     notes = [
         f"labels: {overview['score']['kind']}, "

@@ -46,19 +46,9 @@ _LARGE_SHORT_SIDE = 640  # for the parts: large photographs are brought to about
 # and brightness.  This leaves out those that change colours alone; JPEG 2000 and quantization, whose effect
 # at one parameter differs widely between photographs; and multiplicative noise, which dark parts hardly show.
 TYPES = (
-    "gaussian_blur",
-    "lens_blur",
-    "motion_blur",
-    "jpeg",
-    "white_noise",
-    "white_noise_ycbcr",
-    "impulse_noise",
-    "brighten",
-    "darken",
-    "jitter",
-    "pixelate",
-    "high_sharpen",
-)
+    "gaussian_blur", "lens_blur", "motion_blur", "jpeg", "white_noise", "white_noise_ycbcr", "impulse_noise",
+    "brighten", "darken", "jitter", "pixelate", "high_sharpen",
+)  # fmt: skip
 _SEED = 2022
 
 

@@ -219,5 +219,6 @@ def opened(name: str, split: str, data_dir: str, splits: Path | None = None, *, 
     from iqa_jax.data.source import PairSource
     from iqa_jax.data.splits import part_of_splits
 
-    builder = prepare_dataset(name, data_dir=data_dir or None)
+    with arguments_as_options("manual_dir"):
+        builder = prepare_dataset(name, data_dir=data_dir or None)
     return part_of_splits(builder, splits, "validation") if splits else PairSource(builder, split or default)

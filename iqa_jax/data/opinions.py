@@ -29,7 +29,5 @@ def mean_opinion(type: str, level: int) -> float:
 @functools.cache
 def _opinions():
     file = importlib.resources.files("iqa_jax.data") / "kadid10k_mean_mos.csv"
-    rows = csv.DictReader(
-        file.read_text(encoding="utf-8").splitlines()[1:]
-    )  # the first line names the source
-    return {(row["type"], int(row["level"])): float(row["mos_mean"]) for row in rows}
+    lines = file.read_text(encoding="utf-8").splitlines()[1:]  # the first names the source
+    return {(row["type"], int(row["level"])): float(row["mos_mean"]) for row in csv.DictReader(lines)}

@@ -59,11 +59,8 @@ def prepare(
             force=force,
         )
     overview = summary(builder)
-    rows = [
-        [split, *(part[k] for k in ("pairs", "references", "min", "max", "mean", "std"))]
-        for split, part in overview["splits"].items()
-    ]
     header = ["split", "pairs", "references", "min", "max", "mean", "std"]
+    rows = [[split, *(part[k] for k in header[1:])] for split, part in overview["splits"].items()]
     types = {kind: None for part in overview["splits"].values() for kind in part["distortions"]}
     notes = [
         f"labels: {overview['score']['kind']}, "
@@ -223,5 +220,6 @@ def opened(name: str, split: str, data_dir: str, splits: Path | None = None, *, 
     from iqa_jax.data.source import PairSource
     from iqa_jax.data.splits import part_of_splits
 
-    builder = prepare_dataset(name, data_dir=data_dir or None)
+    with arguments_as_options("manual_dir"):
+        builder = prepare_dataset(name, data_dir=data_dir or None)
     return part_of_splits(builder, splits, "validation") if splits else PairSource(builder, split or default)

@@ -20,6 +20,7 @@ from iqa_jax.cli.options import (
     Weights,
     WeightsOrShipped,
     Workers,
+    arguments_as_options,
     check_workers,
     step_of,
 )
@@ -130,7 +131,8 @@ def _sources_to_evaluate(names: list[str], record: dict, split: str, splits: Pat
         raise UserError("--split and --splits: give one of them")
     sources = {}
     for name in names:
-        builder = prepare_dataset(name, data_dir=data_dir or None)
+        with arguments_as_options("manual_dir"):
+            builder = prepare_dataset(name, data_dir=data_dir or None)
         source, why = part_to_evaluate(builder, record, split=split, splits=splits or "")
         check_labels(source)
         file = file_name(source)

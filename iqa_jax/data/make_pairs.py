@@ -95,7 +95,7 @@ def make_pairs(
     """
     output = manifest.parent
     photographs = sorted(photographs)
-    names = _names(photographs, plan, say)
+    names = output_names(photographs, plan, say)
     _check_settings(output, plan, [f"{names[path]}{path.suffix}" for path in photographs])
     places = {name.rpartition("/")[0] for name in names.values()}
     for place in [output / folder / place for folder in ("references", "distorted") for place in places]:
@@ -124,7 +124,7 @@ def make_pairs(
     return [problems[path] for path in photographs if path in problems]
 
 
-def _names(
+def output_names(
     photographs: Sequence[Path], plan: Plan, say: Callable[[str], object] = warnings.warn
 ) -> dict[Path, str]:
     """The name of each in the output: its stem, with its folders in front where stems repeat.
@@ -216,15 +216,15 @@ def _check_settings(output: Path, plan: Plan, photographs: Sequence[str]) -> Non
 
 def _make(path: Path, name: str, plan: Plan, number: int, output: Path) -> tuple[str | None, set[str]]:
     """Writes one photograph and its distorted versions; returns its problem, if any, and the remarks."""
-    targets = [output / file for _, _, file in _versions(name, plan, number)]
-    reference = output / _reference(name)
+    targets = [output / file for _, _, file in version_files(name, plan, number)]
+    reference = output / reference_file(name)
     said: set[str] = set()
     if reference.exists() and all(target.exists() for target in targets):
         return None, said
     try:
         image = _scaled(read_image(path, say=said.add), plan.short_side)
         _save(reference, image)
-        for (kind, level, _), target in zip(_versions(name, plan, number), targets, strict=True):
+        for (kind, level, _), target in zip(version_files(name, plan, number), targets, strict=True):
             if not target.exists():
                 _save(target, distortions.distort(image, kind, level, seed=(plan.seed, number)))
     except UserError as error:
@@ -233,11 +233,11 @@ def _make(path: Path, name: str, plan: Plan, number: int, output: Path) -> tuple
     return None, said
 
 
-def _reference(name: str) -> str:
+def reference_file(name: str) -> str:
     return _file("references", name, ".png")
 
 
-def _versions(name: str, plan: Plan, number: int) -> Iterator[tuple[str, int, str]]:
+def version_files(name: str, plan: Plan, number: int) -> Iterator[tuple[str, int, str]]:
     """Type, level and file of each distorted version of a photograph."""
     for kind, level in plan.versions(number):
         yield kind, level, _file("distorted", name, f"_{_plain(kind)}_{level}.png")
@@ -266,7 +266,7 @@ def _write_manifest(path: Path, plan: Plan, tasks: Sequence[tuple]) -> None:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)
     for _, photograph, _, number, _ in tasks:
-        for kind, level, name in _versions(photograph, plan, number):
-            row = [_reference(photograph), name, kind, level, distortions.parameter(kind, level)]
+        for kind, level, name in version_files(photograph, plan, number):
+            row = [reference_file(photograph), name, kind, level, distortions.parameter(kind, level)]
             writer.writerow(row + ([mean_opinion(kind, level)] if plan.label else []))
     write_whole(path, text.getvalue())

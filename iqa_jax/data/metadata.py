@@ -92,9 +92,9 @@ def colours_of(image: Image.Image, exif: Image.Exif, say: Callable[[str], object
     if isinstance(gamma, float) or isinstance(primaries, tuple):  # Pillow puts a PNG's texts there too
         return _measured(1 / gamma if gamma else None, primaries, (), say)
     if tags := getattr(image, "tag_v2", {}):
-        space = space_of_tiff({tag: tags.get(tag) for tag in (_WHITE_POINT, _PRIMARIES, _TRANSFER)}, say)
-        if space is not None:
-            return space
+        of_tags = space_of_tiff({tag: tags.get(tag) for tag in (_WHITE_POINT, _PRIMARIES, _TRANSFER)}, say)
+        if of_tags is not None:
+            return of_tags
     return adobe_rgb(exif)
 
 

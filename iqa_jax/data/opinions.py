@@ -28,10 +28,6 @@ def mean_opinion(type: str, level: int) -> float:
 
 @functools.cache
 def _opinions():
-    table = (
-        importlib.resources.files("iqa_jax.data")
-        .joinpath("kadid10k_mean_mos.csv")
-        .read_text(encoding="utf-8")
-    )
-    rows = csv.DictReader(table.splitlines()[1:])  # the first line names the source
-    return {(row["type"], int(row["level"])): float(row["mos_mean"]) for row in rows}
+    file = importlib.resources.files("iqa_jax.data") / "kadid10k_mean_mos.csv"
+    lines = file.read_text(encoding="utf-8").splitlines()[1:]  # the first names the source
+    return {(row["type"], int(row["level"])): float(row["mos_mean"]) for row in csv.DictReader(lines)}

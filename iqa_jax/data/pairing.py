@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from iqa_jax.data.selection import Listed, RealPaths, below_shared_folder, listed, say_passed_over
+from iqa_jax.data.selection import ImageFile, RealPaths, below_shared_folder, find_images, say_passed_over
 from iqa_jax.data.tables import PAIR_ALIASES, TABLES, listed_path, table_rows
 from iqa_jax.errors import DataError, UserError
 from iqa_jax.files import local_path
@@ -33,17 +33,17 @@ def find_pairs(
     """(target, reference) files for a command line, the reference None where none is given.
 
     Args:
-      targets: files, directories or patterns, see `iqa_jax.data.selection.listed`; or one table of files,
-        with or without references.
+      targets: files, directories or patterns, see `iqa_jax.data.selection.find_images`; or one table of
+        files, with or without references.
       references: one file, the reference of every target; files, directories or patterns, paired by
         `pair_files`; or one table of pairs, of which those of the targets are taken, all of them if there
         is no target.
-      recursive, leave_out, say: see `listed`; `say` also lists what only the table or only the targets
+      recursive, leave_out, say: see `find_images`; `say` also lists what only the table or only the targets
         have.
     Raises:
       DataError: nothing there, or a target without a reference.
     """
-    search = functools.partial(listed, recursive=recursive, leave_out=leave_out, say=say)
+    search = functools.partial(find_images, recursive=recursive, leave_out=leave_out, say=say)
     if len(references) == 1 and is_table(references[0]):
         table = local_path(references[0])
         pairs = pairs_from_table(table)
@@ -79,14 +79,14 @@ def masks_of(
     Raises:
       DataError: nothing there, or a target without a mask.
     """
-    files = listed(masks, recursive=recursive, say=say)
+    files = find_images(masks, recursive=recursive, say=say)
     if len(masks) == 1 and local_path(masks[0]).is_file():
         return {target: files[0].path for target in targets}
     by_file, real = {}, RealPaths()
     if patterns and not (len(patterns) == 1 and is_table(patterns[0])):
-        by_file = {real(image.path): image.folder for image in listed(patterns, recursive=recursive)}
+        by_file = {real(image.path): image.folder for image in find_images(patterns, recursive=recursive)}
     named = [
-        Listed(image.path, by_file.get(real(image.path), image.folder))
+        ImageFile(image.path, by_file.get(real(image.path), image.folder))
         for image in below_shared_folder([*dict.fromkeys(targets)])
     ]
     return {target: mask for target, mask in pair_files(named, files, what="mask") if mask}
@@ -98,7 +98,7 @@ def is_table(path: str) -> bool:
 
 
 def pair_files(
-    targets: Sequence[Listed], references: Sequence[Listed], *, what: str = "reference"
+    targets: Sequence[ImageFile], references: Sequence[ImageFile], *, what: str = "reference"
 ) -> list[FilePair]:
     """Finds each target's reference by its name, in the folder that corresponds to the target's.
 
@@ -142,18 +142,18 @@ def pair_files(
 class _Names:
     """References by folder and stem, whose accents are composed alike."""
 
-    def __init__(self, references: Sequence[Listed]):
+    def __init__(self, references: Sequence[ImageFile]):
         self._real = RealPaths()
         self._references = references
-        self._in_folder: dict[tuple[tuple[str, ...], str], list[Listed]] = {}
-        self._below: dict[tuple[tuple[str, ...], str], list[Listed]] = {}
+        self._in_folder: dict[tuple[tuple[str, ...], str], list[ImageFile]] = {}
+        self._below: dict[tuple[tuple[str, ...], str], list[ImageFile]] = {}
         for reference in references:
             folder, stem = _composed(reference)
             self._in_folder.setdefault((folder, stem), []).append(reference)
             for start in range(len(folder) + 1):
                 self._below.setdefault((folder[start:], stem), []).append(reference)
 
-    def candidates(self, target: Listed) -> Iterator[list[Listed]]:
+    def candidates(self, target: ImageFile) -> Iterator[list[ImageFile]]:
         """Those that fit equally, the best first: the first few of each kind, if any."""
         folder, stem = _composed(target)
         beginnings = list(_beginnings(stem))
@@ -165,7 +165,7 @@ class _Names:
         for beginning in beginnings:
             yield self._others(self._below.get((folder, beginning), []), target)
 
-    def has(self, target: Listed) -> bool:
+    def has(self, target: ImageFile) -> bool:
         """Whether the target's own file is a reference."""
         return self._real(target.path) in self._files
 
@@ -173,7 +173,7 @@ class _Names:
     def _files(self) -> set[str]:
         return {self._real(reference.path) for reference in self._references}
 
-    def _others(self, references: list[Listed], target: Listed) -> list[Listed]:
+    def _others(self, references: list[ImageFile], target: ImageFile) -> list[ImageFile]:
         """The first few without the target's own file."""
         if not references:
             return references
@@ -182,7 +182,7 @@ class _Names:
         return list(itertools.islice(others, _SHOWN + 1))
 
 
-def _composed(image: Listed) -> tuple[tuple[str, ...], str]:
+def _composed(image: ImageFile) -> tuple[tuple[str, ...], str]:
     """Folder and stem; an accent may be part of its letter or a character of its own (NFC and NFD)."""
     return tuple(_nfc(part) for part in image.folder), _nfc(image.path.stem)
 
@@ -238,7 +238,7 @@ def pairs_from_table(path: Path, *, with_references: bool = True) -> list[FilePa
     )
 
 
-def _of_targets(pairs: list[FilePair], targets: list[Listed], table: Path, say) -> list[FilePair]:
+def _of_targets(pairs: list[FilePair], targets: list[ImageFile], table: Path, say) -> list[FilePair]:
     """The table's pairs of these targets; `say` lists what only the table or only the targets have."""
     real = RealPaths()
     wanted = {real(target.path): str(target.path) for target in targets}

@@ -18,7 +18,7 @@ _NAMED = 5  # how many files a remark names
 
 
 @dataclasses.dataclass(frozen=True, order=True)
-class Listed:
+class ImageFile:
     """An image file, and its folder relative to the folder or pattern that gave it.
 
     Attributes:
@@ -30,13 +30,13 @@ class Listed:
     folder: tuple[str, ...] = ()
 
 
-def listed(
+def find_images(
     patterns: Iterable[str],
     *,
     recursive: bool = True,
     leave_out: Sequence[Path] = (),
     say: Callable[[str], object] = lambda text: None,
-) -> list[Listed]:
+) -> list[ImageFile]:
     """The image files, each once, in the order given; those of a directory or pattern are sorted.
 
     Args:
@@ -49,14 +49,14 @@ def listed(
     Raises:
       DataError: one does not exist or gives no image.
     """
-    found: dict[Path, Listed] = {}
+    found: dict[Path, ImageFile] = {}
     single: list[Path] = []
     within: set[Path] = set()  # from a directory or a pattern, which gives their folders
     for pattern in patterns:
         path = local_path(pattern)
         if path.is_file():
             single.append(path)
-            found.setdefault(path, Listed(path))
+            found.setdefault(path, ImageFile(path))
             continue
         if path.is_symlink() and not path.exists():
             say_passed_over(pattern, {path.name: _BROKEN}, say)
@@ -83,8 +83,8 @@ def listed(
 
 
 def expand(patterns: Iterable[str], **options) -> list[Path]:
-    """The paths of `listed`, sorted."""
-    return sorted(image.path for image in listed(patterns, **options))
+    """The paths of `find_images`, sorted."""
+    return sorted(image.path for image in find_images(patterns, **options))
 
 
 def say_passed_over(where: object, reasons: dict[str, str], say: Callable[[str], object]) -> None:
@@ -185,7 +185,7 @@ def _with_plain_brackets(pattern: Path) -> tuple[str, Path] | None:
     return os.path.join(glob.escape(str(folder)), *parts[count:]), folder
 
 
-def _sorted_out(entries: Iterable[_Entry]) -> tuple[list[Listed], dict[str, str]]:
+def _sorted_out(entries: Iterable[_Entry]) -> tuple[list[ImageFile], dict[str, str]]:
     """The images, and why the other files were passed over; hidden files are not mentioned unless images."""
     images, passed = [], {}
     for entry in entries:
@@ -203,20 +203,20 @@ def _sorted_out(entries: Iterable[_Entry]) -> tuple[list[Listed], dict[str, str]
         elif entry.kind != "file":
             reason = entry.kind
         else:
-            images.append(Listed(entry.path, entry.folder))
+            images.append(ImageFile(entry.path, entry.folder))
         if reason:
             passed[entry.below] = reason
     return images, passed
 
 
-def below_shared_folder(files: Sequence[Path]) -> list[Listed]:
+def below_shared_folder(files: Sequence[Path]) -> list[ImageFile]:
     """Files given one by one, as a shell expands a pattern, relative to the folder that they share."""
     if not files:
         return []
     parents = [Path(os.path.abspath(file)).parent for file in files]
     shared = Path(os.path.commonpath(parents))
     return [
-        Listed(file, parent.relative_to(shared).parts) for file, parent in zip(files, parents, strict=True)
+        ImageFile(file, parent.relative_to(shared).parts) for file, parent in zip(files, parents, strict=True)
     ]
 
 

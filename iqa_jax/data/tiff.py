@@ -21,14 +21,8 @@ _BITS, _COMPRESSION, _PHOTOMETRIC, _ORIENTATION = 258, 259, 262, 274  # tags
 _WIDTH, _HEIGHT, _STRIPS, _ROWS, _TILE_WIDTH, _TILE_HEIGHT, _TILES = 256, 257, 273, 278, 322, 323, 324
 _SAMPLES, _PLANAR, _SUBSAMPLING, _EXTRA, _FORMAT = 277, 284, 530, 338, 339
 _TRANSFER, _WHITE_POINT, _PRIMARIES, _PROFILE = 301, 318, 319, 34675
-_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _CMYK, _YCBCR = (
-    0,
-    1,
-    2,
-    3,
-    5,
-    6,
-)  # photometric interpretations
+# Photometric interpretations.
+_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _CMYK, _YCBCR = 0, 1, 2, 3, 5, 6
 _MODES = {_WHITE_IS_ZERO: "L", _BLACK_IS_ZERO: "L", _RGB: "RGB", _PALETTE: "RGB", _CMYK: "CMYK"}
 _CHANNELS = {_WHITE_IS_ZERO: 1, _BLACK_IS_ZERO: 1, _RGB: 3, _PALETTE: 1, _CMYK: 4}
 _UNKNOWN, _ASSOCIATED, _ALPHA = 0, 1, 2  # extra samples; colours are multiplied by an associated alpha

@@ -223,7 +223,7 @@ def test_an_interrupted_preparation_leaves_nothing_prepared(tmp_path, monkeypatc
 
     real = base.decode_image
     monkeypatch.setattr(base, "decode_image", interrupted)
-    with pytest.raises(KeyboardInterrupt, match="nothing of kadid10k was prepared"):
+    with pytest.raises(KeyboardInterrupt, match="kadid10k was not prepared"):
         prepared("kadid10k", folder)
     monkeypatch.undo()
     assert not [path for path in (tmp_path / "prepared").rglob("*") if path.is_file() and path.stat().st_size]
@@ -429,7 +429,7 @@ def test_a_full_disk_is_one_line_and_nothing_stays(tmp_path, monkeypatch):
     monkeypatch.setattr(array_record_module, "ArrayRecordWriter", Full)
     miniature.pipal(tmp_path / "PIPAL", references=2, per_reference=2)
     with pytest.raises(
-        UserError, match=r"could not be written \(No space left on device\); nothing half"
+        UserError, match=r"could not be written \(No space left on device\); no partial data"
     ) as e:
         prepare_dataset("pipal", data_dir=tmp_path)
     assert "\n" not in str(e.value) and not list(tmp_path.rglob("*incomplete*"))

@@ -29,13 +29,13 @@ def names_of(*files, **plan):
     plan = Plan(**plan)
     paths = sorted(Path("/photos") / file for file in files)
     said = []
-    names = making._names(paths, plan, said.append)
+    names = making.output_names(paths, plan, said.append)
     owned = [
         file
         for number, path in enumerate(paths)
         for file in (
-            making._reference(names[path]),
-            *(name for _, _, name in making._versions(names[path], plan, number)),
+            making.reference_file(names[path]),
+            *(name for _, _, name in making.version_files(names[path], plan, number)),
         )
     ]
     return {str(path.relative_to("/photos")): names[path] for path in paths}, owned, said

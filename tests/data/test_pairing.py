@@ -10,7 +10,7 @@ import pytest
 from iqa_jax.data.images import read_image
 from iqa_jax.data.pairing import find_pairs, masks_of, pair_files, pairs_from_table
 from iqa_jax.data.preparation import prepare_dataset
-from iqa_jax.data.selection import Listed, expand, listed
+from iqa_jax.data.selection import ImageFile, expand, find_images
 from iqa_jax.data.tables import listed_path
 from iqa_jax.errors import DataError
 
@@ -21,7 +21,7 @@ def paired(targets: str, references: str) -> dict[str, str]:
     """Of names with the folders below the two roots."""
 
     def files(root, names):
-        return [Listed(Path(root, name), Path(name).parts[:-1]) for name in names.split()]
+        return [ImageFile(Path(root, name), Path(name).parts[:-1]) for name in names.split()]
 
     pairs = pair_files(files("t", targets), files("r", references))
     return {str(target.relative_to("t")): str(reference.relative_to("r")) for target, reference in pairs}
@@ -198,7 +198,7 @@ def test_what_is_passed_over_is_named(tmp_path):
     (tmp_path / "broken.png").symlink_to(tmp_path / "gone.png")
     (tmp_path / "round").symlink_to(tmp_path)
     told: list[str] = []
-    assert listed([str(tmp_path)], say=told.append) == [Listed(image)]
+    assert find_images([str(tmp_path)], say=told.append) == [ImageFile(image)]
     (line,) = told
     assert "passed over 5 files" in line and "broken.png (a broken link)" in line and "deep/c.dat" in line
 
@@ -255,7 +255,7 @@ def test_brackets_of_a_folder_are_part_of_its_name_if_nothing_else_matches(tmp_p
     one, two = touch(Path(), "set [1]/a.png", "set [1]/in/b.png")
     assert expand(["set [1]/*.png"]) == [one]
     assert expand([f"{tmp_path}/set [1]/*.png"]) == [tmp_path / one]
-    assert listed(["set [1]/**/*.png"]) == [Listed(one), Listed(two, ("in",))]
+    assert find_images(["set [1]/**/*.png"]) == [ImageFile(one), ImageFile(two, ("in",))]
     with pytest.raises(DataError, match=r"matches no image.*write \[\[\] for one in a name"):
         expand(["set [2]/*.png"])
     (chosen,) = touch(Path(), "set 1/c.png")

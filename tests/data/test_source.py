@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -143,3 +145,11 @@ def test_the_built_in_set_is_labelled_with_mean_opinions(monkeypatch):
             assert image.mos == opinions.mean_opinion(image.distortion, image.level)
     image = contents.splits["train"][7]
     assert image.encoded() == image.encoded()  # the same bytes each time
+
+
+def test_each_photograph_in_the_package_has_its_author_and_licence():
+    folder = Path(data.__file__).parent / "photographs"
+    rows = [
+        line for line in (folder / "README.md").read_text(encoding="utf-8").splitlines() if "CC BY" in line
+    ]
+    assert sorted(row.split()[1] for row in rows) == sorted(path.name for path in folder.glob("*.jpg"))

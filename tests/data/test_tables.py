@@ -10,7 +10,6 @@ import openpyxl
 import pytest
 
 from iqa_jax.data import tables
-from iqa_jax.data.datasets import pairs
 from iqa_jax.data.preparation import prepare_dataset
 from iqa_jax.data.source import PairSource
 from iqa_jax.data.splits import part_of_splits
@@ -86,8 +85,7 @@ def test_names_of_a_table_are_kept_as_utf_8_in_any_locale(tmp_path, monkeypatch,
     monkeypatch.setattr("os.fsdecode", lambda path: path.decode("latin-1"))
     is_file, in_utf_8 = Path.is_file, lambda path: str(path).encode("latin-1").decode(errors="replace")
     monkeypatch.setattr(Path, "is_file", lambda path: is_file(Path(in_utf_8(path))))
-    rows = tables.table_rows(tmp_path / "own.csv", ("distorted",), [])
-    images = [pairs._image(tmp_path, row, "mos", 1.0, None, True) for _, row in rows]
+    images = accented.find(tmp_path / "own.csv").splits["train"]
     assert [image.name for image in images] == names
     assert [in_utf_8(image.encoded) for image in images] == [str(tmp_path / name) for name in names]
 

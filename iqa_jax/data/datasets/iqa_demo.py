@@ -2,7 +2,8 @@
 
 import importlib.resources
 import importlib.util
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterable
 from functools import partial
 
 import numpy as np
@@ -46,19 +47,9 @@ _LARGE_SHORT_SIDE = 640  # for the parts: large photographs are brought to about
 # and brightness.  This leaves out those that change colours alone; JPEG 2000 and quantization, whose effect
 # at one parameter differs widely between photographs; and multiplicative noise, which dark parts hardly show.
 TYPES = (
-    "gaussian_blur",
-    "lens_blur",
-    "motion_blur",
-    "jpeg",
-    "white_noise",
-    "white_noise_ycbcr",
-    "impulse_noise",
-    "brighten",
-    "darken",
-    "jitter",
-    "pixelate",
-    "high_sharpen",
-)
+    "gaussian_blur", "lens_blur", "motion_blur", "jpeg", "white_noise", "white_noise_ycbcr", "impulse_noise",
+    "brighten", "darken", "jitter", "pixelate", "high_sharpen",
+)  # fmt: skip
 _SEED = 2022
 
 
@@ -75,28 +66,11 @@ class IqaDemo(PairBuilder):
     DESCRIPTION = "Installed photographs with KADID-10k's distortions, labelled with its mean opinions."
 
     def find(self, source) -> Contents:
-        from iqa_jax.data import distortions
-        from iqa_jax.data.opinions import mean_opinion
-
         contents = Contents()
         for number, name in enumerate(PHOTOGRAPHS):
-            pixels = photograph(name)
-            contents.references[f"{name}.png"] = partial(_png, pixels)
             split = "validation" if name in VALIDATION else "train"
-            images = contents.splits.setdefault(split, [])
-            for kind in TYPES:
-                for level in range(1, 6):
-                    make = partial(distortions.distort, pixels, kind, level, seed=(_SEED, number))
-                    images.append(
-                        DistortedImage(
-                            name=f"{name}_{kind}_{level}.png",
-                            reference=f"{name}.png",
-                            encoded=partial(_png_of, make),
-                            mos=mean_opinion(kind, level),
-                            distortion=kind,
-                            level=level,
-                        )
-                    )
+            versions = itertools.product(TYPES, range(1, 6))
+            _add(contents, split, name, photograph(name), versions, (_SEED, number), labelled=True)
         return contents
 
 
@@ -112,24 +86,31 @@ class IqaDemoUnlabelled(PairBuilder):
     DESCRIPTION = "Parts of installed photographs with KADID-10k's distortions, without labels."
 
     def find(self, source) -> Contents:
-        from iqa_jax.data import distortions
-
-        contents = Contents(splits={"unlabelled": []})
+        contents = Contents()
         for number, (name, pixels) in enumerate(_parts()):
-            contents.references[f"{name}.png"] = partial(_png, pixels)
-            levels = np.random.default_rng((_SEED, 1, number)).integers(1, 6, len(TYPES))
-            for kind, level in zip(TYPES, levels.tolist(), strict=True):
-                make = partial(distortions.distort, pixels, kind, level, seed=(_SEED, 1, number))
-                contents.splits["unlabelled"].append(
-                    DistortedImage(
-                        name=f"{name}_{kind}_{level}.png",
-                        reference=f"{name}.png",
-                        encoded=partial(_png_of, make),
-                        distortion=kind,
-                        level=level,
-                    )
-                )
+            seed = (_SEED, 1, number)
+            levels = np.random.default_rng(seed).integers(1, 6, len(TYPES)).tolist()
+            versions = zip(TYPES, levels, strict=True)
+            _add(contents, "unlabelled", name, pixels, versions, seed, labelled=False)
         return contents
+
+
+def _add(contents, split, name, pixels, versions: Iterable[tuple[str, int]], seed, *, labelled: bool) -> None:
+    """Adds a reference, and its distorted versions by type and level."""
+    from iqa_jax.data.distortions import distort
+    from iqa_jax.data.opinions import mean_opinion
+
+    contents.references[f"{name}.png"] = partial(_png, pixels)
+    for kind, level in versions:
+        image = DistortedImage(
+            name=f"{name}_{kind}_{level}.png",
+            reference=f"{name}.png",
+            encoded=partial(_png_of, partial(distort, pixels, kind, level, seed=seed)),
+            mos=mean_opinion(kind, level) if labelled else float("nan"),
+            distortion=kind,
+            level=level,
+        )
+        contents.splits.setdefault(split, []).append(image)
 
 
 def _parts() -> list[tuple[str, np.ndarray]]:

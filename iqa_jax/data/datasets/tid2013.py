@@ -9,31 +9,14 @@ from iqa_jax.data.tables import numbered_lines
 _NAME = re.compile(r"(i\d\d)_(\d\d)_(\d)\.bmp")
 # In the order of their numbers.
 TYPES = (
-    "additive Gaussian noise",
-    "additive noise stronger in colour",
-    "spatially correlated noise",
-    "masked noise",
-    "high frequency noise",
-    "impulse noise",
-    "quantization noise",
-    "Gaussian blur",
-    "image denoising",
-    "JPEG",
-    "JPEG2000",
-    "JPEG transmission errors",
-    "JPEG2000 transmission errors",
-    "non-eccentricity pattern noise",
-    "local block-wise distortions",
-    "mean shift",
-    "contrast change",
-    "change of colour saturation",
-    "multiplicative Gaussian noise",
-    "comfort noise",
-    "lossy compression of noisy images",
-    "colour quantization with dither",
-    "chromatic aberrations",
+    "additive Gaussian noise", "additive noise stronger in colour", "spatially correlated noise",
+    "masked noise", "high frequency noise", "impulse noise", "quantization noise", "Gaussian blur",
+    "image denoising", "JPEG", "JPEG2000", "JPEG transmission errors", "JPEG2000 transmission errors",
+    "non-eccentricity pattern noise", "local block-wise distortions", "mean shift", "contrast change",
+    "change of colour saturation", "multiplicative Gaussian noise", "comfort noise",
+    "lossy compression of noisy images", "colour quantization with dither", "chromatic aberrations",
     "sparse sampling and reconstruction",
-)
+)  # fmt: skip
 
 
 class Tid2013(PairBuilder):

@@ -21,14 +21,11 @@ def write_split(
     builder: tfds.core.DatasetBuilder,
     split: str,
     records: Iterable[Mapping],
-    *,
-    shard_bytes: int | None = None,
 ) -> tfds.core.SplitInfo:
     """Writes records (`builder.info.features`), in their order, as array_record files.
 
     Args:
       builder: its `data_path` gets the files.
-      shard_bytes: after which a shard is full; `SHARD_BYTES` if not given.
     """
     from array_record.python.array_record_module import ArrayRecordWriter
 
@@ -39,7 +36,6 @@ def write_split(
         split=split,
         filetype_suffix="array_record",
     )
-    limit = SHARD_BYTES if shard_bytes is None else shard_bytes
     features: Any = builder.info.features
     writer = None
     lengths: list[int] = []
@@ -47,7 +43,7 @@ def write_split(
     try:
         for record in records:
             serialized = features.serialize_example(features.encode_example(record))
-            if writer is None or in_shard >= limit:
+            if writer is None or in_shard >= SHARD_BYTES:
                 if writer is not None:
                     writer.close()
                 path = template.sharded_filepath(shard_index=len(lengths), num_shards=None)

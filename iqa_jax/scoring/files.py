@@ -22,7 +22,7 @@ MapWriter = Callable[[int, tuple[np.ndarray, ...], Any], object]
 RESIZED = ("target", "reference")  # which of two images of different sizes is scaled to the other's
 
 
-class _Passing(UserError):
+class _Transient(UserError):
     """A failure of the machine, which another try may not have."""
 
 
@@ -104,8 +104,10 @@ def score_files(
         for item, outcome in _scored(metric, items):
             result = Result(*pairs[item.position], states=item.states)
             if isinstance(outcome, UserError):
-                passing, differ = isinstance(outcome, _Passing), isinstance(outcome, _SizesDiffer)
-                result = dataclasses.replace(result, error=str(outcome), passing=passing, differ=differ)
+                transient, differ = isinstance(outcome, _Transient), isinstance(outcome, _SizesDiffer)
+                result = dataclasses.replace(
+                    result, error=str(outcome), transient=transient, sizes_differ=differ
+                )
             else:
                 result = dataclasses.replace(result, score=outcome)
             yield item.position, result, item.images[: 1 + metric.full_reference]
@@ -257,7 +259,7 @@ def _with_maps(
     waiting: deque[tuple[int, Result, Future]] = deque()
 
     def without_map(result: Result, error: BaseException) -> Result:
-        return dataclasses.replace(result, error=f"no map: {_reason(error)}", passing=True)
+        return dataclasses.replace(result, error=f"no map: {_reason(error)}", transient=True)
 
     def finished() -> tuple[int, Result]:
         position, result, writing = waiting.popleft()
@@ -322,7 +324,7 @@ def _failure(error: Exception, where: str = "") -> UserError:
     """Why one file has no score, whatever was raised."""
     if isinstance(error, UserError):
         return error
-    kind = _Passing if _is_of_the_machine(error) else UserError
+    kind = _Transient if _is_of_the_machine(error) else UserError
     return kind(f"{where}{_reason(error)}")
 
 

@@ -29,8 +29,8 @@ class Result:
       target, reference: the files; no reference for a no-reference metric.
       score: in the metric's units; None if it could not be computed.
       error: why not, or why the quality map could not be written; None without an error.
-      passing: whether another try may succeed: the device was out of memory, for example, or the disk full.
-      differ: whether the error is that target and reference have different sizes.
+      transient: whether another try may succeed: the device was out of memory, for example, or the disk full.
+      sizes_differ: whether the error is that target and reference have different sizes.
       states: of target, reference and mask, noted before they were read; see `state_of`.
     """
 
@@ -38,8 +38,8 @@ class Result:
     reference: Path | None
     score: float | None = None
     error: str | None = None
-    passing: bool = False
-    differ: bool = False
+    transient: bool = False
+    sizes_differ: bool = False
     states: tuple[State, ...] = dataclasses.field(default=(), repr=False, compare=False)
 
 
@@ -166,7 +166,7 @@ class ScoreTable(contextlib.AbstractContextManager):
     def finish(self, results: Sequence[Result]) -> None:
         """Writes all rows in their order; deletes the journal, unless another start may give more scores."""
         (write_parquet if _is_parquet(self.path) else write_csv)(self.path, results)
-        if not any(result.passing for result in results):
+        if not any(result.transient for result in results):
             self._journal.remove()
 
 

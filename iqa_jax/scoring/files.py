@@ -102,14 +102,14 @@ def score_files(
 
     def results() -> Iterator[tuple[int, Result, tuple[np.ndarray, ...]]]:
         for item, outcome in _scored(metric, items):
-            result = Result(*pairs[item.position], states=item.states)
-            if isinstance(outcome, UserError):
-                transient, differ = isinstance(outcome, _Transient), isinstance(outcome, _SizesDiffer)
-                result = dataclasses.replace(
-                    result, error=str(outcome), transient=transient, sizes_differ=differ
-                )
-            else:
-                result = dataclasses.replace(result, score=outcome)
+            result = Result(
+                *pairs[item.position],
+                score=None if isinstance(outcome, UserError) else outcome,
+                error=str(outcome) if isinstance(outcome, UserError) else None,
+                transient=isinstance(outcome, _Transient),
+                sizes_differ=isinstance(outcome, _SizesDiffer),
+                states=item.states,
+            )
             yield item.position, result, item.images[: 1 + metric.full_reference]
 
     for position, result in _with_maps(metric, map_writer, results()):

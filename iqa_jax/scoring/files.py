@@ -216,10 +216,7 @@ def _checked(
 def _of_one_size(
     reference: np.ndarray, target: np.ndarray, *masks: np.ndarray, resize: str
 ) -> tuple[np.ndarray, ...]:
-    """The images, that of the first two which `resize` names scaled to the other's size (Lanczos).
-
-    The target's mask follows it.
-    """
+    """Scales the image that `resize` names to the other's size (Lanczos), and the target's mask with it."""
 
     def scaled(image, like):
         size = like.shape[1], like.shape[0]
@@ -232,10 +229,10 @@ def _of_one_size(
 
 
 def _read_ahead(files: Iterable[tuple[Callable, Path | None]], say) -> Iterator[_File]:
-    """The file of each path, decoded in a thread by what stands before it; an empty one for None."""
+    """The file of each path, decoded in a thread by the function beside it; an empty one for None."""
 
     def read(decode, path):
-        # Noted before the file is opened: where it is replaced in between, the next start sees another state.
+        # Before the file is opened: if it is replaced in between, the next start sees another state.
         state = state_of(path)
         try:
             return _File(decode(path, say=say), state) if path else _NO_FILE

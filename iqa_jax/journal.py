@@ -16,21 +16,12 @@ class OtherJob(Exception):
 
 
 def sealed(entry: Any, identity: Mapping) -> str:
-    """A line of JSON with `entry` and a checksum of both arguments.
-
-    Args:
-      entry: anything that JSON can hold; names may have commas, line breaks and bytes that are not UTF-8.
-      identity: the same for all entries of one job.
-    """
-    return json.dumps([_checksum(entry, identity), entry], allow_nan=False)  # ASCII, no line breaks
+    """A line of JSON, ASCII, with `entry` and a checksum of it and of the job's identity."""
+    return json.dumps([_checksum(entry, identity), entry], allow_nan=False)
 
 
 def unsealed(line: str, identity: Mapping) -> Any:
-    """The entry of a line that `sealed` made.
-
-    Raises:
-      ValueError: the line is damaged, cut off or of another job.
-    """
+    """The entry of a line that `sealed` made; ValueError if it is damaged, cut off or of another job."""
     try:
         checksum, entry = json.loads(line)
         if checksum == _checksum(entry, identity):

@@ -52,7 +52,7 @@ def as_process(module: str) -> NoReturn:
     A signal at any moment, also during imports, ends the process with one line and the signal's exit code;
     a signal after the work is done, silently and with the command's exit code.
     """
-    code: object = 0
+    code: str | int | None = 0
     with stop_signals_interrupt(_end_at_once, for_good=True) as request:
         try:
             try:
@@ -65,7 +65,7 @@ def as_process(module: str) -> NoReturn:
             code = _stopped(interruption, request)
     if request.number is not None:
         _end_quietly(128 + request.number)
-    sys.exit(code)  # type: ignore[arg-type]
+    sys.exit(code)
 
 
 def _end_quietly(code: int) -> NoReturn:

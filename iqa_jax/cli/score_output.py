@@ -80,7 +80,7 @@ def _print_failures(results: "Sequence[Result]") -> int:
     failed = [result for result in results if result.error]
     for result in failed:
         remark(in_one_line(f"error: {_failure(result)}"))
-    if any(result.differ for result in failed):
+    if any(result.sizes_differ for result in failed):
         remark(_TO_ONE_SIZE)
     return 1 if failed else 0
 

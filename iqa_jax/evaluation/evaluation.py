@@ -20,8 +20,8 @@ class Evaluation:
     Attributes:
       source: the pairs; `source.mos` is higher for better images whatever the data set's direction.
       predicted: (N,) predicted MOS, in the units that the model was trained in.
-      trained_on: (N,) bool, the pairs whose reference the model was trained on, as far as is known.
-      weights: what to call the weights.
+      trained_on: (N,) bool, the pairs whose reference is known to have been in the model's training.
+      weights: the name of the weights.
       crops: the crop protocol.
       baselines: {"psnr": (N,), "ssim": (N,)}, or empty.
       metrics: {"plcc", "srcc", "krcc", "rmse", "main_score"} of `predicted`; RMSE is NaN where the model

@@ -91,14 +91,14 @@ def run_parts(
         nodes = sum(node["Alive"] for node in ray.nodes())
         count = min(workers or gpus or nodes, len(parts))
         actor = ray.remote(num_cpus=1, num_gpus=1 if gpus else 0)(_Worker)
-        yield from _results(ray, lambda: actor.remote(build), parts, count)
+        yield from hand_out(ray, lambda: actor.remote(build), parts, count)
     except RayTaskError as error:
         raise error.cause if isinstance(error.cause, UserError) else error from None
     finally:
         ray.shutdown()
 
 
-def _results(ray, start: Callable[[], Any], parts: Sequence[Any], count: int) -> Iterator[tuple[int, Any]]:
+def hand_out(ray, start: Callable[[], Any], parts: Sequence[Any], count: int) -> Iterator[tuple[int, Any]]:
     """Gives each of `count` workers one part after the other; replaces a worker that is lost.
 
     Its part is tried again after all others, so that a part that ends its workers does not delay them.

@@ -167,7 +167,7 @@ class Page(contextlib.AbstractContextManager):
         with self._lock:
             if file in self._names:
                 return self._names[file]
-            ending = _shown_alike(file) if self._as_files else None
+            ending = _ending_in_browsers(file) if self._as_files else None
             name = self._names[file] = f"{_name_of(file)}{ending or '.png'}"
         if ending:
             shutil.copyfile(file, self._images / name)
@@ -202,7 +202,7 @@ def _name_of(*files: Path) -> str:
     return hashlib.sha256(os.fsencode("\0".join(map(str, files)))).hexdigest()[:16]
 
 
-def _shown_alike(file: Path) -> str | None:
+def _ending_in_browsers(file: Path) -> str | None:
     """The usual ending of a file that browsers show as it was scored; None for other files.
 
     Browsers would show all frames of a file.  They follow the EXIF orientation of a JPEG file, but not that

@@ -85,7 +85,7 @@ def score_and_write(
             check_not_read([path], itertools.chain(*pairs))
             identity: dict = {"metric": metric.describe(), "resize": resize or ""}
             identity |= {"full_scale": outputs.full_scale} if outputs.maps else {}
-            table = opened.enter_context(ScoreTable.resume(path, identity, recompute=outputs.recompute))
+            table = opened.enter_context(ScoreTable(path, identity, recompute=outputs.recompute))
         page = None
         if outputs.page:
             page = opened.enter_context(

@@ -6,8 +6,6 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
-
 from iqa_jax.data.source import PairSource
 from iqa_jax.errors import UserError
 from iqa_jax.files import Busy, locked, write_whole
@@ -47,7 +45,16 @@ def make_submission(
     try:
         with locked(directory / _LOCK, wait=False):
             predictions = predictor.predict_resumably(source, directory / _UNFINISHED, progress)
-            _write(directory, source.name, predictions, predictor, cpu, extra_data, description)
+            rows = sorted(zip(map(str, source.name), predictions.scores.tolist(), strict=True))
+            readme = (
+                f"runtime per image [s] : {predictions.seconds / len(source):.2f}",
+                f"CPU[1] / GPU[0] : {int(cpu)}",
+                f"Extra Data [1] / No Extra Data [0] : {int(extra_data)}",
+                f"Other description : {description}",
+                f"Full-Reference [1] / Non-Reference [0] : {int(predictor.full_reference)}",
+            )
+            output = csv_text([(name, f"{score:.6f}") for name, score in rows]).removesuffix("\n")
+            _write(directory, {"output.txt": output, "readme.txt": "\n".join(readme)})
             shutil.rmtree(directory / _UNFINISHED)
             (directory / _LOCK).unlink(missing_ok=True)
     except Busy:
@@ -55,29 +62,10 @@ def make_submission(
     return predictions
 
 
-def _write(
-    directory: Path,
-    names: np.ndarray,
-    predictions: Predictions,
-    predictor: Predictor,
-    cpu: bool,
-    extra_data: bool,
-    description: str,
-) -> None:
-    rows = sorted(zip(map(str, names), predictions.scores.tolist(), strict=True))
-    output = csv_text([(name, f"{score:.6f}") for name, score in rows]).removesuffix("\n")
-    readme = "\n".join(
-        (
-            f"runtime per image [s] : {predictions.seconds / len(names):.2f}",
-            f"CPU[1] / GPU[0] : {int(cpu)}",
-            f"Extra Data [1] / No Extra Data [0] : {int(extra_data)}",
-            f"Other description : {description}",
-            f"Full-Reference [1] / Non-Reference [0] : {int(predictor.full_reference)}",
-        )
-    )
+def _write(directory: Path, texts: dict[str, str]) -> None:
     archive = io.BytesIO()
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as file:
-        for name, text in (("output.txt", output), ("readme.txt", readme)):
+        for name, text in texts.items():
             write_whole(directory / name, text)
             content = text.encode("utf-8", "surrogateescape")
             file.writestr(zipfile.ZipInfo(name), content, zipfile.ZIP_DEFLATED)  # dated 1980: same bytes

@@ -88,8 +88,8 @@ class Predictor:
       full_reference: whether the model compares with references.
       crops: the protocol.
       sha256: of the weights.
-      identity: what predictions depend on beside the pairs and the crops: weights, scale, configuration.
-      name: what to call them: that of the run or the folder, and the beginning of their hash.
+      identity: of weights, scale and configuration: all that predictions depend on but pairs and crops.
+      name: that of the run or the folder, and the beginning of the hash.
     """
 
     def __init__(
@@ -104,7 +104,7 @@ class Predictor:
 
         Raises:
           UserError: an unknown crop protocol.
-          WeightsError: no weights of an IQA model there.
+          WeightsError: there are no weights of an IQA model.
         """
         if crops not in CROPS:
             raise UserError(f"crops {crops}: expected one of {', '.join(CROPS)}")

@@ -57,7 +57,7 @@ def score_files_on_cluster(
             error = f"one of {len(parts[number])} images whose worker ended {TRIES} times: {reason}"
             for position in parts[number]:
                 target, reference = pairs[position]
-                yield position, Result(target, reference, error=error, passing=True)
+                yield position, Result(target, reference, error=error, transient=True)
 
 
 def _file_worker(weights: str, options: dict, masks: Mapping, resize: str | None) -> Callable:

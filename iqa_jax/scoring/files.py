@@ -23,7 +23,7 @@ MapWriter = Callable[[int, tuple[np.ndarray, ...], Any], object]
 RESIZED = ("target", "reference")  # which of two images of different sizes is scaled to the other's
 
 
-class _Passing(UserError):
+class _Transient(UserError):
     """A failure of the machine, which another try may not have."""
 
 
@@ -103,12 +103,14 @@ def score_files(
 
     def results() -> Iterator[tuple[int, Result, tuple[np.ndarray, ...]]]:
         for item, outcome in _scored(metric, items):
-            result = Result(*pairs[item.position], states=item.states)
-            if isinstance(outcome, UserError):
-                passing, differ = isinstance(outcome, _Passing), isinstance(outcome, _SizesDiffer)
-                result = dataclasses.replace(result, error=str(outcome), passing=passing, differ=differ)
-            else:
-                result = dataclasses.replace(result, score=outcome)
+            result = Result(
+                *pairs[item.position],
+                score=None if isinstance(outcome, UserError) else outcome,
+                error=str(outcome) if isinstance(outcome, UserError) else None,
+                transient=isinstance(outcome, _Transient),
+                sizes_differ=isinstance(outcome, _SizesDiffer),
+                states=item.states,
+            )
             yield item.position, result, item.images[: 1 + metric.full_reference]
 
     for position, result in _with_maps(metric, map_writer, results()):
@@ -215,10 +217,7 @@ def _checked(
 def _of_one_size(
     reference: np.ndarray, target: np.ndarray, *masks: np.ndarray, resize: str
 ) -> tuple[np.ndarray, ...]:
-    """The images, that of the first two which `resize` names scaled to the other's size (Lanczos).
-
-    The target's mask follows it.
-    """
+    """Scales the image that `resize` names to the other's size (Lanczos), and the target's mask with it."""
 
     def scaled(image, like):
         size = like.shape[1], like.shape[0]
@@ -231,11 +230,11 @@ def _of_one_size(
 
 
 def _read_ahead(files: Iterable[tuple[Callable, Path | None]], say) -> Iterator[_File]:
-    """The file of each path, decoded in a thread by what stands before it; an empty one for None."""
+    """The file of each path, decoded in a thread by the function beside it; an empty one for None."""
 
     def read(file: tuple[Callable, Path | None]) -> _File:
         decode, path = file
-        # Noted before the file is opened: where it is replaced in between, the next start sees another state.
+        # Before the file is opened: if it is replaced in between, the next start sees another state.
         state = state_of(path)
         try:
             return _File(decode(path, say=say), state) if path else _NO_FILE
@@ -252,7 +251,7 @@ def _with_maps(
     waiting: deque[tuple[int, Result, Future]] = deque()
 
     def without_map(result: Result, error: BaseException) -> Result:
-        return dataclasses.replace(result, error=f"no map: {_reason(error)}", passing=True)
+        return dataclasses.replace(result, error=f"no map: {_reason(error)}", transient=True)
 
     def finished() -> tuple[int, Result]:
         position, result, writing = waiting.popleft()
@@ -317,7 +316,7 @@ def _failure(error: Exception, where: str = "") -> UserError:
     """Why one file has no score, whatever was raised."""
     if isinstance(error, UserError):
         return error
-    kind = _Passing if _is_of_the_machine(error) else UserError
+    kind = _Transient if _is_of_the_machine(error) else UserError
     return kind(f"{where}{_reason(error)}")
 
 

@@ -8,7 +8,7 @@ import io
 import json
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -29,8 +29,8 @@ class Result:
       target, reference: the files; no reference for a no-reference metric.
       score: in the metric's units; None if it could not be computed.
       error: why not, or why the quality map could not be written; None without an error.
-      passing: whether another try may succeed: the device was out of memory, for example, or the disk full.
-      differ: whether the error is that target and reference have different sizes.
+      transient: whether another try may succeed: the device was out of memory, for example, or the disk full.
+      sizes_differ: whether the error is that target and reference have different sizes.
       states: of target, reference and mask, noted before they were read; see `state_of`.
     """
 
@@ -38,8 +38,8 @@ class Result:
     reference: Path | None
     score: float | None = None
     error: str | None = None
-    passing: bool = False
-    differ: bool = False
+    transient: bool = False
+    sizes_differ: bool = False
     states: tuple[State, ...] = dataclasses.field(default=(), repr=False, compare=False)
 
 
@@ -88,7 +88,7 @@ def to_json(results: Sequence[Result]) -> list[dict]:
     ]
 
 
-class ScoreTable:
+class ScoreTable(contextlib.AbstractContextManager):
     """A CSV or Parquet file of results, and a journal beside it until all scores are known.
 
     Rows are appended to the CSV file as they come.  The journal, `NAME.journal`, holds each score with all it
@@ -100,15 +100,7 @@ class ScoreTable:
       damaged: how many lines of the journal could not be read.
     """
 
-    def __init__(self, path: Path, journal: Journal):
-        self.path, self.damaged = path, journal.damaged
-        self._journal = journal
-        self._open = contextlib.ExitStack()
-        self._file: IO[str] | None = None
-
-    @classmethod
-    @contextlib.contextmanager
-    def resume(cls, path: Path, identity: Mapping, *, recompute: bool = False) -> Iterator["ScoreTable"]:
+    def __init__(self, path: Path, identity: Mapping, *, recompute: bool = False):
         """Opens the table, for this process alone, with the scores of its journal if there is one.
 
         Args:
@@ -119,28 +111,24 @@ class ScoreTable:
         """
         if _is_parquet(path):
             import pyarrow.parquet  # noqa: F401  before the work, not after it
-        with contextlib.ExitStack() as held:
+        journal, hint = journal_of(path), "choose another file, or recompute to overwrite it"
+        with contextlib.ExitStack() as opened:
             try:
-                journal = held.enter_context(Journal.locked(journal_of(path), identity, anew=recompute))
+                self._journal = opened.enter_context(Journal.locked(journal, identity, anew=recompute))
             except Busy:
                 raise UserError(f"{path}: another process writes its results there") from None
             except OtherJob:
-                raise UserError(
-                    f"{path}: holds scores of another metric or other settings; choose another file, or "
-                    "recompute to overwrite it"
-                ) from None
+                raise UserError(f"{path}: holds scores of another metric or other settings; {hint}") from None
             except OSError as error:
-                raise UserError(
-                    f"{journal_of(path)}: {error.strerror}; choose another file, or recompute"
-                ) from None
-            if journal.damaged and not journal.results:
-                raise UserError(
-                    f"{journal_of(path)}: damaged, so that the metric of its scores is not known; choose "
-                    "another file, or recompute to overwrite it"
-                )
-            table = cls(path, journal)
-            held.enter_context(table._open)
-            yield table
+                raise UserError(f"{journal}: {error.strerror}; {hint}") from None
+            self.path, self.damaged = path, self._journal.damaged
+            if self.damaged and not self._journal.results:
+                raise UserError(f"{journal}: damaged, so that the metric of its scores is not known; {hint}")
+            self._file: IO[str] | None = None
+            self._open = opened.pop_all()
+
+    def __exit__(self, *_: object) -> None:
+        self._open.close()
 
     def scored(self, files: Sequence[Sequence[Path | None]]) -> dict[int, float]:
         """Scores of an earlier start that still hold, by position.
@@ -148,7 +136,8 @@ class ScoreTable:
         Args:
           files: those that each score depends on; a file that has changed since is another.
         """
-        known = {key: score for key, score in self._journal.results.items() if _is_score(score)}
+        results = self._journal.results.items()
+        known = {key: score for key, score in results if isinstance(score, float) and math.isfinite(score)}
         if not known:
             return {}
         state = functools.cache(state_of)
@@ -162,8 +151,11 @@ class ScoreTable:
           files, states: what the score depends on, in the state before it was read; no states for a score
             that the journal has already.
         """
-        if self._file is None:  # Parquet is written at the end
-            self._file = io.StringIO() if _is_parquet(self.path) else _opened(self.path)
+        if self._file is None:
+            if _is_parquet(self.path):  # is written at the end
+                self._file = io.StringIO()
+            else:
+                self._file = open(self.path, "w", encoding="utf-8", errors="surrogateescape", newline="")
             self._open.enter_context(self._file)
             self._file.write(csv_text([COLUMNS]))
         self._file.write(csv_text([_row(result)]))
@@ -174,12 +166,8 @@ class ScoreTable:
     def finish(self, results: Sequence[Result]) -> None:
         """Writes all rows in their order; deletes the journal, unless another start may give more scores."""
         (write_parquet if _is_parquet(self.path) else write_csv)(self.path, results)
-        if not any(result.passing for result in results):
+        if not any(result.transient for result in results):
             self._journal.remove()
-
-
-def _opened(path: Path) -> IO[str]:
-    return path.open("w", encoding="utf-8", errors="surrogateescape", newline="")
 
 
 def _is_parquet(path: Path) -> bool:
@@ -204,10 +192,6 @@ def _key(files: Sequence[Path | None], states: Sequence[State]) -> str:
     """The names of files and the states they were in."""
     pairs = zip(files, states, strict=True)
     return json.dumps([path and [str(path), *(state or ())] for path, state in pairs])
-
-
-def _is_score(result: object) -> bool:
-    return isinstance(result, float) and math.isfinite(result)
 
 
 def scale_text(ends: tuple[float, float]) -> str:

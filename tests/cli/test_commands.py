@@ -238,15 +238,15 @@ def test_submission_has_the_originals_form_and_goes_on(call, prepared, tmp_path,
         assert archive.read("output.txt").decode() == "\n".join(lines)
 
     # Interrupted after two references, which the second start does not score again.
-    predict, seen = scoring.Predictor.__call__, []
+    reference_image, seen = PairSource.reference_image, []
 
-    def interrupted(self, source, *progress):
-        seen.append(source.reference[0])
+    def interrupted(self, name):
+        seen.append(name)
         if len(seen) == 3:
             raise KeyboardInterrupt
-        return predict(self, source, *progress)
+        return reference_image(self, name)
 
-    monkeypatch.setattr(scoring.Predictor, "__call__", interrupted)
+    monkeypatch.setattr(PairSource, "reference_image", interrupted)
     code, _, err = call(*arguments, "--output", tmp_path / "b")
     assert code == 130 and "interrupted" in err and not (tmp_path / "b" / "output.txt").exists()
     code, _, _ = call(*arguments, "--output", tmp_path / "b")

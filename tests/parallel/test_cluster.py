@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from iqa_jax.errors import UserError
-from iqa_jax.parallel.cluster import WorkersLost, _results, run_parts
+from iqa_jax.parallel.cluster import WorkersLost, hand_out, run_parts
 from tests import miniature
 
 pytest.importorskip("ray")
@@ -81,7 +81,7 @@ class Workers:
 def test_a_part_that_ends_its_workers_is_given_up_and_named():
     workers, found = Workers(), []
     with pytest.raises(WorkersLost, match=r"part 1 ended .* 3 times \(the worker died\), and so did 1"):
-        for result in _results(workers, workers.start, [7, 13, 8, 14, 9], 2):
+        for result in hand_out(workers, workers.start, [7, 13, 8, 14, 9], 2):
             found.append(result)
     assert sorted(found) == [(0, 7), (2, 8), (4, 9)]
     assert workers.tried[13] == workers.tried[14] == 3 and workers.started == 2 + 6
@@ -90,7 +90,7 @@ def test_a_part_that_ends_its_workers_is_given_up_and_named():
 def test_workers_that_never_do_anything_are_not_started_for_ever():
     workers = Workers()
     with pytest.raises(UserError, match="end before they finish any part: the worker died"):
-        list(_results(workers, workers.start, [13] * 100, 2))
+        list(hand_out(workers, workers.start, [13] * 100, 2))
     assert workers.started <= 2 + 6
 
 

@@ -51,6 +51,7 @@ def test_the_part_of_a_lost_process_is_done_by_another(tmp_path):
     assert asked == []
     with pytest.raises(UserError, match="belongs to another job .*; choose another directory"):
         run_shared(tmp_path, 4, asked.append, identity={"job": "cubes"})
+    assert asked == []
 
 
 def test_equal_keys_stay_together():

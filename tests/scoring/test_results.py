@@ -32,14 +32,14 @@ def add(opened: ScoreTable, files: tuple, score: float) -> None:
 def interrupted(table: Path, files: list, identity: dict = MINE) -> dict[int, float]:
     """A table whose journal holds scores of all files; these scores."""
     scores = {number: number / 7 for number in range(len(files))}
-    with ScoreTable.resume(table, identity) as opened:
+    with ScoreTable(table, identity) as opened:
         for number, score in scores.items():
             add(opened, files[number], score)
     return scores
 
 
 def kept(table: Path, files: list, identity: dict = MINE) -> dict[int, float]:
-    with ScoreTable.resume(table, identity) as opened:
+    with ScoreTable(table, identity) as opened:
         return opened.scored(files)
 
 
@@ -80,7 +80,7 @@ def test_another_metric_is_refused_and_nothing_is_lost(tmp_path, change):
     with pytest.raises(UserError, match="damaged, so that the metric of its scores is not known"):
         kept(table, files, other)
     assert journal_of(table).read_bytes()[1:] == before[0][1:] and table.read_bytes() == before[1]
-    with ScoreTable.resume(table, other, recompute=True) as opened:
+    with ScoreTable(table, other, recompute=True) as opened:
         assert opened.scored(files) == {}
 
 
@@ -125,7 +125,7 @@ def test_the_line_after_one_that_was_cut_off_is_kept(tmp_path):
     scores = interrupted(table, files[:3])
     journal = journal_of(table)
     journal.write_bytes(journal.read_bytes()[:-9])
-    with ScoreTable.resume(table, MINE) as opened:
+    with ScoreTable(table, MINE) as opened:
         assert opened.damaged == 0 and opened.scored(files) == {0: scores[0], 1: scores[1]}
         add(opened, files[2], 2.5)
         add(opened, files[3], 3.5)
@@ -139,10 +139,10 @@ def test_damaged_lines_are_counted_and_written_out_of_the_journal(tmp_path):
     lines = journal_of(table).read_bytes().splitlines(keepends=True)
     lines[2] = lines[2].replace(b"0.142857", b"9.142857")
     journal_of(table).write_bytes(b"".join(lines))
-    with ScoreTable.resume(table, MINE) as opened:
+    with ScoreTable(table, MINE) as opened:
         assert opened.damaged == 1 and opened.scored(files).keys() == {0, 2, 3}
         add(opened, files[1], scores[1])
-    with ScoreTable.resume(table, MINE) as opened:
+    with ScoreTable(table, MINE) as opened:
         assert opened.damaged == 0 and opened.scored(files) == scores
 
 
@@ -163,14 +163,14 @@ def test_rows_of_other_types_are_no_scores(tmp_path):
         with Journal(journal_of(table), MINE) as journal:
             journal.add("[]", odd)
         assert kept(table, files) == scores
-    with ScoreTable.resume(table, MINE) as opened, pytest.raises(ValueError, match="not JSON compliant"):
+    with ScoreTable(table, MINE) as opened, pytest.raises(ValueError, match="not JSON compliant"):
         add(opened, files[0], math.nan)
 
 
 def test_two_writers_are_never_let_in(tmp_path):
     table = tmp_path / "s.csv"
     files = images(tmp_path, 1)
-    with ScoreTable.resume(table, MINE) as opened:
+    with ScoreTable(table, MINE) as opened:
         with pytest.raises(UserError, match="another process writes its results there"):
             kept(table, files)
         add(opened, files[0], 1.0)
@@ -190,6 +190,6 @@ def test_a_table_may_have_the_longest_name_there_is(tmp_path, name, ending):
     files = images(tmp_path, 2)
     scores = interrupted(table, files)
     assert kept(table, files) == scores and journal_of(table).exists()
-    with ScoreTable.resume(table, MINE) as opened:
+    with ScoreTable(table, MINE) as opened:
         opened.finish([Result(*files[0], 1.0)])
     assert table.is_file() and not journal_of(table).exists()

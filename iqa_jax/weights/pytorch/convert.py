@@ -54,10 +54,9 @@ def convert_state_dict(state_dict: Mapping[str, np.ndarray], *, features_only: b
     if kind.model in BACKBONES:
         config = dataclasses.replace(config, backbone=kind.model)
     shapes = weight_shapes(config)
-    weights: dict[str, np.ndarray] = {}
-    origin: dict[str, str] = {}
+    keys: dict[str, str] = {}  # by the path of our weight
     dropped: list[str] = []
-    for key, value in state_dict.items():
+    for key in state_dict:
         later = features_only and re.match(kind.later, key)
         if later or key.endswith("num_batches_tracked"):
             dropped.append(key)
@@ -65,21 +64,26 @@ def convert_state_dict(state_dict: Mapping[str, np.ndarray], *, features_only: b
         path = renamed(key, kind.table)
         if path not in shapes:
             raise WeightsError(f"key {key!r}: not part of {kind.description}")
-        if path in origin:
-            raise WeightsError(f"keys {origin[path]!r} and {key!r} are the same weight")
-        if not np.issubdtype(value.dtype, np.floating):
-            raise WeightsError(f"key {key!r}: {value.dtype}, expected floating-point numbers")
-        array = relaid(value, path, shapes[path])
-        if array is None:
-            raise WeightsError(f"key {key!r}: shape {value.shape} does not fit {path} {shapes[path]}")
-        if not np.isfinite(array).all():
-            raise WeightsError(f"key {key!r}: holds values that are not finite")
-        weights[path], origin[path] = np.ascontiguousarray(array), key
-    missing = sorted(shapes.keys() - weights.keys())
-    if missing:
+        if path in keys:
+            raise WeightsError(f"keys {keys[path]!r} and {key!r} are the same weight")
+        keys[path] = key
+    if missing := sorted(shapes.keys() - keys.keys()):
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise WeightsError(f"{kind.description}: no key for {missing[0]}{more}")
+    weights = {path: _array(state_dict[key], key, path, shapes[path]) for path, key in keys.items()}
     return Converted(kind.description, config, weights, tuple(dropped))
+
+
+def _array(value: np.ndarray, key: str, path: str, shape: tuple[int, ...]) -> np.ndarray:
+    """A PyTorch array as our weight `path`, checked."""
+    if not np.issubdtype(value.dtype, np.floating):
+        raise WeightsError(f"key {key!r}: {value.dtype}, expected floating-point numbers")
+    array = relaid(value, path, shape)
+    if array is None:
+        raise WeightsError(f"key {key!r}: shape {value.shape} does not fit {path} {shape}")
+    if not np.isfinite(array).all():
+        raise WeightsError(f"key {key!r}: holds values that are not finite")
+    return np.ascontiguousarray(array)
 
 
 def convert_file(

@@ -96,7 +96,7 @@ def read_checkpoint(path: str | os.PathLike, *, ema: bool = False) -> dict[str, 
         plain = _PREFIXES.sub("", key)
         if plain in found:
             raise WeightsError(f"{path}: several entries are called {plain!r} without their prefixes")
-        found[plain] = value.astype(np.float32) if _is_floating(value) else value
+        found[plain] = value.astype(np.float32, copy=False) if _is_floating(value) else value
     return found
 
 

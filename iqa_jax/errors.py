@@ -31,9 +31,9 @@ def first_line(error: BaseException) -> str:
 
 
 def of_missing_devices(error: BaseException) -> str | None:
-    """What to say of an error that JAX raised since `JAX_PLATFORMS` names devices that are not there.
+    """A plain text for JAX's error if `JAX_PLATFORMS` names missing devices; None for other errors.
 
-    Some releases raise a bare `AssertionError`, so that it is told by where it comes from.
+    Some releases raise a bare `AssertionError`, so the traceback decides.
     """
     import traceback
 
@@ -50,7 +50,7 @@ def of_missing_devices(error: BaseException) -> str | None:
 
 @contextlib.contextmanager
 def missing_devices_named() -> Iterator[None]:
-    """Raises UserError where JAX is asked for devices that are not there."""
+    """Raises UserError if JAX is asked for missing devices."""
     try:
         yield
     except (AssertionError, RuntimeError) as error:

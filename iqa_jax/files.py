@@ -20,14 +20,14 @@ from iqa_jax.errors import UserError, first_line
 
 # gs://bucket/run, which pathlib shortens to gs:/bucket/run; one letter is a drive of Windows.
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
-# Of files that commands write or read: a directory that is to be made is not called so on purpose.
+# Of files that commands write or read: nobody names a new directory like this on purpose.
 _FILE_ENDINGS = {
     *(".csv", ".tsv", ".xlsx", ".parquet", ".json", ".txt", ".md", ".html", ".zip", ".jaxexport"),
     *(".png", ".jpg", ".jpeg", ".webp", ".pth", ".pt", ".bin", ".npz", ".safetensors", ".msgpack"),
 }
 _LONGEST_NAME = 255  # bytes, of a file's name on the usual file systems
 _WRITE_FAILURES = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.EACCES)
-# Names of files and folders that are being written; nobody can foresee one and plant a link there.
+# Names of files and folders that are being written: random, so that nobody can plant a link in advance.
 _PARTIAL = re.compile(r"\.iqa_jax-[0-9a-f]{16}\.partial")
 _ABANDONED = 24 * 3600.0  # seconds without a change, where locks do not tell
 _REMOVALS = 20  # tries
@@ -91,7 +91,7 @@ def fitting_name(name: str, ending: str = "") -> str:
 
 
 def new_directory(path: str | os.PathLike) -> Path:
-    """An absolute path for a directory, which may be there already.
+    """An absolute path for a directory, which may exist.
 
     Raises:
       UserError: it has a scheme, or there is none and the name is one of a file.
@@ -105,7 +105,7 @@ def new_directory(path: str | os.PathLike) -> Path:
 def writable_directory(path: str | os.PathLike) -> Path:
     """Creates `path` if need be and makes sure that files can be written there.
 
-    What a killed process has left half-written there is removed.
+    Removes what a killed process left half-written there.
 
     Raises:
       UserError: it has a scheme, is a file or named like one, cannot be created or is not writable.
@@ -127,7 +127,7 @@ def writable_directory(path: str | os.PathLike) -> Path:
 
 
 def output_file(path: str | os.PathLike, *endings: str) -> Path:
-    """An absolute path whose directory is there and can be written.
+    """An absolute path whose directory exists and can be written.
 
     Args:
       endings: that its name may have, ".png"; any if none is given.
@@ -143,7 +143,7 @@ def output_file(path: str | os.PathLike, *endings: str) -> Path:
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
-    """Writes a file in the place of what was there; half of it is never seen.
+    """Writes a file or replaces one; nobody ever sees half of it.
 
     Text becomes UTF-8; the bytes of a file name that is not UTF-8 stay as they are.
 
@@ -156,9 +156,9 @@ def write_whole(path: Path, content: str | bytes) -> None:
 
 @contextlib.contextmanager
 def whole_file(path: Path) -> Iterator[BinaryIO]:
-    """A file to write, which takes the place of `path` when the block ends, or goes if that fails.
+    """A file to write, which replaces `path` when the block ends; on failure it is removed.
 
-    A name of its own keeps it apart from all others, however long that of `path` is.
+    Until then it has a random name, however long that of `path` is.
 
     Raises:
       OSError: it cannot be written; the error names `path`.
@@ -178,9 +178,9 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
 
 @contextlib.contextmanager
 def partial_folder(parent: Path) -> Iterator[Path]:
-    """An empty folder in `parent` to fill, which the block renames when it is whole; else it goes.
+    """An empty folder in `parent` to fill, which the block renames when it is whole; else it is removed.
 
-    Its permissions are the usual ones there.  `remove_leftovers` removes that of a killed process.
+    It has the usual permissions.  `remove_leftovers` removes that of a killed process.
     """
     import shutil
 
@@ -204,7 +204,7 @@ def partial_folder(parent: Path) -> Iterator[Path]:
 def remove_leftovers(directory: Path) -> None:
     """Removes the files and folders in `directory` that processes of this user were writing when killed.
 
-    Whoever still writes holds a lock; where a file system has none, they go after a day.
+    A process that still writes holds a lock; on a file system without locks they are removed after a day.
     """
     with contextlib.suppress(OSError), os.scandir(directory) as entries:
         for entry in [entry for entry in entries if _PARTIAL.fullmatch(entry.name)]:
@@ -274,9 +274,9 @@ def _remove_abandoned(path: Path) -> None:
 
 @contextlib.contextmanager
 def naming(path: str | os.PathLike) -> Iterator[None]:
-    """Lets failures of the file system in the block name `path`, where they name no file or a passing one.
+    """Lets errors of the file system in the block name `path`, where they name no file or a temporary one.
 
-    A full disk, for one, names none.
+    A full disk, for example, names none.
     """
     try:
         yield
@@ -308,7 +308,7 @@ def writable_cache(*parts: str, instead: str = "") -> Path:
 
     Args:
       parts: of the path below the cache directory.
-      instead: what else the user can set, said in the error.
+      instead: what else the user can set, for the error's text.
     Raises:
       UserError: it cannot be written.
     """
@@ -321,9 +321,9 @@ def writable_cache(*parts: str, instead: str = "") -> Path:
 
 
 def failure_reason(error: BaseException) -> str:
-    """What the system said of a failed write, wherever it stands; else the first line of the error.
+    """The system's reason for a failed write, wherever the error has it; else the error's first line.
 
-    Libraries that write in their own ways put it into a text or among the causes of their errors.
+    Libraries put the reason into the text or among the causes of their errors.
     """
     cause: BaseException | None = error
     while cause is not None:
@@ -334,7 +334,7 @@ def failure_reason(error: BaseException) -> str:
 
 
 def full_disk(error: BaseException) -> str | None:
-    """What the system says of a disk that takes no more, where a library's error has it in its text."""
+    """The system's text for a full or failing disk, if a library's error contains it."""
     text = str(error)
     return next((reason for number in _WRITE_FAILURES if (reason := os.strerror(number)) in text), None)
 

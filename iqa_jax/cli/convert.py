@@ -7,14 +7,14 @@ import typer
 
 
 def convert(
-    output: Annotated[Path, typer.Option(help="Directory to write; replaced if it holds weights alone.")],
+    output: Annotated[Path, typer.Option(help="Folder to write; overwritten if it holds only weights.")],
     model: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option(help="timm's name on the model hub, or efficientnet_lite0 (installed package)."),
     ] = None,
     checkpoint: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option(help="A .safetensors, .pth or .ckpt file; its kind is recognised."),
+        typer.Option(help="A .safetensors, .pth or .ckpt file."),
     ] = None,
     ema: Annotated[bool, typer.Option("--ema", help="Take the checkpoint's EMA weights.")] = False,
     features: Annotated[
@@ -44,7 +44,7 @@ def convert(
     revision = f" at revision {origin['revision']}" if "revision" in origin else ""
     print(f"{origin['file']}{revision}: {converted.description}")
     print(f"{output}: {converted.config.name}, {len(converted.weights)} arrays, {count:,} numbers", end="")
-    print(f" ({len(converted.dropped)} entries left out on purpose)" if converted.dropped else "")
+    print(f" ({len(converted.dropped)} entries dropped)" if converted.dropped else "")
 
 
 def main() -> None:

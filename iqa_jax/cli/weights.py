@@ -18,17 +18,19 @@ def average(
     listed: Annotated[str, typer.Option("--list", help="Single epochs instead, 5,9,12.")] = "",
     kind: Annotated[str, typer.Option("--type", help="equal (arithmetic mean) or exp.")] = "equal",
     decay: Annotated[
-        float | None, typer.Option(help="With --type exp: the weight of each new epoch; 0.9 if not given.")
+        float | None, typer.Option(help="With --type exp: the weight of each new epoch; default: 0.9.")
     ] = None,
     steps: Annotated[
         int | None,
-        typer.Option(min=0, help="Batches for BatchNorm's statistics; an epoch if not given, none if 0."),
+        typer.Option(
+            min=0, help="Batches for BatchNorm's statistics; default: one epoch; 0: keep the averaged ones."
+        ),
     ] = None,
-    output: Annotated[Path | None, typer.Option(help="Directory; in the run if not given.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Folder to write; default: in the run.")] = None,
     data_dir: DataDir = "",
     as_json: Json = False,
 ) -> None:
-    """Average the weights of some epochs of a run and estimate BatchNorm's statistics anew.
+    """Average the weights of some epochs of a run and re-estimate BatchNorm's statistics.
 
     Example: python -m iqa_jax average --workdir runs/conformer --epochs 21-30
     """
@@ -39,7 +41,9 @@ def average(
         raise UserError("give either --epochs FIRST-LAST or --list A,B,C")
     chosen = numbers_of("--epochs", epochs) if epochs else numbers_of("--list", listed)
     if data_dir and steps == 0:
-        raise UserError("--data-dir with --steps 0 has no effect, no data are read; leave one of them out")
+        raise UserError(
+            "--data-dir with --steps 0 has no effect, since no data are read; leave one of them out"
+        )
     output = output and new_directory(output)
     keep_programs()
     with progress_bar(0, "BatchNorm statistics", "step") as bar:
@@ -62,7 +66,7 @@ def average(
 
 
 def export(
-    output: Annotated[Path, typer.Option(help="The file to write; metadata go beside it.")],
+    output: Annotated[Path, typer.Option(help="The file to write; a .json with metadata goes beside it.")],
     weights: WeightsOrShipped = "full-reference",
     step: Step = "best",
     ema: Ema = False,
@@ -87,7 +91,7 @@ def pack(
     output: Annotated[Path, typer.Option(help="The folder to write.")],
     card: Annotated[
         Path | None,
-        typer.Option(help="The model card, Markdown; that of the weights, else a short one, if not given."),
+        typer.Option(help="The model card, Markdown; default: that of the weights, else a short one."),
     ] = None,
     half: Annotated[
         bool, typer.Option("--half", help="As float16: half the size; scores move by thousandths.")
@@ -98,7 +102,7 @@ def pack(
 ) -> None:
     """Write weights as a folder to share: model.safetensors, config.json and a card, ready for a model hub.
 
-    It is loaded by its path or, uploaded, by hf://OWNER/NAME.
+    Load it by its path or, once uploaded, by hf://OWNER/NAME.
 
     Example: python -m iqa_jax pack --weights runs/conformer --output conformer
     """

@@ -1,7 +1,8 @@
-"""How a function becomes a program: `jax.jit` with each platform's options, and the store of programs."""
+"""Compiling functions: `jax.jit` with each platform's options, and the store of compiled programs."""
 
 import contextvars
 import functools
+import importlib
 import math
 import os
 import time
@@ -35,7 +36,7 @@ def compiler_options() -> dict[str, str]:
         return {}
     try:
         jax.jit(lambda: 0, compiler_options=_CPU_OPTIONS).lower().compile()
-    except Exception:  # another version of XLA, which says so in its own ways
+    except Exception:  # each version of XLA raises its own kind
         return {}
     return _CPU_OPTIONS
 
@@ -74,7 +75,7 @@ def _traced_for(platform: str, function: Callable) -> Callable:
 
 
 def device_remark() -> str | None:
-    """What is to be said where a GPU is there and JAX does not use it."""
+    """A remark for a machine with a GPU that JAX does not use; None elsewhere."""
     if (
         jax.default_backend() != "cpu"
         or os.environ.get("JAX_PLATFORMS")
@@ -82,13 +83,13 @@ def device_remark() -> str | None:
     ):
         return None
     return (
-        "a GPU is there (/dev/nvidia0), but JAX runs on the CPU; for drivers from 580 on: "
+        "this machine has a GPU (/dev/nvidia0), but JAX runs on the CPU; for drivers from 580 on: "
         'pip install "jax[cuda13]" of the same version, for older ones jax[cuda12]'
     )
 
 
 def cores() -> int:
-    """How many this process may use; work is sized by them, results are not."""
+    """How many CPU cores this process may use; they change its speed, never its results."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -215,9 +216,7 @@ def _is_whole(program: Path) -> bool:
     content = program.read_bytes()
     try:
         if content.startswith(b"\x28\xb5\x2f\xfd"):
-            import zstandard
-
-            return bool(zstandard.ZstdDecompressor().decompress(content))
+            return bool(importlib.import_module("zstandard").ZstdDecompressor().decompress(content))
         return bool(zlib.decompress(content) if content.startswith(b"\x78") else content)
     except ImportError:  # JAX used another package
         return True

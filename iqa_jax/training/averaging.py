@@ -1,4 +1,4 @@
-"""Averages of a run's checkpoints, with BatchNorm statistics estimated anew."""
+"""Averages of a run's checkpoints, with BatchNorm statistics re-estimated."""
 
 import dataclasses
 import math
@@ -74,22 +74,22 @@ def average_run(
 ) -> Path:
     """Averages the raw weights of these epochs of a run; writes what every command takes as weights.
 
-    BatchNorm's statistics begin at the average of the epochs' and are then updated by training-mode
-    passes over the augmented training set, with PyTorch's semantics (momentum 0.1, unbiased variance).
+    BatchNorm's statistics start from the average of the epochs'.  Training-mode passes over the augmented
+    training set then update them with PyTorch's semantics (momentum 0.1, unbiased variance).
 
     Args:
       steps: batches for the statistics; one epoch if not given, 0 for none.
-      data_dir: where the data lie now, if not where the run had them.
+      data_dir: where the data lie now, if they have moved since the run.
       output: directory; `RUN/averaged-KIND-EPOCHS` if not given.
-      progress: is told how many steps of how many are done.
+      progress: called with the steps done and their total.
     Raises:
-      WeightsError: not a run, or an epoch whose checkpoint was not kept; lists those there.
+      WeightsError: `workdir` is not a run, or an epoch's checkpoint was not kept; lists those that were.
       UserError: see `average`.
     """
     workdir, used_decay = local_path(workdir), _checked_decay(kind, decay)
     record = read_config(workdir)
     if "steps_per_epoch" not in record:
-        raise WeightsError(f"{workdir}: not a training run; expected the --workdir of a training")
+        raise WeightsError(f"{workdir}: not a training run; expected the directory of one")
     epochs = sorted(set(epochs))
     weights: Weights = average(
         _epoch_weights(workdir, epochs, record["steps_per_epoch"]), kind=kind, decay=decay
@@ -116,7 +116,7 @@ def average_run(
         "dataset": config.dataset,
         "backbone": backbone_record["source"],
         "data": record.get("data"),
-        # What the weights saw before the run, through their start or their teacher.
+        # What the weights were trained on before the run, by their start or their teacher.
         **{name: record["source"][name] for name in _SEEN_BEFORE if name in record["source"]},
     }
     # A backbone that was trained too is among the averaged weights.
@@ -132,7 +132,7 @@ def _epoch_weights(workdir: Path, epochs: Sequence[int], steps_per_epoch: int) -
     if missing or not epochs:
         raise WeightsError(
             f"{workdir}: no checkpoint of epoch {_compact(missing) or '(none given)'}; "
-            f"there are epochs {_compact(epochs_saved) or 'none'} (train with config.keep_epochs)"
+            f"epochs with one: {_compact(epochs_saved) or 'none'} (train with config.keep_epochs)"
         )
     return [
         {

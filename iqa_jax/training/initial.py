@@ -1,6 +1,7 @@
-"""What a run begins from: the weights of another model, on the scale of its own labels."""
+"""Initialising a run with another model's weights, on the scale of the run's labels."""
 
 import dataclasses
+from collections.abc import Iterable
 from pathlib import Path
 
 from iqa_jax.data.splits import digests_trained_on
@@ -18,12 +19,12 @@ _ARCHITECTURE = ("backbone", "dim", "heads", "stride", "crop_size")
 
 @dataclasses.dataclass(frozen=True)
 class Start:
-    """Weights to begin from.
+    """The weights that `config.init_from` names.
 
     Attributes:
       config: of the model that they belong to.
-      weights: None where the run has begun already, so that they are not needed.
-      origin: what `config.json` keeps of them.
+      weights: None if the run has a checkpoint, which replaces them.
+      origin: what the run's `config.json` records of them.
     """
 
     config: ModelConfig
@@ -32,33 +33,33 @@ class Start:
 
 
 def start_of(config: TrainConfig, workdir: Path) -> Start | None:
-    """What `config.init_from` names; None if nothing.
+    """The weights that `config.init_from` names; None if it is empty.
 
     Raises:
-      ConfigError: a backbone's weights.
-      WeightsError: nothing there to read.
+      ConfigError: they are a backbone's.
+      WeightsError: there are none, or they are damaged.
     """
     if not config.init_from:
         return None
     if Saved(workdir).steps:
         record = read_config(workdir)
         return Start(config_in(record), None, record["source"].get("init_from", {}))
-    found, weights, record = read_any(config.init_from)
-    if found.name not in IQA_MODELS:
+    model_config, weights, record = read_any(config.init_from)
+    if model_config.name not in IQA_MODELS:
         raise ConfigError(
-            f"config.init_from={config.init_from}: weights of a backbone alone; give them as "
-            "config.backbone_weights, or an IQA model's here"
+            f"config.init_from={config.init_from}: weights of a backbone alone, expected an IQA model's; "
+            "give a backbone's as config.backbone_weights"
         )
     origin = {
         "file": str(config.init_from),
         "sha256": record["sha256"],
         "trained_on": sorted(digests_trained_on(record)),
     }
-    return Start(found, weights, origin)
+    return Start(model_config, weights, origin)
 
 
 def with_architecture(config: TrainConfig, start: Start | None) -> TrainConfig:
-    """The configuration with the architecture that the weights have."""
+    """The configuration with the architecture of the weights to start from."""
     if start is None:
         return config
     chosen = {field: getattr(start.config, field) for field in _ARCHITECTURE}
@@ -68,33 +69,37 @@ def with_architecture(config: TrainConfig, start: Start | None) -> TrainConfig:
     return dataclasses.replace(config, **chosen)
 
 
-def taken_over(weights: dict[str, Array], start: Start, config: ModelConfig) -> tuple[dict[str, Array], str]:
-    """`weights` with what fits of those to begin from, and what was done, as a sentence.
+def reuse(weights: dict[str, Array], start: Start, config: ModelConfig) -> tuple[dict[str, Array], str]:
+    """`weights` with those of `start` that fit, and which were reused and which initialised, for the log.
 
     The head's output is put on the scale of `config`: the ends of the old scale become those of the new one.
     """
     given = start.weights or {}
-    taken = {
+    reused = {
         name: given[name] for name in weights if name in given and given[name].shape == weights[name].shape
     }
-    found = {**weights, **taken}
-    parts = sorted({name.partition(".")[0] for name in weights.keys() - taken.keys()})
+    merged = {**weights, **reused}
     scale = "same scale"
-    if {"head.output.kernel", "head.output.bias"} <= taken.keys():
+    if {"head.output.kernel", "head.output.bias"} <= reused.keys():
         factor, offset = _rescaling(start.config, config)
-        found["head.output.kernel"] = taken["head.output.kernel"] * factor
-        found["head.output.bias"] = taken["head.output.bias"] * factor + offset
+        merged["head.output.kernel"] = reused["head.output.kernel"] * factor
+        merged["head.output.bias"] = reused["head.output.bias"] * factor + offset
         if (start.config.mos_low, start.config.mos_high) != (config.mos_low, config.mos_high):
             scale = (
                 f"from the scale {start.config.mos_low:zg} to {start.config.mos_high:zg} to "
                 f"{config.mos_low:zg} to {config.mos_high:zg}"
             )
-    new = f"made new: {', '.join(parts)}" if parts else "nothing made new"
-    return found, f"{len(taken)} of {len(weights)} arrays taken ({scale}), {new}"
+    count = f"{len(reused)} of {len(weights)} arrays, {scale}"
+    return merged, f"reused {_parts(reused)} ({count}); initialised {_parts(weights.keys() - reused.keys())}"
+
+
+def _parts(names: Iterable[str]) -> str:
+    """The parts of a model that weights belong to, as a list in a sentence."""
+    return ", ".join(sorted({name.partition(".")[0] for name in names})) or "nothing"
 
 
 def _rescaling(old: ModelConfig, new: ModelConfig) -> tuple[float, float]:
-    """What a normalised prediction is multiplied by, and what is added, to be normalised on the new scale."""
+    """The factor and the offset that bring a normalised prediction to the new scale."""
     stretch = (new.mos_high - new.mos_low) / (old.mos_high - old.mos_low)
     factor = old.mos_std * stretch / new.mos_std
     offset = ((old.mos_mean - old.mos_low) * stretch + new.mos_low - new.mos_mean) / new.mos_std

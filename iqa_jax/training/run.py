@@ -18,7 +18,7 @@ from iqa_jax.ops import Array
 from iqa_jax.ops.keys import Purpose, key_for
 from iqa_jax.parallel import processes
 from iqa_jax.training.config import TrainConfig
-from iqa_jax.training.initial import Start, taken_over
+from iqa_jax.training.initial import Start, reuse
 from iqa_jax.training.inputs import changed, data_record, model_config_for
 from iqa_jax.training.log import METRICS, say
 from iqa_jax.weights.checkpoints import Saved
@@ -237,7 +237,7 @@ def _initial_weights(
     model = build(model_config, rngs=nnx.Rngs(key_for(config.seed, Purpose.INITIAL_WEIGHTS)))
     weights: dict[str, Array] = {**flat_weights(nnx.state(model, STORED))}
     if start and start.weights:
-        weights, remark = taken_over(weights, start, model_config)
+        weights, remark = reuse(weights, start, model_config)
         if new:
             say(f"starting from {config.init_from}: {remark}")
     directory = workdir / "backbone"

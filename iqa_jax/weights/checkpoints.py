@@ -1,8 +1,8 @@
-"""A run's checkpoints: written in the background, checked when read, damaged ones passed over.
+"""A run's checkpoints: written in the background, checked when read, skipped where damaged.
 
-What is saved is a flat {name: array} mapping.  Names begin with "weights.", "ema." or "optimizer.";
-anything else belongs to the training state.  Beside the arrays a seal keeps the evaluations up to there, the
-validation SRCC and checksums, its own too.  The processes of one run save together; the first one writes.
+A checkpoint is a flat {name: array} mapping.  Names start with "weights.", "ema." or "optimizer."; all others
+belong to the training state.  Beside the arrays a seal keeps the evaluations so far, the validation SRCC and
+checksums, also of itself.  All processes of a run save together; the first one writes.
 """
 
 import contextlib
@@ -31,7 +31,7 @@ _WORST = -2.0  # in place of an SRCC that is undefined or was not measured
 
 @dataclasses.dataclass(frozen=True)
 class Seal:
-    """What stands beside the arrays of a checkpoint.
+    """The file beside the arrays of a checkpoint.
 
     Attributes:
       files: the checksum of every file that holds arrays.
@@ -106,7 +106,7 @@ def _damage(folder: Path, expected: Mapping[str, str]) -> str | None:
 
 
 class Saved:
-    """The finished checkpoints of the run in `workdir`, to be read; nothing there is changed."""
+    """Reads the finished checkpoints of the run in `workdir`; changes nothing."""
 
     def __init__(self, workdir: Path):
         self.folder = Path(workdir).absolute() / FOLDER
@@ -119,7 +119,7 @@ class Saved:
         """The step with the highest validation SRCC; the latest where none was evaluated.
 
         Raises:
-          WeightsError: the SRCC of a step cannot be trusted, so that nothing tells which is the best.
+          WeightsError: the SRCC of a step is damaged, so the best step is unknown.
         """
         srcc = {}
         for step in self.steps:
@@ -127,17 +127,17 @@ class Saved:
                 srcc[step] = Seal.read(self.folder / str(step)).srcc
             except WeightsError as error:
                 raise WeightsError(
-                    f"{self.folder / str(step)}: damaged ({error}), so that nothing tells which step is the "
-                    f"best; name a step (there are {', '.join(map(str, self.steps))}), or resume the run, "
-                    "which puts the damaged one aside"
+                    f"{self.folder / str(step)}: damaged ({error}), so the best step is unknown; name a step "
+                    f"(there are {', '.join(map(str, self.steps))}), or resume the run, which moves the "
+                    "damaged one away"
                 ) from None
         return max(srcc, key=lambda step: (srcc[step], step)) if srcc else None
 
     def read(self, step: int) -> dict[str, np.ndarray]:
-        """Everything that was saved at `step`.
+        """All arrays saved at `step`.
 
         Raises:
-          WeightsError: there is no such step, or what is there is not what was written.
+          WeightsError: the step has no checkpoint, or a damaged one.
         """
         if step not in self.steps:
             steps = ", ".join(map(str, self.steps)) or "none"
@@ -148,7 +148,7 @@ class Saved:
         return read_arrays(self.folder / str(step) / "arrays")
 
     def problem(self, step: int) -> str | None:
-        """What is wrong with the files of a step, None if they are what was written."""
+        """The damage to the files of a step, as a phrase; None if they are whole."""
         checkpoint = self.folder / str(step)
         try:
             return _damage(checkpoint / "arrays", Seal.read(checkpoint).files)
@@ -159,9 +159,8 @@ class Saved:
 class Checkpoints:
     """The checkpoints that the run in `workdir` writes.
 
-    Kept are the latest `keep`, the best by validation SRCC and, for weight averaging, all at
-    multiples of `every` steps.  A damaged one is named through `say` and put aside in the run's
-    `damaged/`.
+    It keeps the latest `keep`, the best by validation SRCC and, for weight averaging, all at multiples of
+    `every` steps.  It moves a damaged one to the run's `damaged/` and reports it through `say`.
     """
 
     def __init__(
@@ -197,7 +196,7 @@ class Checkpoints:
             )
 
     def _check_metrics(self) -> None:
-        """The manager reads every checkpoint's metrics as it starts: they become those of the seal."""
+        """Repairs metrics from the seals, since the manager reads all metrics when it starts."""
         for step in self._saved.steps:
             checkpoint = self.folder / str(step)
             try:
@@ -215,10 +214,7 @@ class Checkpoints:
             self._say(f"{checkpoint / 'metrics'}: was damaged; written again from {_SEAL}")
 
     def _tidy(self) -> None:
-        """A checkpoint that was to be replaced when the run was killed stays, if the new one is not there.
-
-        What was half-written then goes.
-        """
+        """Removes what a killed run left half-written; restores a checkpoint that it had not yet replaced."""
         for unfinished in self.folder.glob(_UNFINISHED):
             shutil.rmtree(unfinished)
         for before in self.folder.parent.glob(_replaced("*")):
@@ -235,13 +231,13 @@ class Checkpoints:
         while place.exists():
             place, number = aside / f"{step}-{number}", number + 1
         (self.folder / str(step)).rename(place)
-        self._say(f"{self.folder / str(step)}: damaged ({problem}); passed over and put into {place}")
+        self._say(f"{self.folder / str(step)}: damaged ({problem}); skipped and moved to {place}")
 
     def __enter__(self):
         return self
 
     def __exit__(self, *_):
-        with contextlib.suppress(Exception):  # what failed was named by `wait`
+        with contextlib.suppress(Exception):  # `wait` reports failures
             self._manager.close()
 
     @property
@@ -261,12 +257,12 @@ class Checkpoints:
         evaluations: Sequence[dict] = (),
         replace: bool = False,
     ) -> None:
-        """Begins to write a checkpoint.
+        """Starts to write a checkpoint.
 
         Args:
           srcc: of the validation; None if it was not measured.
           evaluations: the lines of `metrics.jsonl` up to this step.
-          replace: a checkpoint of this step; it stays until the new one is whole.  Else it is kept.
+          replace: whether to replace a checkpoint of this step, once the new one is whole; else it is kept.
         """
         self.wait()  # one at a time: `_seal` belongs to the latest
         with self._failures_named():
@@ -293,8 +289,8 @@ class Checkpoints:
                 shutil.rmtree(before)
 
     def _check_room(self, arrays: Mapping[str, Array]) -> None:
-        """Raises OSError where the arrays find no room; orbax has many threads, which would all complain."""
-        files = 64 * 1024 + 512 * len(arrays)  # what stands beside the numbers
+        """Raises OSError if the disk has no room; else each of orbax's threads prints a failure."""
+        files = 64 * 1024 + 512 * len(arrays)  # what lies beside the numbers
         needed = sum(array.nbytes for array in arrays.values()) + files
         if is_first() and shutil.disk_usage(self.folder).free < needed:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -308,7 +304,7 @@ class Checkpoints:
         return before
 
     def _seal(self) -> None:
-        """Adds the seal to the checkpoint that is written, just before it gets its final name."""
+        """Adds the seal to the checkpoint in writing, just before it gets its final name."""
         if not is_first():
             return
         for unfinished in self.folder.glob(_UNFINISHED):
@@ -331,11 +327,11 @@ class Checkpoints:
         except Exception as error:  # orbax and its storage raise many kinds
             raise TrainingError(
                 f"{self.folder}: a checkpoint could not be written ({failure_reason(error)}); earlier "
-                "ones are whole. Free some space or mend the disk, then run the same command again"
+                "ones are whole. Free some space or repair the disk, then run the same command again"
             ) from None
 
     def read_latest(self) -> tuple[dict[str, np.ndarray], Seal] | None:
-        """The newest checkpoint that is whole; None if there is none."""
+        """The newest whole checkpoint; None if there is none."""
         with first_before_others("damaged checkpoints"):
             for step in reversed(self.steps):
                 problem = self._saved.problem(step)
@@ -351,7 +347,7 @@ class Checkpoints:
 
 
 def _replaced(step: str) -> str:
-    """What a checkpoint is called while another takes its place."""
+    """The name of a checkpoint while it is being replaced."""
     return f".checkpoint-{step}"
 
 

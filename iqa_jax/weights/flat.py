@@ -66,18 +66,18 @@ def iqa_model_with(config: ModelConfig, weights: Weights) -> IQAModel:
     return cast(IQAModel, model_with(config, weights))
 
 
-def check_weights(found: Mapping[str, tuple], expected: Mapping[str, tuple]) -> None:
+def check_weights(shapes: Mapping[str, tuple], expected: Mapping[str, tuple]) -> None:
     """Raises WeightsError unless both have the same names and shapes."""
     for problem, names in (
-        ("missing", sorted(expected.keys() - found.keys())),
-        ("not part of this model", sorted(found.keys() - expected.keys())),
+        ("missing", sorted(expected.keys() - shapes.keys())),
+        ("not part of this model", sorted(shapes.keys() - expected.keys())),
     ):
         if names:
             more = f" and {len(names) - 1} more" if len(names) > 1 else ""
             raise WeightsError(f"weight {names[0]}{more}: {problem}")
     for name, shape in expected.items():
-        if tuple(found[name]) != tuple(shape):
-            raise WeightsError(f"weight {name}: shape {tuple(found[name])}, expected {tuple(shape)}")
+        if tuple(shapes[name]) != tuple(shape):
+            raise WeightsError(f"weight {name}: shape {tuple(shapes[name])}, expected {tuple(shape)}")
 
 
 def content_hash(weights: Weights) -> str:
@@ -92,7 +92,7 @@ def content_hash(weights: Weights) -> str:
 
 @contextlib.contextmanager
 def in_file(path: Path) -> Iterator[None]:
-    """Errors of what was read name the file or folder that it stands in."""
+    """Adds the path of the file or folder to errors in what was read from it."""
     try:
         yield
     except ValueError as error:
@@ -102,10 +102,10 @@ def in_file(path: Path) -> Iterator[None]:
 def check_content(weights: Weights, sha256: str | None) -> None:
     """Raises WeightsError unless the weights have this hash and can give scores.
 
-    A file's own checksum may have been written anew with the file; names of results are made of this hash.
+    The checksum of a file can be replaced with the file; this hash is part of the identity of scores.
     """
     if content_hash(weights) != sha256:
-        raise WeightsError("not the weights that config.json was written for; fetch or make both again")
+        raise WeightsError("not the weights that config.json was written for; convert or fetch both again")
     check_finite(weights)
 
 

@@ -1,4 +1,4 @@
-"""Weights from the Hugging Face hub: cached, offline where they are there already, of a revision."""
+"""Weights from the Hugging Face hub, cached; what is in the cache needs no connection."""
 
 import os
 from collections.abc import Callable
@@ -20,10 +20,10 @@ def on_hub(path: str | os.PathLike) -> bool:
 
 
 def fetched_folder(address: str) -> Path:
-    """The folder of `hf://OWNER/NAME[@REVISION]` in the hub's cache, fetched where it is not there.
+    """The folder of `hf://OWNER/NAME[@REVISION]` in the hub's cache, fetched if it is missing.
 
     Raises:
-      WeightsError: no such address, or it cannot be fetched.
+      WeightsError: the address is malformed, or it cannot be fetched.
     """
     name, _, revision = address.removeprefix(SCHEME).partition("@")
     if name.count("/") != 1 or not all(name.split("/")):
@@ -42,17 +42,17 @@ def fetched_folder(address: str) -> Path:
 
 
 def taken_from(address: str, folder: Path) -> tuple[str, str]:
-    """OWNER/NAME and the revision, a commit, of what `fetched_folder` gave for an address."""
+    """OWNER/NAME and the commit of a folder that `fetched_folder` returned for an address."""
     return address.removeprefix(SCHEME).partition("@")[0], folder.name
 
 
 def from_hub(what: str, fetch: Callable[[], Fetched], instead: str = "") -> Fetched:
-    """What `fetch` gives, with a plain error where it fails.
+    """The result of `fetch`, whose failures become one plain error.
 
     Args:
-      instead: what else can be done, a sentence.
+      instead: a sentence on what else to do.
     Raises:
-      WeightsError: says what could not be fetched and why.
+      WeightsError: it could not be fetched; gives the reason.
     """
     try:
         return fetch()

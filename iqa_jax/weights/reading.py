@@ -33,7 +33,7 @@ def read_any(
       step: of a run: "best" (by validation SRCC), "latest" or a step number.
       ema: of a run: its exponential moving average instead of the raw weights.
     Raises:
-      WeightsError: nothing there to read, or it is damaged.
+      WeightsError: `path` holds no weights, or they are damaged.
     """
     directory = place_of(path)
     record = read_config(directory)
@@ -53,7 +53,7 @@ def read_any(
 
 
 def check_choice(path: str | os.PathLike, *, step: int | str, ema: bool) -> None:
-    """Raises WeightsError where one of a run's checkpoints is chosen, of what is no run."""
+    """Raises WeightsError if `step` or `ema` chooses a checkpoint of something that is not a run."""
     for name, is_given in (("step", step != "best"), ("ema", ema)):
         if is_given:
             raise WeightsError(
@@ -63,7 +63,7 @@ def check_choice(path: str | os.PathLike, *, step: int | str, ema: bool) -> None
 
 
 def _named(path: str | os.PathLike, directory: Path, record: Mapping) -> dict:
-    """What to call the weights, for a record; of the model hub with the revision that was taken."""
+    """The name of the weights, for their record; on the model hub with the revision that was fetched."""
     given = os.fspath(path)
     if given in SHIPPED:
         return {"name": given}
@@ -81,7 +81,7 @@ def is_file(path: str | os.PathLike) -> bool:
 
 
 def place_of(path: str | os.PathLike) -> Path:
-    """Where the weights of a name, an address or a path lie; what it means is said at `read_any`.
+    """Where the weights of a name, an address or a path lie; see `read_any`.
 
     Raises:
       WeightsError: nothing can be fetched from the address, or nothing has that name.
@@ -102,10 +102,10 @@ def place_of(path: str | os.PathLike) -> Path:
 
 
 def load_backbone(path: str | os.PathLike) -> nnx.Module:
-    """The backbone of a directory that `python -m iqa_jax convert` wrote, in evaluation mode.
+    """The backbone of a folder of converted weights, in evaluation mode.
 
     Raises:
-      WeightsError: nothing there to load, it is damaged, or it is an IQA model's.
+      WeightsError: `path` holds no weights, they are damaged, or they are an IQA model's.
     """
     config, weights, _ = read_any(path)
     if config.name in IQA_MODELS:
@@ -114,12 +114,12 @@ def load_backbone(path: str | os.PathLike) -> nnx.Module:
 
 
 def backbone_weights(config: ModelConfig, weights: Weights) -> dict[str, Array]:
-    """What an IQA model needs of its backbone, from a backbone's or an IQA model's weights.
+    """The backbone's weights that an IQA model needs, from a backbone's or an IQA model's.
 
     Layers after the last tap are left out.
 
     Args:
-      config: of the model that `weights` belong to.
+      config: the model that `weights` belong to.
     """
     if config.name in IQA_MODELS:
         prefix = "backbone."

@@ -1,4 +1,4 @@
-"""`config.json`: what stands beside weights, made in one place and checked by name when it is read.
+"""`config.json`, the record beside weights and in runs: made in one place, each field checked when read.
 
 A record is a dict: "format", "model" (the configuration), "source" (where the weights come from); "sha256"
 and "files" of weights; "training", "steps_per_epoch" and "data" of a run; and "record_sha256", the checksum
@@ -44,12 +44,12 @@ def _checksum(record: Mapping) -> str:
 
 
 def parsed(text: str, *, always_sealed: bool = False) -> dict:
-    """A record from its text; one that has a checksum is checked by it.
+    """A record from its text, checked against its checksum if it has one.
 
     Args:
-      always_sealed: whether there is none without a checksum.
+      always_sealed: whether a record without a checksum is an error.
     Raises:
-      ValueError: says what is wrong, as a phrase.
+      ValueError: it is damaged; the text is a phrase.
     """
     try:
         record = json.loads(text)
@@ -66,16 +66,13 @@ def read_config(directory: str | os.PathLike) -> dict:
     """`config.json` of a weights directory or of a run; every field of it is checked.
 
     Raises:
-      WeightsError: there is none, it is not one of ours, or it is damaged; names the field.
+      WeightsError: it is missing, damaged or of another program; names the field.
     """
     directory = local_path(directory)
     path = directory / FILE
     if not directory.is_dir():
         what = "a file" if directory.exists() else "no such directory"
-        raise WeightsError(
-            f"{directory}: {what}; expected a training run or a converted directory "
-            "(python -m iqa_jax convert)"
-        )
+        raise WeightsError(f"{directory}: {what}; expected a training run or a folder of weights")
     if path.exists() and not path.is_file():
         raise WeightsError(f"{path}: not a file; expected a run or converted weights")
     try:
@@ -123,16 +120,16 @@ def config_in(record: Mapping) -> ModelConfig:
 
 
 def identity_of(config: ModelConfig, sha256: str) -> str:
-    """What scores depend on beside the images: SHA-256 of the weights' and the whole configuration."""
+    """SHA-256 of all that scores depend on beside the images: the weights' hash and the configuration."""
     return hashlib.sha256(f"{sha256} {json.dumps(dataclasses.asdict(config))}".encode()).hexdigest()
 
 
 def title_of(record: Mapping) -> str:
-    """What to call weights in a report: their name, where it is known, and the beginning of their hash."""
+    """The title of weights in a report: their name, where it is known, and the start of their hash."""
     return " ".join(filter(None, (str(record.get("name", "")), record["sha256"][:12])))
 
 
 def name_of(directory: Path, record: Mapping) -> str:
-    """What to call the weights in a directory: its name, and the run's that they come from."""
+    """The name of the weights in a directory: the directory's, and that of the run they come from."""
     name, run = directory.resolve().name, record["source"].get("run")
     return f"{name} (of {run})" if isinstance(run, str) and run not in ("", name) else name

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from iqa_jax.files import shortest_unique_names
 from iqa_jax.models import IQA_MODELS, ModelConfig
@@ -14,8 +15,8 @@ _SOURCES = {"run": "run", "backbone": "backbone", "initialised from": "init_from
 _SOURCES |= {"pseudo-labels": "pseudo_labels", "file": "file"}
 
 
-def source_of(record: Mapping) -> dict:
-    """Where weights come from, as a shared folder says it: whole, but without paths of this machine."""
+def source_of(record: Mapping) -> dict[str, Any]:
+    """Where weights come from, for a shared folder: complete, but without paths of this machine."""
     source = {**record.get("source", {})}
     source |= {name: record[name] for name in _ORIGIN if name in record}
     if licence := _licence(_card_of(record)):
@@ -30,7 +31,7 @@ def source_of(record: Mapping) -> dict:
 
 
 def card_of(config: ModelConfig, record: Mapping, source: Mapping, name: str) -> str:
-    """The card of the weights where they have one; else a short one."""
+    """The weights' own card; a short one where they have none."""
     return _card_of(record) or short_card(config, source, name)
 
 
@@ -39,14 +40,14 @@ def _card_of(record: Mapping) -> str:
 
 
 def _licence(card: str) -> str:
-    """What the head of a card names."""
+    """The licence in the head of a card."""
     head = card.split("\n---", 1)[0] if card.startswith("---") else ""
-    found = re.search(r"^licen[cs]e:\s*(\S.*)$", head, re.MULTILINE)
-    return found[1].strip() if found else ""
+    licence = re.search(r"^licen[cs]e:\s*(\S.*)$", head, re.MULTILINE)
+    return licence[1].strip() if licence else ""
 
 
 def short_card(config: ModelConfig, source: Mapping, name: str) -> str:
-    """A card to be completed: what the weights are, what they come from and how they are used.
+    """A card to complete: what the weights are, where they come from and how to use them.
 
     Args:
       source: what `source_of` gives.
@@ -88,20 +89,20 @@ def _phrase(part: object) -> str:
     """What a source is, in a line: the texts and numbers of its record."""
     if not isinstance(part, Mapping):
         return str(part)
-    said = {name: value for name, value in part.items() if isinstance(value, str | int) and value != ""}
-    return ", ".join(f"{name} {value}" for name, value in said.items())
+    plain = {name: value for name, value in part.items() if isinstance(value, str | int) and value != ""}
+    return ", ".join(f"{name} {value}" for name, value in plain.items())
 
 
-# How a path from the root begins, of Unix or Windows; in a sentence it goes to what ends a part of that.
+# How an absolute path starts, on Unix or Windows; in a sentence it ends at punctuation.
 _ROOT = r"(?:file:/*)?(?:~[\w.-]*/|/|[A-Za-z]:[\\/]|\\\\)(?=[^\s/\\])"
 _WHOLE_PATH = re.compile(f"{_ROOT}.*", re.DOTALL)
 _PATH_IN_TEXT = re.compile(rf"(?<![\w/\\.:]){_ROOT}[^;,()\"'\n]*")
 
 
-def without_paths(value):
-    """The same with every path of this machine cut to its last part, in texts and names at any depth.
+def without_paths(value: Any) -> Any:
+    """`value` with every path of this machine cut to its last part, in texts and names at any depth.
 
-    Whoever reads shared weights need not know where they lay.
+    Readers of shared weights need not know where the files were.
     """
     if isinstance(value, Mapping):
         names = {name: without_paths(name) for name in value}

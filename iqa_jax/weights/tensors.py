@@ -15,7 +15,7 @@ def tensors_of(content: bytes) -> dict[str, np.ndarray]:
     """Every tensor of a .safetensors file by its name.
 
     Raises:
-      ValueError: the file is not whole, or has numbers in a format that is not known; says which.
+      ValueError: the file is truncated, or a tensor has an unknown number format.
     """
     from safetensors import SafetensorError, deserialize
 
@@ -23,10 +23,10 @@ def tensors_of(content: bytes) -> dict[str, np.ndarray]:
         entries = deserialize(content)
     except SafetensorError as error:
         raise ValueError(f"not a whole .safetensors file ({error})") from None
-    found = {}
+    tensors = {}
     for name, entry in entries:
         if entry["dtype"] not in _DTYPES:
             known = ", ".join(_DTYPES)
             raise ValueError(f"{name!r} is kept as {entry['dtype']}, expected one of {known}")
-        found[name] = np.frombuffer(entry["data"], _DTYPES[entry["dtype"]]).reshape(entry["shape"])
-    return found
+        tensors[name] = np.frombuffer(entry["data"], _DTYPES[entry["dtype"]]).reshape(entry["shape"])
+    return tensors

@@ -127,7 +127,7 @@ def test_average_of_epochs(call, prepared, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--epochs", "2-5"), "no checkpoint of epoch 4-5; there are epochs 1-3"),
+        (("--epochs", "2-5"), "no checkpoint of epoch 4-5; epochs with one: 1-3"),
         (("--epochs", "x"), "--epochs x: expected numbers such as 2-4"),
         ((), "give either --epochs"),
         (("--epochs", "1-2", "--type", "mean"), "type 'mean': expected equal or exp"),

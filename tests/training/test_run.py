@@ -79,7 +79,7 @@ def test_only_a_directory_of_weights_alone_is_replaced(tmp_path, small_weights):
         return sorted(path for pattern in ("*", "*/*", "*/*/*") for path in tmp_path.glob(pattern))
 
     before = there()
-    with pytest.raises(WeightsError, match="it has no config.json of weights, so it is not replaced"):
+    with pytest.raises(WeightsError, match="it holds weights, so it is not replaced"):
         save_weights(tmp_path, config, weights, {"file": "new"})
     own = tmp_path / "weights" / "lite0"
     (own / "notes.txt").write_text("mine")

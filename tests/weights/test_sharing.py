@@ -220,6 +220,15 @@ def test_arrays_in_another_order_are_the_same_when_read(tmp_path, small_weights)
         np.testing.assert_array_equal(array, weights[name])
 
 
+def test_a_configuration_of_something_else_is_not_replaced(tmp_path, small_weights):
+    config, weights, _ = read_weights(small_weights)
+    for text in ("{}", text_of(made_record(config, {}))):
+        (tmp_path / "config.json").write_text(text)
+        with pytest.raises(WeightsError, match="it has no config.json of weights, so it is not replaced"):
+            save_weights(tmp_path, config, weights, {})
+        assert (tmp_path / "config.json").read_text() == text
+
+
 @pytest.fixture
 def of_the_last_version(tmp_path, small_weights):
     """A folder with an orbax checkpoint in the place of the file."""

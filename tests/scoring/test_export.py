@@ -1,3 +1,4 @@
+import functools
 import json
 import os
 import subprocess
@@ -15,19 +16,32 @@ from iqa_jax.scoring.metric import FullReferenceMetric
 from tests import miniature, networks
 
 
-@pytest.fixture(scope="module", params=["iqa_conformer", "iqa_transformer"])
-def exported(request, tmp_path_factory):
-    """A metric and the file that it was exported to."""
-    model = networks.random_model(networks.small_config(request.param))
-    metric = FullReferenceMetric(
-        Network.from_model(model), {"sha256": "a" * 64, "source": {"file": "random"}}
-    )
-    path, _ = export(metric, tmp_path_factory.mktemp("exported") / "metric.jaxexport")
-    return metric, path
+@pytest.fixture(scope="module")
+def exports(tmp_path_factory):
+    """`exports(name)`: a metric and the file that it was exported to, once for each model."""
+
+    @functools.cache
+    def exported(name):
+        model = networks.random_model(networks.small_config(name))
+        record = {"sha256": "a" * 64, "source": {"file": "random"}}
+        metric = FullReferenceMetric(Network.from_model(model), record)
+        path, _ = export(metric, tmp_path_factory.mktemp("exported") / "metric.jaxexport")
+        return metric, path
+
+    return exported
 
 
-def test_an_exported_metric_gives_the_same_scores(exported):
-    metric, path = exported
+@pytest.fixture
+def exported(exports):
+    return exports("iqa_conformer")
+
+
+each_model = pytest.mark.parametrize("name", ["iqa_conformer", "iqa_transformer"])
+
+
+@each_model
+def test_an_exported_metric_gives_the_same_scores(name, exports):
+    metric, path = exports(name)
     loaded = iqa_jax.load(path)
     for height, width in ((64, 64), (90, 70), (200, 40)):
         reference = miniature.picture(0, (height, width))
@@ -37,7 +51,8 @@ def test_an_exported_metric_gives_the_same_scores(exported):
         assert float(loaded(loaded.prepare(reference), distorted)) == pytest.approx(expected, rel=1e-5)
     assert loaded.describe() == metric.describe() and loaded.range == metric.range
     images = [np.float32(image / 255) for image in (reference, distorted)]
-    assert float(loaded.loss(*images)) == pytest.approx(float(metric.loss(*images)), rel=1e-4)
+    losses = [float(jax.jit(either.loss)(*images)) for either in (loaded, metric)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
     with pytest.raises(UserError, match="an exported metric has no gradient"):
         jax.grad(loaded.loss, argnums=1)(*images)
 
@@ -58,13 +73,14 @@ def test_it_runs_with_jax_alone_and_names_its_platforms(exported, tmp_path):
     command = [sys.executable, "-c", code, path, tmp_path / "crops.npy"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=os.environ)
     assert done.returncode == 0, done.stderr
-    expected = metric.model.predict(*crops)
+    expected = jax.jit(metric.model.predict)(*crops)
     np.testing.assert_allclose([float(x) for x in done.stdout.split()], expected, rtol=1e-5)
 
 
-def test_the_program_asks_for_float32_throughout(exported):
+@each_model
+def test_the_program_asks_for_float32_throughout(name, exports):
     """On a GPU it gives the scores of a CPU, as the engine does."""
-    module = jax.export.deserialize(bytearray(exported[1].read_bytes())).mlir_module()
+    module = jax.export.deserialize(bytearray(exports(name)[1].read_bytes())).mlir_module()
     for operation in ("stablehlo.convolution", "stablehlo.dot_general"):
         lines = [line for line in module.splitlines() if f" = {operation}" in line]
         assert lines and all(line.count("HIGHEST") == 2 for line in lines), operation

@@ -1,4 +1,5 @@
 import copy
+import functools
 import pickle
 
 import jax
@@ -33,11 +34,18 @@ def pair(height, width, seed=0):
     return reference, miniature.noisy(reference, 20.0, seed)
 
 
+@pytest.fixture(scope="module")
+def predict(metric):
+    """MOS of windows, ten at a time."""
+    compiled = jax.jit(metric.model.predict)
+    return lambda *images: compiled(*(np.resize(x, (10, CROP, CROP, 3)) for x in images))[: len(images[0])]
+
+
 @pytest.mark.parametrize("crops", ["ten", "center", "grid"])
-def test_crops_are_those_of_the_paper(model, crops):
+def test_crops_are_those_of_the_paper(model, predict, crops):
     reference, distorted = pair(90, 83)
     cut = [windows(x[None], crops, CROP)[0] for x in (reference, distorted)]
-    expected = model.denormalise(model(*cut)).mean()
+    expected = predict(*cut).mean()
     score = FullReferenceMetric(Network.from_model(model), {"sha256": ""}, crops=crops)(reference, distorted)
     assert score.shape == () and float(score) == pytest.approx(float(expected), abs=1e-4)
 
@@ -121,30 +129,36 @@ def test_a_prepared_reference_fits_one_size_and_protocol(model, metric):
 def test_the_loss_falls_as_the_score_rises_and_has_finite_gradients(metric):
     images = [np.float32(x / 255) for x in pair(70, 64)]
     score = metric(*images)
-    loss = jax.jit(metric.loss)(*images)
+    loss_and_gradient = jax.jit(jax.value_and_grad(metric.loss, argnums=1))
+    loss, _ = loss_and_gradient(*images)
     assert float(loss) == pytest.approx(5.0 - float(score), abs=1e-4)
-    gradient_of = jax.jit(jax.grad(metric.loss, argnums=1))
     for reference, distorted in (images, (images[0], images[0]), (images[0] * 0, images[0] * 0)):
-        gradient = gradient_of(reference, distorted)
+        _, gradient = loss_and_gradient(reference, distorted)
         assert gradient.shape == distorted.shape and bool(jnp.isfinite(gradient).all())
     batch = [jnp.stack([x, x]) for x in images]
     constant = jnp.asarray(images[0])
     assert float(jax.jit(lambda x: metric.loss(constant, x))(images[1])) == pytest.approx(float(loss))
-    np.testing.assert_allclose(jax.vmap(metric.loss)(*batch), metric.loss(*batch), rtol=1e-4)
-    assert metric.loss(*batch).shape == (2,)
+    losses = jax.jit(metric.loss)(*batch)
+    assert losses.shape == (2,)
+    np.testing.assert_allclose(jax.jit(jax.vmap(metric.loss))(*batch), losses, rtol=1e-4)
 
 
 def test_the_map_has_the_size_of_the_image_and_shows_where_it_is_bad(metric):
     reference, _ = pair(130, 200)
     distorted = reference.copy()
     distorted[:, 120:] = miniature.noisy(reference, 60.0, 0)[:, 120:]
-    found = metric.map(reference, distorted)
-    assert found.values.shape == (130, 200) and np.isfinite(found.values).all()
-    assert len(found.windows) == len(found.scores) and found.windows[:, 0].min() == 0
-    assert (found.windows[:, 0] + found.windows[:, 2]).max() == 130
-    assert (found.windows[:, 1] + found.windows[:, 3]).max() == 200
-    assert found.scores.min() - 1e-3 <= found.values.min() <= found.values.max() <= found.scores.max() + 1e-3
-    left, right = found.values[:, :40].mean(), found.values[:, 160:].mean()
+    quality = metric.map(reference, distorted)
+    assert quality.values.shape == (130, 200) and np.isfinite(quality.values).all()
+    assert len(quality.windows) == len(quality.scores) and quality.windows[:, 0].min() == 0
+    assert (quality.windows[:, 0] + quality.windows[:, 2]).max() == 130
+    assert (quality.windows[:, 1] + quality.windows[:, 3]).max() == 200
+    assert (
+        quality.scores.min() - 1e-3
+        <= quality.values.min()
+        <= quality.values.max()
+        <= quality.scores.max() + 1e-3
+    )
+    left, right = quality.values[:, :40].mean(), quality.values[:, 160:].mean()
     assert left != pytest.approx(right, abs=1e-4)
     assert metric.map(*pair(33, 40)).values.shape == (33, 40)
 
@@ -208,17 +222,17 @@ def test_a_metric_survives_pickle(metric):
     assert copy.deepcopy(again)(*images) == metric(*images)
 
 
-def test_the_loss_of_a_large_image_goes_through_the_model_in_parts(metric, monkeypatch):
+def test_the_loss_of_a_large_image_goes_through_the_model_in_parts(metric):
     reference, distorted = (np.float32(x) / 255 for x in pair(200, 240))
 
-    def loss_and_gradient():
-        return jax.jit(jax.value_and_grad(lambda x: metric.loss(reference, x)))(distorted)
+    def at_once(x):
+        cut = [windows(image[None], "grid", CROP)[0] for image in (jnp.asarray(reference), x)]
+        return 5.0 - metric.model.predict(*cut).mean()
 
-    whole, gradient = loss_and_gradient()
-    monkeypatch.setattr("iqa_jax.scoring.loss.LOSS_WINDOWS", 100)
-    loss, at_once = loss_and_gradient()
-    np.testing.assert_allclose(loss, whole, rtol=1e-5)
-    np.testing.assert_allclose(gradient, at_once, atol=1e-3 * np.abs(at_once).max())
+    loss, gradient = jax.jit(jax.value_and_grad(lambda x: metric.loss(reference, x)))(distorted)
+    expected, slope = jax.jit(jax.value_and_grad(at_once))(distorted)
+    np.testing.assert_allclose(loss, expected, rtol=1e-5)
+    np.testing.assert_allclose(gradient, slope, atol=1e-3 * np.abs(slope).max())
 
 
 def test_some_windows_are_drawn_for_the_loss_with_a_key(metric):
@@ -228,9 +242,10 @@ def test_some_windows_are_drawn_for_the_loss_with_a_key(metric):
     drawn = [float(of_two(key)) for key in keys]
     assert len({round(loss, 6) for loss in drawn}) > 3
     assert drawn[0] == float(of_two(keys[0]))
-    assert float(metric.loss(reference, distorted, windows=99)) == pytest.approx(
-        float(metric.loss(reference, distorted))
+    all_of_99, every = (
+        jax.jit(functools.partial(metric.loss, windows=count))(reference, distorted) for count in (99, None)
     )
+    assert float(all_of_99) == float(every)
     with pytest.raises(UserError, match="windows=2: expected a key"):
         metric.loss(reference, distorted, windows=2)
 

@@ -1,0 +1,28 @@
+"""The loss of the metrics that the package ships with: it can be trained with."""
+
+import jax
+import numpy as np
+import pytest
+
+import iqa_jax
+from iqa_jax.weights.portable import SHIPPED
+from tests import miniature
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_the_gradient_is_the_slope_of_the_loss_and_finite_everywhere(name):
+    metric = iqa_jax.load(name)
+    reference = np.float32(miniature.picture(0, (192, 192))) / 255
+    distorted = np.float32(miniature.noisy(miniature.picture(0, (192, 192)), 20.0, 1)) / 255
+    given = [reference] if metric.full_reference else []
+    value_and_gradient = jax.jit(jax.value_and_grad(lambda x: metric.loss(*given, x)))
+
+    loss, gradient = value_and_gradient(distorted)
+    assert gradient.shape == distorted.shape and float(loss) > 0
+    # A step along the gradient, small beside the noise, changes the loss by what the gradient says.
+    direction = gradient / np.linalg.norm(gradient)
+    ends = [float(value_and_gradient(np.float32(distorted + step * direction))[0]) for step in (-0.05, 0.05)]
+    slope = (ends[1] - ends[0]) / 0.1
+    assert slope > 0 and slope == pytest.approx(float(np.vdot(gradient, direction)), rel=0.05)
+    for image in (reference, 0 * reference, 0 * reference + 1):  # the reference itself is one of them
+        assert np.isfinite(value_and_gradient(image)[1]).all()

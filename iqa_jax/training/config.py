@@ -313,9 +313,9 @@ def _check(config: TrainConfig) -> None:
         value = operator.attrgetter(name)(config)
         if problem := limits.problem(value):
             raise ConfigError(f"config.{name}={value}: expected {problem}")
+    read = config.to_dict()
     for name, default in defaults.items():
-        unread = name not in config.to_dict()
-        if unread and getattr(config, name) != default:
+        if name not in read and getattr(config, name) != default:
             raise ConfigError(f"config.{name}: config.model={config.model} does not read it; leave it out")
     for name, fits, expected in (
         ("accumulation", config.batch_size % config.accumulation == 0, "a divisor of config.batch_size"),

@@ -160,6 +160,8 @@ def test_a_teacher_that_does_not_fit_is_named(place, finished, tmp_path):
         "a backbone's weights .*, expected an IQA model's",
         teacher=place / "teacher" / "backbone",
     )
+    with pytest.raises(ConfigError, match="config.pseudo_ratio=1.0: expected pseudo-labelled pairs"):
+        train(parse(arguments("student", place, teacher="x")).config, tmp_path / "alone")
     with pytest.raises(ConfigError, match="config.teacher: expected the run or the averaged checkpoint"):
         parse(arguments("student", place))
     with pytest.raises(ConfigError, match="config.noise.cut_out=2.0: expected a probability"):

@@ -1,3 +1,3 @@
-"""The IQA Conformer's recipe: `iqa_jax/configs/conformer.py`; copy that file for one of your own."""
+"""The IQA Conformer's recipe: `iqa_jax/configs/conformer.py`; copy that file to write your own."""
 
 from iqa_jax.configs.conformer import get_config  # noqa: F401

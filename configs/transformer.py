@@ -1,3 +1,3 @@
-"""The IQA Transformer's recipe: `iqa_jax/configs/transformer.py`; copy that file for one of your own."""
+"""The IQA Transformer's recipe: `iqa_jax/configs/transformer.py`; copy that file to write your own."""
 
 from iqa_jax.configs.transformer import get_config  # noqa: F401

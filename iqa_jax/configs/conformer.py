@@ -1,6 +1,6 @@
 """IQA Conformer (Conde, Burchi and Timofte, NTIRE 2022).
 
-    python train.py --config configs/conformer.py          # PIPAL if it is found, else the built-in set
+    python train.py --config configs/conformer.py          # PIPAL if it finds it, else the built-in set
     python train.py --config configs/conformer.py:pipal --config.data_dir=DIR
     python train.py --config configs/conformer.py:demo
     python train.py --config configs/conformer.py:finetune --config.dataset=pairs/mine --config.splits=FILE
@@ -8,15 +8,15 @@
 On PIPAL this is the paper's recipe: 30 epochs of Adam at 1e-4 in batches of 16, on frozen
 Inception-ResNet-v2 features.  Published for it: PLCC 0.8035 / SRCC 0.7878 on the challenge's
 validation set.  On the built-in set it is a short schedule of our own on EfficientNet-Lite0
-features: about four minutes on two CPU cores, validation SRCC above 0.90.  To fine-tune on a few pairs it
-begins from the weights of the package.
+features, which takes about four minutes on two CPU cores and reaches a validation SRCC above 0.90.
+Fine-tuning on a few pairs starts from the weights that ship with the package.
 """
 
 from ml_collections import ConfigDict
 
 
 def get_config(dataset: str = "auto") -> ConfigDict:
-    """The recipe for "pipal", "demo" or "finetune"; "auto" is settled once `data_dir` is known."""
+    """The recipe "pipal", "demo" or "finetune"; "auto" leaves the choice of the first two to the data."""
     c = ConfigDict()
     c.model = "iqa_conformer"
     c.seed = 0
@@ -26,7 +26,7 @@ def get_config(dataset: str = "auto") -> ConfigDict:
     c.data_dir = ""  # "": the cache directory
     c.train_split = "train[:80%]"
     c.validation_split = "train[80%:]"
-    c.splits = ""  # a file of `splits`, in place of these two
+    c.splits = ""  # a file that `splits` wrote, in place of these two
     c.rotation = 180.0  # largest rotation of a training crop, degrees
     c.crop_size = 192
     c.data = ConfigDict()
@@ -34,21 +34,21 @@ def get_config(dataset: str = "auto") -> ConfigDict:
     c.data.steps_at_once = 0  # in one dispatch, of images on the devices; 0: ten
 
     # Model.
-    c.init_from = ""  # weights to begin from; the architecture, from here to `magnitudes`, is theirs
+    c.init_from = ""  # weights to start from, with their architecture, from here to `magnitudes`
     c.backbone = "inception_resnet_v2"
     c.backbone_weights = "auto"  # a directory, a PyTorch file, or "random"
     c.dim = 128  # width after the backbone
     c.heads = 4  # of the attention
     c.taps = ""  # maps of the backbone, "stage1,stage2", averaged over cells; "": the backbone's own
     c.stride = 0  # side of a cell, pixels
-    c.magnitudes = ""  # maps of which |f_ref - f_dis| is looked at too
+    c.magnitudes = ""  # maps of which the model also sees |f_ref - f_dis|
     c.dropout = 0.1
     c.dtype = "float32"  # of the arithmetic; "bfloat16" is faster on GPUs and TPUs
 
     # Optimisation.
     c.optimizer = "adam"  # or "sgd"
     c.batch_size = 16
-    c.accumulation = 1  # parts in which a batch goes through the model, to save memory
+    c.accumulation = 1  # equal parts in which a batch passes, to save memory
     c.learning_rate = 1e-4
     c.schedule = "constant"  # or "cosine", over num_epochs
     c.warmup_steps = 0

@@ -22,12 +22,12 @@ def get_config(dataset: str = "auto") -> ConfigDict:
 
     # Pseudo-labels.
     c.teacher = ""  # a full-reference model: a run, an average, "full-reference", hf://OWNER/NAME
-    c.unlabelled = "pipal"  # pairs to label, of a data set that is prepared or can be
+    c.unlabelled = "pipal"  # the data set whose pairs it labels
     c.unlabelled_split = "ntire2022_test"
-    c.pseudo_crops = "ten"  # what the teacher looks at; or "grid", "center"
+    c.pseudo_crops = "ten"  # that the teacher scores; or "grid", "center"
     c.pseudo_ratio = 1.0  # pseudo-labelled images for each labelled one in a batch; 0: none
     c.pseudo_weight = 1.0  # of their squared errors, a labelled one's is 1
-    c.rounds = 1  # with more, each student scores the pairs too, beside the teacher, for the next
+    c.rounds = 1  # with more, each student also labels the pairs, beside the teacher, for the next
 
     # Noise on the pseudo-labelled images; 0 switches each off.
     c.noise = ConfigDict()

@@ -1,7 +1,6 @@
 """Batches of pairs: which examples make them up, and which crops of their images.
 
-Both depend on the seed and on the number of the batch alone, wherever the images are kept; see
-`iqa_jax.training.feed`.
+Both depend only on the seed and the number of the batch; `iqa_jax.training.feed` says where the images are.
 """
 
 import dataclasses
@@ -57,7 +56,7 @@ class BatchIndex:
 
 
 class Order:
-    """Which examples each batch has, by its number; every epoch is shuffled anew.
+    """Which examples each batch has, by its number; every epoch has its own shuffle.
 
     With two sources (labelled and pseudo-labelled pairs), a batch has examples of the first, then of the
     second.  An epoch of a source is as many whole shares of a batch as it fills.

@@ -98,28 +98,19 @@ class _Limits:
         return "a text that is not empty" if self.required and not value.strip() else None
 
 
+_PROBABILITY: dict[str, Any] = {"kind": float, "low": 0, "high": 1, "expected": "a probability"}
+_BELOW_ONE: dict[str, Any] = {"kind": float, "low": 0, "below": 1, "expected": "a probability below 1"}
+_DEGREES: dict[str, Any] = {"kind": float, "low": 0, "high": 360, "expected": "degrees, 0 to 360"}
+_UP_TO_1000: dict[str, Any] = {"kind": float, "low": 0, "high": 1000}
+_RATE_OR_FROZEN = "0 (frozen) or a number above, at most 1000"
+
+
 def _field(default: Any, kind: type, **limits: Any) -> Any:
     return dataclasses.field(default=default, metadata={"limits": _Limits(kind, **limits)})
 
 
 def _whole(default: int, low: int, high: int = _INT32, **more: Any) -> Any:
     return _field(default, int, low=low, high=high, **more)
-
-
-def _probability(default: float, **more: Any) -> Any:
-    return _field(default, float, low=0, high=1, expected="a probability", **more)
-
-
-def _probability_below_one(default: float, **more: Any) -> Any:
-    return _field(default, float, low=0, below=1, expected="a probability below 1", **more)
-
-
-def _degrees(default: float, **more: Any) -> Any:
-    return _field(default, float, low=0, high=360, expected="degrees, 0 to 360", **more)
-
-
-def _up_to_1000(default: float, expected: str, low: float = 0, **more: Any) -> Any:
-    return _field(default, float, low=low, high=1000, expected=expected, **more)
 
 
 def _one_of(default: str, choices: Collection[str], **more: Any) -> Any:
@@ -140,12 +131,12 @@ class DataConfig:
 class NoiseConfig(InputNoise):
     """Noise on a student's pseudo-labelled images; 0 switches each off."""
 
-    flip: float = _probability(0.5, idle=_LABELS_ALONE)  # horizontally, and vertically
-    rotation: float = _degrees(180.0, idle=_LABELS_ALONE)  # largest, either way
-    cut_out: float = _probability(0.5, idle=_LABELS_ALONE)  # of a square cut-out
-    grid_mask: float = _probability(0.5, idle=_LABELS_ALONE)  # of a grid of cut-outs
-    dropout: float = _probability_below_one(0.1, idle=_LABELS_ALONE)  # after the backbone
-    stochastic_depth: float = _probability_below_one(0.1, idle=_LABELS_ALONE)  # of leaving out a branch
+    flip: float = _field(0.5, **_PROBABILITY, idle=_LABELS_ALONE)  # horizontally, and vertically
+    rotation: float = _field(180.0, **_DEGREES, idle=_LABELS_ALONE)  # largest, either way
+    cut_out: float = _field(0.5, **_PROBABILITY, idle=_LABELS_ALONE)  # of a square cut-out
+    grid_mask: float = _field(0.5, **_PROBABILITY, idle=_LABELS_ALONE)  # of a grid of cut-outs
+    dropout: float = _field(0.1, **_BELOW_ONE, idle=_LABELS_ALONE)  # after the backbone
+    stochastic_depth: float = _field(0.1, **_BELOW_ONE, idle=_LABELS_ALONE)  # of leaving out a branch
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -165,7 +156,7 @@ class TrainConfig:
     train_split: str = _field("train[:80%]", str, required=True, idle=_GIVEN_SPLITS)
     validation_split: str = _field("train[80%:]", str, required=True, idle=_GIVEN_SPLITS)
     splits: str = _field("", str)  # a file of `splits`, in place of these two
-    rotation: float = _degrees(180.0)  # largest rotation of a training crop
+    rotation: float = _field(180.0, **_DEGREES)  # largest rotation of a training crop
     crop_size: int = _whole(192, 96, 8192, idle=_GIVEN_ARCHITECTURE)  # side in pixels
     data: DataConfig = DataConfig()
 
@@ -179,7 +170,7 @@ class TrainConfig:
     # Maps of the backbone, "stage1,stage2", averaged over cells; "": the backbone's own.
     taps: str = _field("", str, idle=_GIVEN_ARCHITECTURE)
     stride: int = _whole(0, 0, 8192, idle=_GIVEN_ARCHITECTURE)  # side of a cell in pixels
-    dropout: float = _probability_below_one(0.1, reads=True)
+    dropout: float = _field(0.1, **_BELOW_ONE, reads=True)
     # Maps of which the model also sees |f_ref - f_dis|.
     magnitudes: str = _field("", str, reads=True, idle=_GIVEN_ARCHITECTURE)
     dtype: str = _one_of("float32", ("float32", "bfloat16"))  # of the arithmetic
@@ -188,7 +179,9 @@ class TrainConfig:
     optimizer: str = _one_of("adam", ("adam", "sgd"))
     batch_size: int = _whole(16, 1, 2**20)
     accumulation: int = _whole(1, 1, 2**20)  # equal parts in which a batch passes, to save memory
-    learning_rate: float = _up_to_1000(1e-4, "a number above 0, at most 1000", low=1e-30)
+    learning_rate: float = _field(
+        1e-4, float, low=1e-30, high=1000, expected="a number above 0, at most 1000"
+    )
     schedule: str = _one_of("constant", ("constant", "cosine"))  # the cosine, over num_epochs
     warmup_steps: int = _whole(0, 0)
     num_epochs: int = _whole(30, 1, idle=_STEPS_ALONE)
@@ -209,16 +202,14 @@ class TrainConfig:
     unlabelled_split: str = _field("ntire2022_test", str, required=True, reads=False, idle=_LABELS_ALONE)
     pseudo_crops: str = _one_of("ten", CROPS, reads=False, idle=_LABELS_ALONE)  # that the teacher scores
     # Pseudo-labelled images for each labelled one in a batch; 0: none.
-    pseudo_ratio: float = _up_to_1000(1.0, "0 (labels only) to 1000", reads=False)
+    pseudo_ratio: float = _field(1.0, **_UP_TO_1000, expected="0 (labels only) to 1000", reads=False)
     # Of their squared errors; a labelled one's is 1.
-    pseudo_weight: float = _up_to_1000(1.0, "0 to 1000", reads=False, idle=_LABELS_ALONE)
+    pseudo_weight: float = _field(1.0, **_UP_TO_1000, expected="0 to 1000", reads=False, idle=_LABELS_ALONE)
     # With more than one, each student also labels the pairs, beside the teacher, for the next.
     rounds: int = _whole(1, 1, 100, reads=False, idle=_LABELS_ALONE)
     noise: NoiseConfig = dataclasses.field(default=NoiseConfig(), metadata={"reads": False})
-    # 0: frozen, as the teacher's.
-    backbone_learning_rate: float = _up_to_1000(
-        0.0, "0 (frozen) or a number above, at most 1000", reads=False
-    )
+    # Of the backbone's parameters; 0: frozen, as the teacher's.
+    backbone_learning_rate: float = _field(0.0, **_UP_TO_1000, expected=_RATE_OR_FROZEN, reads=False)
 
     def __post_init__(self) -> None:
         _check(self)
@@ -232,13 +223,9 @@ class TrainConfig:
         """
         given = leaves(values)
         _check_names(given)
-        groups = {"data": DataConfig, "noise": NoiseConfig}
-        fields: dict[str, Any] = {name: value for name, value in given.items() if "." not in name}
-        for group, kind in groups.items():
-            inner = {name.partition(".")[2]: v for name, v in given.items() if name.startswith(f"{group}.")}
-            if inner:
-                fields[group] = kind(**inner)
-        return cls(**fields)
+        groups = {group: values[group] for group in ("data", "noise") if group in values}
+        kinds = {"data": DataConfig, "noise": NoiseConfig}
+        return cls(**{**values, **{group: kinds[group](**inner) for group, inner in groups.items()}})
 
     def to_dict(self) -> dict:
         """The fields that the model reads, as `from_dict` takes them."""
@@ -326,9 +313,9 @@ def _check(config: TrainConfig) -> None:
         value = operator.attrgetter(name)(config)
         if problem := limits.problem(value):
             raise ConfigError(f"config.{name}={value}: expected {problem}")
+    read = config.to_dict()
     for name, default in defaults.items():
-        unread = name not in config.to_dict()
-        if unread and getattr(config, name) != default:
+        if name not in read and getattr(config, name) != default:
             raise ConfigError(f"config.{name}: config.model={config.model} does not read it; leave it out")
     for name, fits, expected in (
         ("accumulation", config.batch_size % config.accumulation == 0, "a divisor of config.batch_size"),

@@ -1,7 +1,7 @@
-"""What the steps of a run take: batches of crops, from images that are kept somewhere.
+"""What the steps of a run take: batches of crops.
 
-Images are decoded as they are needed ("stream"), kept decoded in this process's memory ("host") or kept on
-the devices, where a step cuts the crops that it needs ("device"); the batches are the same.
+The images are decoded when a batch needs them ("stream"), once into this process's memory ("host"), or once
+onto the devices, where each step cuts its crops ("device"); the batches are the same.
 """
 
 import dataclasses
@@ -133,7 +133,7 @@ def _gathered(large: jax.Array, place: jax.Array, size: int, mesh: Mesh) -> jax.
 
 
 class Feed:
-    """What the steps of a run take, wherever the images are kept.
+    """What the steps of a run take, wherever the images are.
 
     Attributes:
       mesh: on which the batches lie.

@@ -73,8 +73,13 @@ def batch_sizes(config: TrainConfig, training: PairSource, pseudo: PairSource | 
     """How many labelled and how many pseudo-labelled pairs there are in a batch.
 
     Raises:
-      ConfigError: there are fewer in all, or none of a kind in a batch.
+      ConfigError: there are fewer in all, or none of one in a batch; a student has no pseudo-labelled ones.
     """
+    if config.pseudo_labelled and pseudo is None:
+        raise ConfigError(
+            f"config.pseudo_ratio={config.pseudo_ratio}: expected pseudo-labelled pairs, which "
+            "`train_student` makes; with 0 a student trains on the labels alone"
+        )
     share = config.pseudo_ratio / (1 + config.pseudo_ratio) if pseudo else 0
     from_pseudo = round(config.batch_size * share)
     sizes = (config.batch_size - from_pseudo, from_pseudo)

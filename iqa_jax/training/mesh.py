@@ -17,10 +17,7 @@ class DataMesh:
     mesh: Mesh
 
     @classmethod
-    def of(
-        cls,
-        devices: Sequence[jax.Device],  # pyright: ignore[reportInvalidTypeForm]  # a variable in jax's stubs
-    ) -> "DataMesh":
+    def of(cls, devices: Sequence["jax.Device"]) -> "DataMesh":  # pyright: ignore  # jax's stubs
         axis = jax.sharding.AxisType.Auto
         return cls(jax.make_mesh((len(devices),), (AXIS,), axis_types=(axis,), devices=devices))
 

@@ -28,7 +28,7 @@ from iqa_jax.weights.pytorch.convert import pretrained_backbone
 from iqa_jax.weights.reading import backbone_weights
 from iqa_jax.weights.record import config_in, made_record, read_config, text_of
 
-# Fields that may differ when a run resumes: they do not change what a step does.
+# Fields that may differ when a run resumes, because no step depends on them.
 _FREE_FIELDS = (
     "num_steps",
     "eval_every",
@@ -40,16 +40,16 @@ _FREE_FIELDS = (
 )
 
 
-# What a run's directory may hold before its config.json is there, and where schedulers write what is printed.
+# What a run's directory may hold before it has a config.json, and the files to which schedulers print.
 _BEFORE_CONFIG = ("backbone", "checkpoints", "damaged", "round-*", "tensorboard")
 _PRINTED = ("*.log", "*.out", "*.err")
 
 
 def check_directory(workdir: str | os.PathLike) -> Path:
-    """The absolute path of a directory that is new, empty or a run's; nothing is written.
+    """The absolute path of a directory that is new, empty or a run's; writes nothing.
 
     Raises:
-      ConfigError: it holds something else, which is named.
+      ConfigError: it holds something else; says what.
     """
     workdir = new_directory(workdir)
     if not workdir.is_dir():
@@ -78,8 +78,8 @@ def run_directory(workdir: str | os.PathLike) -> Iterator[Path]:
     A run that fails before its first step leaves nothing behind.
 
     Raises:
-      ConfigError: another training is at work there; see `check_directory` too.
-      UserError: it cannot be written.
+      ConfigError: another training is at work there, or the directory holds something else.
+      UserError: this process cannot write there.
     """
     workdir = check_directory(workdir)
     new = not workdir.exists()
@@ -121,7 +121,7 @@ def start_run(
     Args:
       source: where the data and the labels come from; config.json keeps it.
     Raises:
-      ConfigError, DataError: the run that is there has other data or labels.
+      ConfigError, DataError: the run in `workdir` has other data or labels.
     """
     model_config = model_config_for(config, training)
     record = made_record(
@@ -220,7 +220,7 @@ def _check_same_data(workdir: Path, config: TrainConfig, model_config: ModelConf
 
 
 def _labelled_by(record: dict) -> dict | None:
-    """Where pseudo-labels come from, but for what the teacher was trained on."""
+    """Where pseudo-labels come from, except what the teacher was trained on."""
     origin = record["source"].get("pseudo_labels")
     return origin and {name: value for name, value in origin.items() if name != "trained_on"}
 

@@ -26,7 +26,7 @@ class Interrupted(Exception):
 
 
 class Stop:
-    """Which signal has asked the run to stop, if any; a second Ctrl-C ends it at once.
+    """The signal that asked the run to stop, if any; a second Ctrl-C ends it at once.
 
     Attributes:
       interrupt: what Ctrl-C does elsewhere, and the second one does here.
@@ -57,7 +57,7 @@ class Stop:
 
 @contextlib.contextmanager
 def stop_signals() -> Iterator[Stop]:
-    """Notes the signals that ask to stop, in place of what they do; one that is ignored stays ignored."""
+    """Records the signals that ask to stop instead of stopping; an ignored one stays ignored."""
     stop = Stop()
     wanted = [n for n in (*STOP_SIGNALS, signal.SIGINT) if signal.getsignal(n) is not signal.SIG_IGN]
     before = {number: signal.signal(number, stop.handle) for number in wanted}

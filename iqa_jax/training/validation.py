@@ -35,7 +35,7 @@ class Evaluator:
         self.predicted: np.ndarray | None = None  # (N,) by the latest evaluation; averaged weights if kept
 
     def know_baselines(self, lines: list[dict]) -> None:
-        """Takes the SRCC of PSNR and SSIM from earlier lines of the run; they are measured once."""
+        """Takes the SRCC of PSNR and SSIM from earlier lines of the run, which measures them once."""
         if lines and all(name in lines[-1] for name in _BASELINES):
             values = ((name, lines[-1][name]) for name in _BASELINES)
             self._baselines = {name: math.nan if value is None else value for name, value in values}
@@ -70,8 +70,8 @@ class Evaluator:
         predictions = self.predict(state, frozen, stopped=stopped)
         self.predicted = predictions[-1]
         for prefix, predicted in zip(("", "ema_"), predictions, strict=False):
-            found = correlations(predicted, self.source.mos)
-            metrics |= {f"{prefix}{name}": value for name, value in found.items()}
+            figures = correlations(predicted, self.source.mos)
+            metrics |= {f"{prefix}{name}": value for name, value in figures.items()}
         return metrics | self._baseline_srcc(stopped)
 
     def _baseline_srcc(self, stopped: Callable[[], bool]) -> dict[str, float]:
@@ -89,12 +89,12 @@ class Evaluator:
 def _until(stopped: Callable[[], bool], progress: Callable[[int], object]) -> Callable[[int], None]:
     """`progress`, which raises `Abandoned` once `stopped` is true."""
 
-    def tell(count: int) -> None:
+    def report(count: int) -> None:
         progress(count)
         if stopped():
             raise Abandoned
 
-    return tell
+    return report
 
 
 @contextlib.contextmanager

@@ -53,7 +53,7 @@ def start(data_dir, workdir, cache, *arguments, devices=1, **fields):
         f"--workdir={workdir}",
     ]
     command += [*arguments, *(f"--config.{name}={value}" for name, value in fields.items())]
-    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"
+    flags = f"--xla_backend_optimization_level=0 --xla_force_host_platform_device_count={devices}"
     env = {**os.environ, "IQA_JAX_CACHE": str(cache), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
     return subprocess.Popen(
         command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

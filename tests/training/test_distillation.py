@@ -19,6 +19,7 @@ from iqa_jax.training.loop import train
 from iqa_jax.weights.checkpoints import Saved
 from iqa_jax.weights.record import text_of
 from tests import miniature, networks
+from tests.training import tiny
 
 ROOT = Path(__file__).resolve().parents[2]
 STEPS = 4
@@ -34,8 +35,14 @@ def place(tmp_path_factory, packaged_weights):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("IQA_JAX_CACHE", str(folder / "cache"))
         patch.setattr("iqa_jax.scoring.dataset._PART", 4)
-        train(parse(arguments("conformer", folder)).config, folder / "teacher")
+        untrained_teacher(folder, folder / "teacher")
         yield folder
+
+
+def untrained_teacher(place, workdir, **fields):
+    with pytest.MonkeyPatch.context() as patch:
+        tiny.untrained(patch)
+        train(parse(arguments("conformer", place, **fields)).config, workdir)
 
 
 def arguments(name, place, **fields):
@@ -138,7 +145,8 @@ def test_rounds_and_a_tuned_backbone(place, tmp_path):
     assert np.isfinite(scores).all()
 
 
-def test_labels_alone_need_no_teacher(place, tmp_path):
+def test_labels_alone_need_no_teacher(place, tmp_path, monkeypatch):
+    tiny.untrained(monkeypatch)
     metrics = student(place, tmp_path / "run", teacher="", pseudo_ratio=0, num_steps=1, eval_every=1)
     assert metrics["step"] == 1
     record = json.loads((tmp_path / "run" / "config.json").read_text())
@@ -157,6 +165,8 @@ def test_a_teacher_that_does_not_fit_is_named(place, finished, tmp_path):
         "a backbone's weights .*, expected an IQA model's",
         teacher=place / "teacher" / "backbone",
     )
+    with pytest.raises(ConfigError, match="config.pseudo_ratio=1.0: expected pseudo-labelled pairs"):
+        train(parse(arguments("student", place, teacher="x")).config, tmp_path / "alone")
     with pytest.raises(ConfigError, match="config.teacher: expected the run or the averaged checkpoint"):
         parse(arguments("student", place))
     with pytest.raises(ConfigError, match="config.noise.cut_out=2.0: expected a probability"):
@@ -174,9 +184,7 @@ def test_a_teacher_that_does_not_fit_is_named(place, finished, tmp_path):
 
 
 def test_another_teacher_needs_another_directory(place, finished, tmp_path):
-    train(
-        parse(arguments("conformer", place, seed=1, num_steps=1, eval_every=1)).config, tmp_path / "teacher"
-    )
+    untrained_teacher(place, tmp_path / "teacher", seed=1, num_steps=1, eval_every=1)
     with pytest.raises(ConfigError, match="config.teacher"):
         student(place, finished, teacher=tmp_path / "teacher")
 

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from iqa_jax.cli.train_arguments import parse
 from iqa_jax.models import ModelConfig
 from iqa_jax.training import log, loop
+from iqa_jax.training.config import TrainConfig
 from iqa_jax.training.step import TrainState
 
 MODEL = dataclasses.asdict(ModelConfig("iqa_conformer"))
@@ -143,7 +143,6 @@ def patched(monkeypatch):
 
     def run(workdir, **fields):
         fields = {"num_steps": 8, "eval_every": 4, "checkpoint_every": 2, "keep_checkpoints": 9, **fields}
-        given = [f"--config.{name}={value}" for name, value in {"ema_decay": 0, **fields}.items()]
-        return loop.train(parse(["--config=conformer:pipal", *given]).config, workdir)
+        return loop.train(TrainConfig(ema_decay=0.0, **fields), workdir)
 
     return run

@@ -349,7 +349,7 @@ def test_packaged_weights_match_their_pytorch_network_and_recognise_photographs(
 def whole():
     """`whole(name, backbone)`: (features, predictions, both images' gradients) of pairs, one program each."""
 
-    @functools.lru_cache(maxsize=1)
+    @functools.cache
     def program(name, backbone):
         graph, state = nnx.split(small_model(name, backbone))
 

@@ -49,8 +49,7 @@ def luma_psnr() -> Callable[[np.ndarray, np.ndarray], float]:
 
 
 def of_piq(name: str, sign: int) -> Callable[[np.ndarray, np.ndarray], float]:
-    need("piq", "piq torchvision")
-    import piq
+    piq = need("piq", "piq torchvision")
     import torch
 
     def measure(reference, distorted):

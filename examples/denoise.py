@@ -102,9 +102,10 @@ def main(
     scores |= {"PSNR": psnr, "SSIM": ssim}
     print(" " * 16, *(f"{name:>7s}" for name in scores))  # means of the three
     for name, images in rows.items():
-        images = [np.uint8(np.rint(255 * np.clip(x, 0, 1))) for x in images]
+        images = [np.rint(255 * np.clip(x, 0, 1)).astype(np.uint8) for x in images]
         means = [
-            np.mean([score(r, d) for r, d in zip(held_out, images, strict=True)]) for score in scores.values()
+            np.mean([float(score(r, d)) for r, d in zip(held_out, images, strict=True)])
+            for score in scores.values()
         ]
         print(f"{name:16s}", *(f"{mean:7.3f}" for mean in means))
 

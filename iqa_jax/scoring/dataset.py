@@ -48,15 +48,16 @@ def predict(
     first = {name: number for number, name in reversed(list(enumerate(source.reference)))}
     order = sorted(range(len(source)), key=lambda position: first[source.reference[position]])
 
-    def images(position):
+    def images(position: int) -> tuple[np.ndarray | None, np.ndarray]:
         """The reference, where it is the first pair of it, and the distorted image."""
-        name = source.reference[position]
+        name = str(source.reference[position])
         opens = model.full_reference and first[name] == position
         return source.reference_image(name) if opens else None, source.distorted_image(position)
 
     def items(reference=None):
         for original, distorted in read_ahead(images, order):
-            where = places(crops, *distorted.shape[:2], size)
+            height, width = distorted.shape[:2]
+            where = places(crops, height, width, size)
             if original is not None:
                 reference = Reference(original, keep=len(where) <= KEPT_WINDOWS)
             yield reference, distorted, where

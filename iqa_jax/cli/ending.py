@@ -149,7 +149,7 @@ def plain_text(error: BaseException) -> str | None:
         return str(error)
     if isinstance(error, ModuleNotFoundError):
         extra = _EXTRAS.get((error.name or "").partition(".")[0])
-        return extra and f"{error.name} is not installed; it comes with: pip install 'iqa_jax[{extra}]'"
+        return extra and f"{error.name} is not installed; it comes with: pip install 'iqa-conformer[{extra}]'"
     if isinstance(error, OSError):
         where = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes) else ""
         return f"{where}{error.strerror or error}{_FREE_SPACE if error.errno in _FULL else ''}"

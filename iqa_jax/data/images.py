@@ -177,7 +177,7 @@ def _formats(start: bytes) -> list[str]:
     try:
         import pillow_heif
     except ModuleNotFoundError:
-        raise DataError("a HEIC image; pip install 'iqa_jax[heic]' to read it") from None
+        raise DataError("a HEIC image; pip install 'iqa-conformer[heic]' to read it") from None
     pillow_heif.register_heif_opener()
     return [*known, "HEIF"]
 

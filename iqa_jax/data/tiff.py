@@ -100,7 +100,7 @@ def read_values(file: BinaryIO, say: Callable[[str], object]) -> Values:
         import tifffile
     except ModuleNotFoundError:
         raise DataError(
-            "a TIFF that Pillow does not read, or damaged; pip install 'iqa_jax[tiff]' to read all kinds"
+            "a TIFF that Pillow does not read, or damaged; pip install 'iqa-conformer[tiff]' reads all kinds"
         ) from None
     log = logging.getLogger("tifffile")
     if not log.handlers:  # the error reports what it logs of damaged files

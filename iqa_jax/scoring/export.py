@@ -29,7 +29,7 @@ def _check_flatbuffers() -> None:
     if importlib.util.find_spec("flatbuffers") is None:
         raise UserError(
             "an exported metric needs flatbuffers, which is not installed; it comes with: "
-            "pip install 'iqa_jax[export]'"
+            "pip install 'iqa-conformer[export]'"
         )
 
 

@@ -212,7 +212,7 @@ def _read_orbax(folder: Path) -> dict[str, np.ndarray]:
     except ModuleNotFoundError as error:
         raise ValueError(
             f"weights of an earlier version need {error.name}, which is not installed; it comes with: pip "
-            "install 'iqa_jax[train]'"
+            "install 'iqa-conformer[train]'"
         ) from None
     except Exception as error:  # orbax and its storage raise many kinds
         raise ValueError(f"damaged ({failure_reason(error)}); convert the weights again") from None

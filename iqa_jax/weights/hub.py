@@ -61,7 +61,7 @@ def from_hub(what: str, fetch: Callable[[], Fetched], instead: str = "") -> Fetc
             raise
         raise WeightsError(
             f"{what} is on the model hub, which needs huggingface_hub; it comes with: "
-            "pip install 'iqa_jax[convert]'"
+            "pip install 'iqa-conformer[convert]'"
         ) from None
     except Exception as error:  # the hub's, and those of what it uses to connect
         reason = first_line(error)

@@ -45,7 +45,7 @@ def raised_by_jax(error):
         ),
         (
             ModuleNotFoundError("no ray", name="ray.util"),
-            "ray.util is not installed; it comes with: pip install 'iqa_jax[ray]'",
+            "ray.util is not installed; it comes with: pip install 'iqa-conformer[ray]'",
         ),
         (ModuleNotFoundError("no x", name="x"), None),
         (ValueError("a fault"), None),

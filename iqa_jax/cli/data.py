@@ -49,7 +49,7 @@ def prepare(
     options = None
     if scale or average_opinions:
         options = TableOptions(_ends_of(scale), average_opinions)
-    with arguments_as_options("manual_dir", "average_opinions"):
+    with arguments_as_options("manual_dir", "average_opinions", "data_dir"):
         builder = prepare_dataset(
             name,
             data_dir=data_dir or None,
@@ -220,6 +220,6 @@ def opened(name: str, split: str, data_dir: str, splits: Path | None = None, *, 
     from iqa_jax.data.source import PairSource
     from iqa_jax.data.splits import part_of_splits
 
-    with arguments_as_options("manual_dir"):
+    with arguments_as_options("manual_dir", "data_dir"):
         builder = prepare_dataset(name, data_dir=data_dir or None)
     return part_of_splits(builder, splits, "validation") if splits else PairSource(builder, split or default)

@@ -131,7 +131,7 @@ def _sources_to_evaluate(names: list[str], record: dict, split: str, splits: Pat
         raise UserError("--split and --splits: give one of them")
     sources = {}
     for name in names:
-        with arguments_as_options("manual_dir"):
+        with arguments_as_options("manual_dir", "data_dir"):
             builder = prepare_dataset(name, data_dir=data_dir or None)
         source, why = part_to_evaluate(builder, record, split=split, splits=splits or "")
         check_labels(source)

@@ -98,13 +98,21 @@ def numbers_of(option: str, text: str) -> list[int]:
 
 
 @contextlib.contextmanager
-def arguments_as_options(*arguments: str) -> Iterator[None]:
-    """Lets the library's errors name options where they name its arguments: `--data-dir`, not `data_dir`."""
+def arguments_as_options(*arguments: str, fields: bool = False) -> Iterator[None]:
+    """Lets the library's errors name options where they name its arguments: `--data-dir`, not `data_dir`.
+
+    Args:
+      fields: the options are those of a configuration: `--config.data_dir`.
+    """
     try:
         yield
     except UserError as error:
         named = rf"(?<![\w./-])({'|'.join(arguments)})\b"
-        text = re.sub(named, lambda match: "--" + match[1].replace("_", "-"), str(error))
+        text = re.sub(
+            named,
+            lambda name: f"--config.{name[1]}" if fields else f"--{name[1].replace('_', '-')}",
+            str(error),
+        )
         error.args = (text,)
         raise
 

@@ -46,6 +46,7 @@ def run(argv: list[str], *, command: str, config: str) -> int:
     from iqa_jax.cli.train_arguments import parse
 
     asked = parse(argv)
+    from iqa_jax.cli.options import arguments_as_options
     from iqa_jax.cli.output import say_of_device
     from iqa_jax.errors import ConfigError
     from iqa_jax.ops.programs import keep_programs
@@ -61,9 +62,10 @@ def run(argv: list[str], *, command: str, config: str) -> int:
         raise ConfigError(f"{error} ({options})") from None
     keep_programs()
     say_of_device()
+    work = train if asked.config.full_reference else train_student
     try:
-        work = train if asked.config.full_reference else train_student
-        work(asked.config, asked.workdir or f"runs/{asked.name}", reason=asked.reason)
+        with arguments_as_options("data_dir", fields=True):
+            work(asked.config, asked.workdir or f"runs/{asked.name}", reason=asked.reason)
     except Interrupted as interruption:
         print(interruption, file=sys.stderr)
         return interruption.exit_code

@@ -183,7 +183,7 @@ def _make_writable(directory: Path, *, own: bool) -> None:
     try:
         writable_directory(directory)
     except UserError as error:
-        hint = "" if own else "; set IQA_JAX_CACHE, or give a data directory"
+        hint = "" if own else "; set IQA_JAX_CACHE or data_dir"
         raise UserError(f"{error}{hint}") from None
 
 

@@ -384,7 +384,7 @@ def test_training_goes_without_torch_and_tensorflow(data_dir):
         ({"HOME": None, "IQA_JAX_CACHE": None}, "no home directory is known: set IQA_JAX_CACHE"),
         (
             {"IQA_JAX_CACHE": f"{__file__}/cache"},
-            "set IQA_JAX_CACHE, or give a data directory (--config.data_dir",
+            "set IQA_JAX_CACHE or --config.data_dir",
         ),
     ],
 )

@@ -67,5 +67,5 @@ def check_room(place: Path, needed: int, what: str) -> None:
     if free < needed + _SPARE:
         raise UserError(
             f"{place}: {what} needs {(needed + _SPARE) / 2**20:,.0f} MiB there, {free / 2**20:,.0f} are "
-            "free; free some space, or give a data directory on another disk"
+            "free; free some space, or set data_dir to a folder on another disk"
         )

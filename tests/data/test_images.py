@@ -73,7 +73,7 @@ def test_heic_without_pillow_heif_is_told_by_what_it_holds(tmp_path, monkeypatch
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
     path = tmp_path / "renamed.jpg"
     path.write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
-    with pytest.raises(DataError, match=r"renamed.jpg: a HEIC image; pip install 'iqa_jax\[heic\]'"):
+    with pytest.raises(DataError, match=r"renamed.jpg: a HEIC image; pip install 'iqa-conformer\[heic\]'"):
         read_image(path)
 
 

@@ -158,7 +158,7 @@ def test_sixteen_bits_are_rounded_without_the_extra(monkeypatch, photometric, co
 )
 def test_without_the_extra_it_is_named(monkeypatch, photometric, bits, planar, extra):
     monkeypatch.setitem(sys.modules, "imagecodecs", None)
-    with pytest.raises(DataError, match=r"pip install 'iqa_jax\[tiff\]'"):
+    with pytest.raises(DataError, match=r"pip install 'iqa-conformer\[tiff\]'"):
         decode_image(written(photometric, bits, planar, extra)[0], say=quiet)
 
 

@@ -89,7 +89,7 @@ def test_what_is_not_installed_is_said_with_what_to_install(monkeypatch, tmp_pat
         iqa_jax.load(tmp_path / "a.jaxexport")
     without(monkeypatch, "huggingface_hub")
     with pytest.raises(
-        WeightsError, match=r"hf://a/b .*needs huggingface_hub; .*pip install 'iqa_jax\[convert\]'"
+        WeightsError, match=r"hf://a/b .*needs huggingface_hub; .*pip install 'iqa-conformer\[convert\]'"
     ):
         iqa_jax.load("hf://a/b")
 

@@ -128,7 +128,7 @@ def _resumed(state: TrainState, checkpoints: Checkpoints, last_step: int) -> tup
     if saved is None:
         return state, []
     arrays, seal = saved
-    state, lines = from_arrays(state, arrays), list(seal.evaluations or ())
+    state, lines = from_arrays(state, arrays), seal.evaluations
     say(f"resuming at step {state.step}")
     if int(state.step) < last_step:
         # A line after the last regular evaluation is of a step that was the end only then.

@@ -36,12 +36,12 @@ class Seal:
     Attributes:
       files: the checksum of every file that holds arrays.
       srcc: of the validation; a bad one where it is undefined or was not measured.
-      evaluations: lines of `metrics.jsonl` up to this step; None in checkpoints of earlier versions.
+      evaluations: lines of `metrics.jsonl` up to this step.
     """
 
     files: dict[str, str]
     srcc: float = _WORST
-    evaluations: list[dict] | None = None
+    evaluations: list[dict] = dataclasses.field(default_factory=list)
 
     def as_json(self) -> str:
         content = dataclasses.asdict(self)
@@ -54,8 +54,6 @@ class Seal:
             content = json.loads((checkpoint / _SEAL).read_bytes())
             if not isinstance(content, dict):
                 raise TypeError("not an object")
-            if "sha256" not in content:  # of an earlier version: the checksums alone
-                return cls(content, float(_read_metrics(checkpoint)["srcc"]))
             if content.pop("sha256") != _digest(content):
                 raise WeightsError(f"{_SEAL} is not what was written")
             return cls(**content)
@@ -205,7 +203,7 @@ class Checkpoints:
                 self._put_aside(step, str(error))
                 continue
             try:
-                if _srcc(_read_metrics(checkpoint)) == srcc:
+                if json.loads((checkpoint / "metrics" / "metrics").read_bytes())["srcc"] == srcc:
                     continue
             except (OSError, ValueError, KeyError, TypeError):
                 pass
@@ -349,10 +347,6 @@ class Checkpoints:
 def _replaced(step: str) -> str:
     """The name of a checkpoint while it is being replaced."""
     return f".checkpoint-{step}"
-
-
-def _read_metrics(checkpoint: Path) -> dict:
-    return json.loads((checkpoint / "metrics" / "metrics").read_text(encoding="utf-8"))
 
 
 def _srcc(metrics: dict) -> float:

@@ -1,4 +1,3 @@
-import json
 import shutil
 
 import numpy as np
@@ -156,18 +155,6 @@ def test_no_step_is_taken_for_the_best_where_one_cannot_be_trusted(tmp_path, dam
     check(Saved(tmp_path).read(3), 3)
     with pytest.raises(WeightsError, match="checkpoints/7: damaged"):
         Saved(tmp_path).read(7)
-
-
-def test_checkpoints_of_the_version_before_are_read(tmp_path):
-    written(tmp_path, {3: 0.3, 7: 0.2})
-    for step in (3, 7):
-        seal = tmp_path / "checkpoints" / str(step) / "sha256.json"
-        seal.write_text(json.dumps(json.loads(seal.read_text())["files"]))
-    assert Saved(tmp_path).best_step() == 3
-    with Checkpoints(tmp_path) as checkpoints:
-        found, seal = checkpoints.read_latest()
-    check(found, 7)
-    assert seal.evaluations is None and seal.srcc == 0.2
 
 
 LINES = [{"step": 3, "srcc": 0.1}, {"step": 7, "srcc": 1 / 3, "krcc": None}]

@@ -85,7 +85,7 @@ def without(monkeypatch, package):
 def test_what_is_not_installed_is_said_with_what_to_install(monkeypatch, tmp_path):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     (tmp_path / "a.jaxexport").write_bytes(b"")
-    with pytest.raises(UserError, match="needs flatbuffers, .*pip install .iqa_jax.export"):
+    with pytest.raises(UserError, match="needs flatbuffers, .*pip install .iqa-conformer.export"):
         iqa_jax.load(tmp_path / "a.jaxexport")
     without(monkeypatch, "huggingface_hub")
     with pytest.raises(
@@ -257,7 +257,7 @@ def test_a_folder_of_the_last_version_is_read(of_the_last_version, small_weights
         read_any(of_the_last_version)
     assert "\n" not in str(caught.value)
     without(monkeypatch, "orbax")
-    with pytest.raises(WeightsError, match="needs? orbax.checkpoint, .*pip install .iqa_jax.train"):
+    with pytest.raises(WeightsError, match="needs? orbax.checkpoint, .*pip install .iqa-conformer.train"):
         iqa_jax.load(of_the_last_version)
     assert read_any(small_weights)  # what is written now needs no orbax
 

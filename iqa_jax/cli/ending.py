@@ -34,7 +34,6 @@ _EXTRAS = {
     "ray": "ray",
     "scipy": "report",
     "skimage": "report",
-    "tensorboard": "train",
     "tensorflow_datasets": "train",
 }
 

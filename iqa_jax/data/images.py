@@ -247,9 +247,9 @@ def _sixteen_bits(image: Image.Image, file: BinaryIO) -> np.ndarray | None:
         return None
 
     def bytes_of(opened: Image.Image, raw: str) -> np.ndarray:
-        opened.tile = [  # type: ignore[attr-defined]
+        opened.tile = [  # type: ignore[attr-defined]  # of opened files alone
             part._replace(args=raw if isinstance(part.args, str) else (raw, *part.args[1:]))
-            for part in opened.tile  # type: ignore[attr-defined]
+            for part in opened.tile  # type: ignore[attr-defined]  # as above
         ]
         opened.load()
         return np.asarray(opened)

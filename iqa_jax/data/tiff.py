@@ -59,7 +59,7 @@ class Values:
 
 def pillow_reads(image: Image.Image) -> bool:
     """Whether Pillow reads this TIFF, which it has opened, as it should."""
-    tags = image.tag_v2  # type: ignore[attr-defined]
+    tags = image.tag_v2  # type: ignore[attr-defined]  # of TIFFs alone
     photometric, extra = tags.get(_PHOTOMETRIC, _WHITE_IS_ZERO), tags.get(_EXTRA, ())
     depths, formats = set(tags.get(_BITS, (1,))), set(tags.get(_FORMAT, (1,)))
     if formats != {1} or len(depths) != 1 or max(depths) > 16:  # signed values, floats; a depth for each

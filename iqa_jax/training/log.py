@@ -11,9 +11,6 @@ import jax
 import numpy as np
 from rich.console import Console
 from rich.table import Table
-from tensorboard.compat.proto.event_pb2 import Event, SessionLog  # type: ignore[attr-defined]  # protobuf
-from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[attr-defined]  # makes them when run
-from tensorboard.summary.writer.event_file_writer import EventFileWriter
 from tqdm import tqdm
 
 from iqa_jax import progress
@@ -22,6 +19,13 @@ from iqa_jax.errors import TrainingError
 from iqa_jax.files import naming, write_whole
 from iqa_jax.parallel import processes
 from iqa_jax.reporting.plots import save_scatter
+
+try:
+    from tensorboard.compat.proto.event_pb2 import Event, SessionLog  # type: ignore[attr-defined]  # protobuf
+    from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[attr-defined]  # makes them when run
+    from tensorboard.summary.writer.event_file_writer import EventFileWriter
+except ModuleNotFoundError:  # an extra
+    EventFileWriter = None
 
 METRICS = "metrics.jsonl"
 
@@ -68,9 +72,13 @@ class Log:
             say(f"{self._path}: lines are missing or changed; written again from the checkpoint")
         self._rewrite()
         self._directory, self._first_step = workdir / "tensorboard", first_step
+        self._events = None
 
     def __enter__(self):
         if not self._writes:
+            return self
+        if EventFileWriter is None:
+            say("no TensorBoard events: it is not installed (pip install 'iqa-conformer[tensorboard]')")
             return self
         with naming(self._directory):
             self._events = EventFileWriter(str(self._directory), flush_secs=30)
@@ -79,7 +87,7 @@ class Log:
         return self
 
     def __exit__(self, *_):
-        if self._writes:
+        if self._events:
             with naming(self._directory):
                 self._events.close()
 
@@ -99,10 +107,11 @@ class Log:
         return any(line["step"] == step for line in self.lines)
 
     def scalar(self, name: str, value: float, step: int) -> None:
-        self._add_event(step, summary=Summary(value=[Summary.Value(tag=name, simple_value=value)]))
+        if self._events:
+            self._add_event(step, summary=Summary(value=[Summary.Value(tag=name, simple_value=value)]))
 
     def _add_event(self, step: int, **content) -> None:
-        if self._writes:
+        if self._events:
             with naming(self._directory):
                 self._events.add_event(Event(step=step, wall_time=time.time(), **content))
 

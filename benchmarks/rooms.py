@@ -77,7 +77,6 @@ def picture(scratch: Path) -> str:
 def training_step(scratch: Path) -> str:
     """From the examples of a run to the loss of its first step."""
     from iqa_jax.cli.train_arguments import parse
-
     from iqa_jax.training.loop import train
 
     config = parse(["--config=conformer:demo", *(f"--config.{field}" for field in DEMO)]).config
@@ -90,7 +89,6 @@ def training_step(scratch: Path) -> str:
 def configuration(scratch: Path) -> str:
     """The files that read a field of the configuration, from the command line to the end of a run."""
     from iqa_jax.cli.train_arguments import parse
-
     from iqa_jax.training.config import TrainConfig
     from iqa_jax.training.loop import train
 

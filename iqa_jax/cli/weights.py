@@ -5,7 +5,17 @@ from typing import Annotated
 
 import typer
 
-from iqa_jax.cli.options import DataDir, Ema, Json, Step, Weights, WeightsOrShipped, numbers_of, step_of
+from iqa_jax.cli.options import (
+    DataDir,
+    Ema,
+    Json,
+    Step,
+    Weights,
+    WeightsOrShipped,
+    arguments_as_options,
+    numbers_of,
+    step_of,
+)
 from iqa_jax.cli.output import put_out, say_of_revision
 from iqa_jax.errors import UserError
 from iqa_jax.files import new_directory, open_regular, output_file
@@ -46,7 +56,7 @@ def average(
         )
     output = output and new_directory(output)
     keep_programs()
-    with progress_bar(0, "BatchNorm statistics", "step") as bar:
+    with progress_bar(0, "BatchNorm statistics", "step") as bar, arguments_as_options("data_dir"):
 
         def progress(step, of):
             bar.total = of

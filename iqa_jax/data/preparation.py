@@ -206,8 +206,8 @@ def _build(request: _Request) -> None:
     except Exception as error:  # on a full disk, array_record raises its own kinds, without a path
         raise UserError(
             f"{request.place.parent}: {request.kind.name} could not be written "
-            f"({failure_reason(error)}); no partial data are left behind. Free some space, or give a data "
-            "directory on another disk"
+            f"({failure_reason(error)}); no partial data are left behind. Free some space, or set "
+            "data_dir to a folder on another disk"
         ) from None
     finally:
         shutil.rmtree(aside, ignore_errors=True)

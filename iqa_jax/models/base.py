@@ -1,5 +1,6 @@
 """What the IQA models share: backbone, projection, scale."""
 
+import abc
 from collections.abc import Callable
 from typing import cast
 
@@ -86,10 +87,7 @@ class IQAModel(nnx.Module):
 
 
 class FullReferenceModel(IQAModel):
-    """Compares the projections of f_ref and of f_ref - f_dis.
-
-    Subclasses give `__call__` and `assess`.
-    """
+    """Compares the projections of f_ref and of f_ref - f_dis; subclasses give `assess`."""
 
     full_reference = True
 
@@ -131,27 +129,22 @@ class FullReferenceModel(IQAModel):
 
         Args:
           rngs: keys for dropout (a `dropout` stream); needed in training mode only.
+        Raises:
+          ValueError: the crops differ in shape, or are not of the size the model was made for.
         """
-        raise NotImplementedError
+        if reference.shape != distorted.shape:
+            raise ValueError(
+                f"reference {reference.shape} and distorted {distorted.shape} images differ in shape"
+            )
+        images = jnp.concatenate([as_unit_float(reference), as_unit_float(distorted)])  # (2 B, S, S, 3)
+        projected = self.project(images)  # backbone and conv_proj: (2 B, h, w, D)
+        return self.assess(*jnp.split(projected, 2), rngs=rngs)  # (B,)
 
+    @abc.abstractmethod
     def assess(
         self, reference: jax.Array, distorted: jax.Array, *, rngs: nnx.Rngs | None = None
     ) -> jax.Array:
         """Normalised MOS (B,) from what `project` gave of both images."""
-        raise NotImplementedError
-
-
-def pair_of_crops(reference: jax.Array, distorted: jax.Array) -> jax.Array:
-    """Both as one batch of floats in [0, 1], (2 B, S, S, 3).
-
-    Raises:
-      ValueError: they differ in shape.
-    """
-    if reference.shape != distorted.shape:
-        raise ValueError(
-            f"reference {reference.shape} and distorted {distorted.shape} images differ in shape"
-        )
-    return jnp.concatenate([as_unit_float(reference), as_unit_float(distorted)])
 
 
 def cells_of(values: jax.Array, grid: int) -> jax.Array:

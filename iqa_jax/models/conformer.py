@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 
-from iqa_jax.models.base import FullReferenceModel, pair_of_crops
+from iqa_jax.models.base import FullReferenceModel
 from iqa_jax.models.config import ModelConfig
 from iqa_jax.models.layers import (
     Dropout,
@@ -153,11 +153,6 @@ class IQAConformer(FullReferenceModel):
         self.encoder = ConformerBlock(config, cross=False, rngs=rngs)
         self.decoder = ConformerBlock(config, cross=True, rngs=rngs)
         self.head = Head(config.dim, dtype=jnp.dtype(config.dtype), rngs=rngs)
-
-    def __call__(self, reference, distorted, *, rngs=None):
-        images = pair_of_crops(reference, distorted)  # (2 B, S, S, 3)
-        projected = self.project(images)  # backbone and conv_proj: (2 B, h, w, D)
-        return self.assess(*jnp.split(projected, 2), rngs=rngs)  # (B,)
 
     def assess(self, reference, distorted, *, rngs=None):
         def positioned(x):

@@ -3,6 +3,7 @@
 Every default that differs from PyTorch's is spelt out.
 """
 
+import abc
 import dataclasses
 
 import jax
@@ -62,8 +63,9 @@ class _Noise(nnx.Module):
             return jnp.where(chosen, self.noisy(rngs.rngs.dropout(), x), x)
         return self.noisy(rngs.dropout(), x)
 
+    @abc.abstractmethod
     def noisy(self, key: jax.Array, x: jax.Array) -> jax.Array:
-        raise NotImplementedError
+        """`x` with noise in it."""
 
 
 class Dropout(_Noise):

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from iqa_jax.models.base import FullReferenceModel, pair_of_crops
+from iqa_jax.models.base import FullReferenceModel
 from iqa_jax.models.config import ModelConfig
 from iqa_jax.models.layers import Dropout, Head, MultiHeadAttention, dense, layer_norm
 
@@ -63,11 +63,6 @@ class IQATransformer(FullReferenceModel):
         self.encoder = TransformerBlock(config, cross=False, rngs=rngs)
         self.decoder = TransformerBlock(config, cross=True, rngs=rngs)
         self.head = Head(config.dim, dtype=jnp.dtype(config.dtype), rngs=rngs)
-
-    def __call__(self, reference, distorted, *, rngs=None):
-        images = pair_of_crops(reference, distorted)  # (2 B, S, S, 3)
-        projected = self.project(images)  # backbone and conv_proj: (2 B, h, w, D)
-        return self.assess(*jnp.split(projected, 2), rngs=rngs)  # (B,)
 
     def assess(self, reference, distorted, *, rngs=None):
         def tokens(x, quality_token):

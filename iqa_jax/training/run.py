@@ -55,10 +55,7 @@ def check_directory(workdir: str | os.PathLike) -> Path:
     if not workdir.is_dir():
         return workdir
     if (workdir / "config.json").exists():
-        record = read_config(workdir)
-        what = None
-        if record.get("training") is None:
-            what = "weights"
+        what = "weights" if read_config(workdir).get("training") is None else None
     elif Saved(workdir).steps:
         raise WeightsError(f"{workdir}: has checkpoints but no config.json; choose another working directory")
     else:

@@ -62,7 +62,7 @@ class Seal:
         except WeightsError:
             raise
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise WeightsError(f"{_SEAL} or metrics: {error}") from None
+            raise WeightsError(f"{_SEAL}: {error}") from None
 
 
 def _digest(content: dict) -> str:

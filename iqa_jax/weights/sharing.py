@@ -107,10 +107,7 @@ def without_paths(value: Any) -> Any:
     if isinstance(value, Mapping):
         names = {name: without_paths(name) for name in value}
         if len(set(names.values())) < len(names):  # files of one name in several folders
-            names = {
-                **names,
-                **{str(path): end for path, end in shortest_unique_names(map(Path, value)).items()},
-            }
+            names |= {str(path): end for path, end in shortest_unique_names(map(Path, value)).items()}
         return {names[name]: without_paths(inner) for name, inner in value.items()}
     if isinstance(value, list | tuple):
         return [without_paths(inner) for inner in value]

@@ -10,6 +10,7 @@ works here too.  On one device tensors and arrays share memory by DLPack; else t
 """
 
 import os
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -179,6 +180,7 @@ class _Programs:
     def __call__(self, windows: int | None, wanted: tuple[int, ...], key, *images: torch.Tensor):
         """Losses (N,) and the gradients of the images whose positions are `wanted`, each on their device."""
         device = images[0].device
+        _warn_of_the_host(device)
         done = self._run(windows, wanted, key, *(_to_jax(image) for image in images))
         # Until JAX has read the images, whose memory is PyTorch's, nobody may change them.
         losses, gradients = jax.block_until_ready(done)
@@ -245,6 +247,15 @@ def _shared(device: torch.device) -> bool:
     if device.type != "cuda" or jax.default_backend() != "gpu":
         return False
     return device.index in [known.local_hardware_id for known in jax.local_devices()]
+
+
+def _warn_of_the_host(device: torch.device) -> None:
+    if device.type != "cpu" and not _shared(device):
+        warnings.warn(
+            f"the images are on {device} and JAX computes on its {jax.default_backend()}: each call copies "
+            'them through the host (pip install "jax[cuda12]" or "jax[cuda13]" lets JAX use an NVIDIA GPU)',
+            stacklevel=2,
+        )
 
 
 def _to_jax(image: torch.Tensor) -> jax.Array:

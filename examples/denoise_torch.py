@@ -117,7 +117,7 @@ def main(
     weights: Annotated[
         str, typer.Option(help="What `iqa_jax.load` takes; with a reference.")
     ] = "full-reference",
-    steps: Annotated[int, typer.Option(min=1, help="Steps of each training.")] = 400,
+    steps: Annotated[int, typer.Option(min=1, help="Steps of each training.")] = 200,
     share: Annotated[float, typer.Option(help="Weight of the metric's loss beside L1.")] = 0.005,
     seed: int = 0,
 ) -> None:

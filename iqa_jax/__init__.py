@@ -13,6 +13,7 @@ The reference comes first, everywhere in Python (pyiqa takes the distorted image
 another score and no error; keywords cannot be swapped: `metric(distorted=restored, reference=original)`.
 
 A metric is a `FullReferenceMetric`, which compares with a reference, or a `BlindMetric`, which does not.
+`iqa_jax.torch.Loss` is such a loss for PyTorch.
 `read_image` reads an image file as the metrics take it; `psnr` and `ssim` are the classical measures.
 `python -m iqa_jax --help` lists the commands.
 """
@@ -48,7 +49,9 @@ _MODULES = {
 if not TYPE_CHECKING:
 
     def __getattr__(name: str):
-        """Imports a public name at its first use, since JAX and Flax take seconds."""
+        """Imports a public name at its first use, since JAX and Flax take seconds; and `torch`, a module."""
+        if name == "torch":  # not in __all__: it needs PyTorch
+            return importlib.import_module("iqa_jax.torch")
         if name not in __all__:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         module = importlib.import_module(_MODULES.get(name, "iqa_jax.scoring.metric"))

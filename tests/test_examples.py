@@ -28,6 +28,23 @@ def test_every_example_finds_what_it_imports(path, monkeypatch):
     spec.loader.exec_module(importlib.util.module_from_spec(spec))
 
 
+def test_both_trainings_of_the_denoiser_in_pytorch_see_the_same():
+    torch = pytest.importorskip("torch")
+    denoise = example("denoise_torch")
+    images = denoise.read(denoise.SHIPPED)
+    assert len(images.training) == 2 and images.held_out.shape == (4, 3, denoise.SIDE, denoise.SIDE)
+
+    def further(reference, distorted):
+        return torch.square(reference - distorted).mean()
+
+    trained = [
+        denoise.train(perceptual, images.training, steps=2, share=share, seed=3, batch_size=1).state_dict()
+        for perceptual, share in ((None, 1.0), (further, 0.0), (further, 1.0))
+    ]
+    same = [all(torch.equal(trained[0][name], other[name]) for name in other) for other in trained]
+    assert same == [True, True, False]
+
+
 @pytest.mark.parametrize("recipe", ["conformer", "student"])
 def test_the_recipes_of_the_packages_metrics_are_complete(recipe):
     command = [f"--config={_EXAMPLES / 'pretrain' / 'recipe.py'}:{recipe}", "--config.teacher=run"]

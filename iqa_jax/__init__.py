@@ -13,7 +13,8 @@ The reference comes first, everywhere in Python (pyiqa takes the distorted image
 another score and no error; keywords cannot be swapped: `metric(distorted=restored, reference=original)`.
 
 A metric is a `FullReferenceMetric`, which compares with a reference, or a `BlindMetric`, which does not.
-`read_image` reads an image file as the metrics take it; `psnr` and `ssim` are the classical measures.
+`read_image` reads an image file as the metrics take it; `align` undoes a shift of a picture against its
+reference; `psnr` and `ssim` are the classical measures.
 `python -m iqa_jax --help` lists the commands.
 """
 
@@ -23,6 +24,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from iqa_jax.data.images import read_image
     from iqa_jax.evaluation.baselines import psnr, ssim
+    from iqa_jax.scoring.alignment import align
     from iqa_jax.scoring.load import load
     from iqa_jax.scoring.metric import BlindMetric, FullReferenceMetric, Metric, QualityMap
 
@@ -32,6 +34,7 @@ __all__ = [
     "FullReferenceMetric",
     "Metric",
     "QualityMap",
+    "align",
     "load",
     "psnr",
     "read_image",
@@ -42,6 +45,7 @@ _MODULES = {
     "read_image": "iqa_jax.data.images",
     "psnr": "iqa_jax.evaluation.baselines",
     "ssim": "iqa_jax.evaluation.baselines",
+    "align": "iqa_jax.scoring.alignment",
     "load": "iqa_jax.scoring.load",
 }
 

@@ -172,7 +172,7 @@ def markdown(found: dict) -> str:
     best = found["best_classical"]
     size = f"{found['pairs']} pairs, {found['references']} references"
     counts = [f"{name} ({count})" for name, count in found["pairs_by_opinion"].items()]
-    compared = [f"difference to {best}", "its interval", "so it is"] if best else []
+    compared = [f"difference to {best}", "its interval", "verdict"] if best else []
     header = [size, "SRCC", "interval", *compared, "PLCC", *counts]
     lines = [_line(header), f"|---|{'---:|' * (len(header) - 1)}"]
     for title, row in found["measures"].items():

@@ -45,12 +45,18 @@ class Pair(contextlib.AbstractContextManager):
     def __exit__(self, *_: object) -> None:
         self._open.close()
 
+    @property
+    def both(self) -> tuple[np.ndarray, np.ndarray]:
+        """Reference and distorted picture, for measures that need both."""
+        assert self.reference is not None, "a measure that needs a reference got none"
+        return self.reference, self.distorted
+
     @cached_property
     def tensors(self) -> list:
         """For piq: reference and distorted picture, (1, 3, H, W) in [0, 1]."""
         import torch
 
-        images = (self.reference, self.distorted)
+        images = self.both
         return [torch.tensor(image).permute(2, 0, 1)[None] / 255 for image in images]
 
     @cached_property
@@ -58,7 +64,7 @@ class Pair(contextlib.AbstractContextManager):
         """For programs: reference and distorted picture as PNG files."""
         folder = Path(self._open.enter_context(tempfile.TemporaryDirectory()))
         paths = [folder / "reference.png", folder / "distorted.png"]
-        for path, image in zip(paths, (self.reference, self.distorted), strict=True):
+        for path, image in zip(paths, self.both, strict=True):
             Image.fromarray(image).save(path, compress_level=1)
         return list(map(str, paths))
 
@@ -74,14 +80,12 @@ class Pair(contextlib.AbstractContextManager):
 
 
 def _of_piq(name: str, sign: int, pair: Pair) -> float:
-    import piq
-
+    piq = need("piq", "piq torchvision")
     return sign * float(getattr(piq, name)(*pair.tensors))
 
 
 def _ssimulacra2(pair: Pair) -> float:
-    import ssimulacra2
-
+    ssimulacra2 = need("ssimulacra2", "ssimulacra2")
     return float(ssimulacra2.compute_ssimulacra2(*pair.files))
 
 
@@ -140,7 +144,7 @@ MEASURES = {
     "ms-ssim": _piq("MS-SSIM", "multi_scale_ssim"),
     "vif": _piq("VIF (pixel domain)", "vif_p"),
     "ssim": _piq("SSIM", "ssim"),
-    "psnr": Measure("PSNR", lambda pair: min(float(psnr(pair.reference, pair.distorted)), 100.0)),
+    "psnr": Measure("PSNR", lambda pair: min(float(psnr(*pair.both)), 100.0)),
     "butteraugli": Measure("Butteraugli (3-norm)", lambda pair: -pair.butteraugli[1], *_LIBJXL),
     "butteraugli-max": Measure("Butteraugli (maximum)", lambda pair: -pair.butteraugli[0], *_LIBJXL),
     "ssimulacra2": Measure("SSIMULACRA 2", _ssimulacra2, "ssimulacra2", "pip install ssimulacra2"),

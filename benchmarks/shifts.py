@@ -10,7 +10,9 @@ sharper one.  The table has the means over the pictures.  DISTS would need weigh
 """
 
 import sys
-from typing import Annotated
+from collections.abc import Callable
+from functools import partial
+from typing import Annotated, Any
 
 import numpy as np
 import typer
@@ -48,7 +50,8 @@ def zoomed(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
     def scaled(by: float) -> np.ndarray:
         matrix = np.array([1 / by, 1 / by, 1])
-        return _rounded(ndimage.affine_transform(image.astype(float), matrix, middle * (1 - matrix)))
+        offset: Any = middle * (1 - matrix)  # the function's annotation lacks arrays
+        return _rounded(ndimage.affine_transform(image.astype(float), matrix, offset))
 
     return scaled(ZOOM**-0.5)[4:-4, 4:-4], scaled(ZOOM**0.5)[4:-4, 4:-4]
 
@@ -70,8 +73,8 @@ def main(
     beside, left_out = installed(BESIDE)
     print("\n".join(left_out), end="\n" * bool(left_out), file=sys.stderr)
     images = pictures(folder, small=small).values()
-    versions = {
-        f"shifted by {by:g} pixel{'s' * (by != 1)}": lambda image, by=by: shifted(image, by) for by in SHIFTS
+    versions: dict[str, Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]] = {
+        f"shifted by {by:g} pixel{'s' * (by != 1)}": partial(shifted, by=by) for by in SHIFTS
     }
     versions["0.5 % larger"] = zoomed
     titles = [weights, f"{weights}, aligned first", "PSNR", "SSIM", *(MEASURES[k].title for k in beside)]

@@ -3,7 +3,7 @@
 Translation alone is found and undone: neither zoom nor rotation.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -85,13 +85,13 @@ def _found(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
     from skimage.registration import phase_cross_correlation
 
     window = np.outer(*(np.hanning(side + 2)[1:-1] for side in a.shape))
-    below, right = -phase_cross_correlation(
-        *((x - x.mean()) * window for x in (a, b)), upsample_factor=_PARTS, normalization=None
-    )[0]
-    part = tuple(round(float(x), 6) for x in (right, below))
-    whole = tuple(float(round(x)) for x in part)
-    part = tuple(w if abs(x - w) <= _WHOLE else x for x, w in zip(part, whole, strict=True))
-    smooth = [ndimage.gaussian_filter(luma, _SMOOTH) for luma in (a, b)]
+    windowed = [(x - x.mean()) * window for x in (a, b)]
+    none: Any = None  # the function's annotation lacks it
+    back, _, _ = phase_cross_correlation(*windowed, upsample_factor=_PARTS, normalization=none)
+    below, right = (round(-float(x), 6) for x in back)
+    whole = float(round(right)), float(round(below))
+    part = _snapped(right), _snapped(below)
+    smooth = ndimage.gaussian_filter(a, _SMOOTH), ndimage.gaussian_filter(b, _SMOOTH)
     best, left = (0.0, 0.0), _unexplained(*smooth)
     for shift, share in ((whole, _BETTER), (part, _BETTER_BY_PARTS)):
         if shift != best and max(abs(shift[0]) / a.shape[1], abs(shift[1]) / a.shape[0]) < 0.5:
@@ -99,6 +99,12 @@ def _found(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
             if now < share * left:
                 best, left = shift, now
     return best
+
+
+def _snapped(shift: float) -> float:
+    """The next whole number, if it is near."""
+    whole = float(round(shift))
+    return whole if abs(shift - whole) <= _WHOLE else shift
 
 
 def _unexplained(a: np.ndarray, b: np.ndarray) -> float:

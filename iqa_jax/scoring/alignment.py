@@ -58,7 +58,7 @@ def align(reference: Given, distorted: Given) -> Aligned:
     """
     images = image_of(reference, "reference", "align"), image_of(distorted, "distorted", "align")
     check_one_shape(*images)
-    shift = _found(*map(luma, images))
+    shift = _found(*(luma(image).astype(np.float32) for image in images))  # half the memory
     if shift == (0, 0):
         return Aligned(*images, shift)
     height, width = images[0].shape[:2]
@@ -84,7 +84,9 @@ def _found(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
     from scipy import ndimage
     from skimage.registration import phase_cross_correlation
 
-    window = np.outer(*(np.hanning(side + 2)[1:-1] for side in a.shape))
+    if not (np.ptp(a) > 0 and np.ptp(b) > 0):
+        return 0.0, 0.0
+    window = np.outer(*(np.hanning(side + 2)[1:-1].astype(a.dtype) for side in a.shape))
     windowed = [(x - x.mean()) * window for x in (a, b)]
     none: Any = None  # the function's annotation lacks it
     back, _, _ = phase_cross_correlation(*windowed, upsample_factor=_PARTS, normalization=none)
@@ -146,7 +148,7 @@ def _moved(image: np.ndarray, by: list[float]) -> np.ndarray:
     from scipy import ndimage
 
     offset = (by[1], by[0], *(0,) * (image.ndim - 2))
-    moved = ndimage.shift(image.astype(np.float64), offset, order=3, mode="mirror")
+    moved = ndimage.shift(image.astype(np.result_type(image, np.float32)), offset, order=3, mode="mirror")
     inner = moved[(slice(1, -1) if by[1] else slice(None)), (slice(1, -1) if by[0] else slice(None))]
     if image.dtype == np.uint8:
         return np.rint(inner).clip(0, 255).astype(np.uint8)

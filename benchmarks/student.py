@@ -8,7 +8,6 @@ Measures all on the held-out photographs. The runs are kept in --workdir; run th
 resume. The baselines are total variation and, if the package `brisque` is installed, BRISQUE.
 """
 
-import importlib
 import os
 import platform
 import statistics
@@ -16,10 +15,11 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import typer
+from measures import brisque, installed
 from tables import ROOT, Output, Small, put_out
 
 from iqa_jax.data.preparation import prepare_dataset
@@ -68,18 +68,7 @@ def total_variation(image: np.ndarray) -> float:
 
 def outside_baselines() -> dict:
     """{name: function of an image}."""
-    measures = {"total variation": total_variation}
-    try:
-        brisque_package: Any = importlib.import_module("brisque")
-    except ImportError:
-        return measures
-
-    class Brisque(brisque_package.BRISQUE):
-        def scale_features(self, features):  # some are arrays of one number, which NumPy 2 will not convert
-            return super().scale_features([np.squeeze(feature) for feature in features])
-
-    brisque = Brisque(url=False)
-    return measures | {"BRISQUE": lambda image: -brisque.score(image)}
+    return {"total variation": total_variation} | ({"BRISQUE": brisque} if installed(["brisque"])[0] else {})
 
 
 def row(name: str, source: PairSource, predictions: list[np.ndarray]) -> str:

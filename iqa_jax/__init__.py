@@ -14,7 +14,8 @@ another score and no error; keywords cannot be swapped: `metric(distorted=restor
 
 A metric is a `FullReferenceMetric`, which compares with a reference, or a `BlindMetric`, which does not.
 `iqa_jax.torch.Loss` is such a loss for PyTorch.
-`read_image` reads an image file as the metrics take it; `psnr` and `ssim` are the classical measures.
+`read_image` reads an image file as the metrics take it; `align` undoes a shift of a picture against its
+reference; `psnr` and `ssim` are the classical measures.
 `python -m iqa_jax --help` lists the commands.
 """
 
@@ -24,6 +25,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from iqa_jax.data.images import read_image
     from iqa_jax.evaluation.baselines import psnr, ssim
+    from iqa_jax.scoring.alignment import align
     from iqa_jax.scoring.load import load
     from iqa_jax.scoring.metric import BlindMetric, FullReferenceMetric, Metric, QualityMap
 
@@ -33,6 +35,7 @@ __all__ = [
     "FullReferenceMetric",
     "Metric",
     "QualityMap",
+    "align",
     "load",
     "psnr",
     "read_image",
@@ -43,6 +46,7 @@ _MODULES = {
     "read_image": "iqa_jax.data.images",
     "psnr": "iqa_jax.evaluation.baselines",
     "ssim": "iqa_jax.evaluation.baselines",
+    "align": "iqa_jax.scoring.alignment",
     "load": "iqa_jax.scoring.load",
 }
 

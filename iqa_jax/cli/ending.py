@@ -33,7 +33,7 @@ _EXTRAS = {
     "pyarrow": "ray",
     "ray": "ray",
     "scipy": "report",
-    "skimage": "report",
+    "skimage": "align",
     "tensorflow_datasets": "train",
 }
 

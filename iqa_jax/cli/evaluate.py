@@ -85,7 +85,8 @@ def evaluate(
         evaluation = _evaluation(source, predicted, predictor, baselines=baselines, resamples=resamples)
         evaluations.append(evaluation)
         results.append(save_evaluation(evaluation, directory))
-        tables += [_metrics_table(evaluation, results[-1]), f"split: {source.split}, {why}"]
+        tables += [_metrics_table(evaluation, results[-1]), _thirds_table(source, results[-1])]
+        tables.append(f"split: {source.split}, {why}")
         tables += [line for line in (evaluation.warning, *evaluation.remarks) if line]
         tables.append(_rate(source, seconds, predictor))
         if pages:
@@ -176,6 +177,18 @@ def _metrics_table(evaluation, result: dict):
     header = ["metric", "value", "95 % interval", "logistic 4", "logistic 5", *result["baselines"]]
     title = f"{result['dataset']}, {result['split']}: {evaluation.weights}, {evaluation.crops} crops"
     return table_of(title, header, rows)
+
+
+def _thirds_table(source: "PairSource", result: dict):
+    from iqa_jax.reporting.report import label_of
+
+    thirds = result["by_opinion"].items()
+    rows = [
+        [name, f["pairs"], f"{cell(f['lowest_mos'])} to {cell(f['highest_mos'])}", f["srcc"], f["plcc"]]
+        for name, f in thirds
+    ]
+    header = ["pairs by opinion", "pairs", label_of(source), "srcc", "plcc"]
+    return table_of("agreement within the best, the middle and the worst third", header, rows)
 
 
 def submit(

@@ -55,6 +55,10 @@ Masks = Annotated[
 Resize = Annotated[
     str, typer.Option(help="target or reference: which one to scale to the other's size where they differ.")
 ]
+Align = Annotated[
+    bool,
+    typer.Option("--align", help="Undo a shift of a target against its reference; zoom and turns stay."),
+]
 FullScale = Annotated[
     bool,
     typer.Option("--full-scale", help="The colours of maps span the whole scale, not each map's range."),
@@ -76,6 +80,7 @@ def score(
     sort: Annotated[bool, typer.Option("--sort", help="Best first.")] = False,
     mask: Masks = None,
     resize: Resize = "",
+    align: Align = False,
     map_dir: Annotated[
         Path | None,
         typer.Option("--map", help="Directory for quality maps; its folders mirror those of the targets."),
@@ -104,7 +109,7 @@ def score(
     pairs, masks = chosen_files(
         targets, references, mask or [], recursive=recursive, leave_out=folders, say=remark
     )
-    _check_optional_packages(ray, map_dir, page)
+    _check_optional_packages(ray, map_dir, page, align)
     from iqa_jax.data.pairing import is_table
     from iqa_jax.ops.programs import keep_programs
     from iqa_jax.reporting.scores import Outputs, check_not_read
@@ -133,15 +138,20 @@ def score(
         full_scale=full_scale,
         named=targets or tables,
     )
-    code = score_pairs(metric, pairs, outputs, masks=masks, resize=resize, as_json=as_json, scorer=scorer)
-    raise typer.Exit(code)
+    how: dict = {"masks": masks, "resize": resize, "align": align, "as_json": as_json}
+    raise typer.Exit(score_pairs(metric, pairs, outputs, **how, scorer=scorer))
 
 
-def _check_optional_packages(ray: str, map_dir: Path | None, page: Path | None) -> None:
+def _check_optional_packages(ray: str, map_dir: Path | None, page: Path | None, align: bool) -> None:
     """Imports what is not installed with the core before the work, not after it."""
     if ray and (map_dir or page):
         raise UserError("--ray computes scores only; leave out --map and --page")
-    for module, needed in (("ray", ray), ("matplotlib", map_dir or page), ("jinja2", page)):
+    for module, needed in (
+        ("ray", ray),
+        ("matplotlib", map_dir or page),
+        ("jinja2", page),
+        ("skimage", align),
+    ):
         if needed:
             importlib.import_module(module)
 
@@ -153,6 +163,7 @@ def score_pairs(
     *,
     masks: "Mapping[Path, Path] | None" = None,
     resize: str = "",
+    align: bool = False,
     as_json: bool = False,
     scorer: "Scorer | None" = None,
 ) -> int:
@@ -161,7 +172,7 @@ def score_pairs(
     Args:
       metric: as `iqa_jax.load` gives.
       pairs, masks: as `chosen_files` gives.
-      resize, scorer: see `iqa_jax.reporting.scores.score_and_write`.
+      resize, align, scorer: see `iqa_jax.reporting.scores.score_and_write`.
       as_json: print a list of objects.
     Returns:
       Exit code: 0, or 1 if something failed.
@@ -177,6 +188,7 @@ def score_pairs(
         raise UserError(f"--resize {resize}: expected {' or '.join(RESIZED)}")
     without_effect = {
         "--resize with a metric without reference": resize and not metric.full_reference,
+        "--align with a metric without reference": align and not metric.full_reference,
         "--recompute without --csv": outputs.recompute and not outputs.table,
         "--full-scale without --map or --page": outputs.full_scale and not (outputs.maps or outputs.page),
     }
@@ -194,6 +206,7 @@ def score_pairs(
             scorer=scorer,
             masks=masks,
             resize=resize or None,
+            align=align,
             on_result=printer.result,
             say=printer.remark,
         )

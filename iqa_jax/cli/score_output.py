@@ -110,18 +110,26 @@ def _print_scores(metric, results: Sequence) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from iqa_jax.scoring.alignment import describe
     from iqa_jax.scoring.results import scale_text
 
     if len(results) == 1:
         if results[0].score is not None:
             print(f"{results[0].score:z.4f}")
             remark(f"on a scale {scale_text(metric.range)}")
+            if results[0].shift:
+                remark(f"aligned: the target lay {describe(results[0].shift)} its reference")
         return
+    aligned = any(result.shift for result in results)
     table = Table(caption=_summary(metric, results))
     table.add_column("target", overflow="fold")
     table.add_column("reference", overflow="fold")
     table.add_column("score", justify="right", no_wrap=True)
+    if aligned:
+        table.add_column("shift (right, down)", justify="right", no_wrap=True)
     for result in results:
-        shown = "–" if result.score is None else f"{result.score:z.4f}"
-        table.add_row(in_one_line(result.target), in_one_line(result.reference or "–"), shown)
+        shown = ["–" if result.score is None else f"{result.score:z.4f}"]
+        if aligned:
+            shown.append("{:g}, {:g}".format(*result.shift) if result.shift else "–")
+        table.add_row(in_one_line(result.target), in_one_line(result.reference or "–"), *shown)
     Console(markup=False, highlight=False, emoji=False).print(table)

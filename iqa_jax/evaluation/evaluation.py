@@ -7,7 +7,7 @@ import numpy as np
 
 from iqa_jax.data.source import PairSource
 from iqa_jax.errors import DataError
-from iqa_jax.evaluation.agreement import correlations, without_rmse
+from iqa_jax.evaluation.agreement import correlations, thirds, without_rmse
 from iqa_jax.evaluation.statistics import Fit, bootstrap_intervals, fit_logistic
 
 _FEW_REFERENCES = 10  # from fewer, an interval is rough
@@ -59,13 +59,25 @@ class Evaluation:
         """Metrics of each distortion type (`column="distortion"`) or reference, with `pairs`."""
         labels = getattr(self.source, column)
         groups = {label: np.flatnonzero(labels == label) for label in sorted(set(labels) - {""})}
-        by_label = {}
-        for label, positions in groups.items():
-            metrics = correlations(self.predicted[positions], self.source.mos[positions])
-            if np.isnan(self.metrics["rmse"]):
-                metrics = without_rmse(metrics)
-            by_label[label] = {"pairs": len(positions), **metrics}
-        return by_label
+        return {label: self._metrics_at(positions) for label, positions in groups.items()}
+
+    def by_opinion(self) -> dict[str, dict[str, float]]:
+        """Metrics of each third of the opinions, with `pairs`, `lowest_mos` and `highest_mos`.
+
+        See `iqa_jax.evaluation.agreement.thirds`; the MOS of a third without pairs are NaN.
+        """
+        by_third = {}
+        for name, positions in thirds(self.source.mos).items():
+            mos = self.source.mos[positions] if len(positions) else np.array([np.nan])
+            ends = {"lowest_mos": float(mos.min()), "highest_mos": float(mos.max())}
+            by_third[name] = ends | self._metrics_at(positions)
+        return by_third
+
+    def _metrics_at(self, positions: np.ndarray) -> dict[str, float]:
+        metrics = correlations(self.predicted[positions], self.source.mos[positions])
+        if np.isnan(self.metrics["rmse"]):
+            metrics = without_rmse(metrics)
+        return {"pairs": len(positions), **metrics}
 
     def baseline_metrics(self) -> dict[str, dict[str, float]]:
         """Metrics of PSNR and SSIM on the same pairs; infinite PSNRs count as 100 dB."""

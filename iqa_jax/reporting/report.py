@@ -63,6 +63,7 @@ def write_report(evaluation: Evaluation, directory: Path, *, viewer: Path | None
         baselines=[name.upper() for name in evaluation.baselines],
         scatter=figure("scatter").read_bytes(),
         bars=figure("types").read_bytes() if types else None,
+        thirds=_thirds(evaluation),
         types=types,
         references=evaluation.by("reference"),
         worst={"Over-rated": over, "Under-rated": under},
@@ -148,6 +149,16 @@ def _metric_rows(evaluation):
             others = [float("nan")] * len(baselines)
             rows.append((name, value, interval, others, evaluation.fits[fit].message))
     return rows
+
+
+def _thirds(evaluation):
+    """Metrics of each third of the opinions, by its name and the range of its labels."""
+    return {
+        f"{name}: {metrics['lowest_mos']:z.4g} to {metrics['highest_mos']:z.4g}"
+        if metrics["pairs"]
+        else name: metrics
+        for name, metrics in evaluation.by_opinion().items()
+    }
 
 
 def _sorted_srcc(groups):

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import hashlib
 import itertools
 import math
 import os
@@ -17,7 +18,7 @@ from iqa_jax.reporting.maps import below_roots, map_files, save_map
 from iqa_jax.reporting.page import Entry, Page
 from iqa_jax.scoring.files import resumed, score_files
 from iqa_jax.scoring.metric import Metric, QualityMap
-from iqa_jax.scoring.results import FilePair, Result, ScoreTable, scale_text
+from iqa_jax.scoring.results import ALIGNED_COLUMNS, COLUMNS, FilePair, Result, ScoreTable, scale_text
 
 Scorer = Callable[..., Iterator[tuple[int, Result]]]
 
@@ -54,6 +55,7 @@ def score_and_write(
     scorer: Scorer | None = None,
     masks: Mapping[Path, Path] | None = None,
     resize: str | None = None,
+    align: bool = False,
     on_result: Callable[[Result], object] = lambda result: None,
     say: Callable[[str], object] = lambda text: None,
 ) -> list[Result]:
@@ -62,7 +64,7 @@ def score_and_write(
     Args:
       pairs: as `iqa_jax.scoring.files.pairs_for` gives.
       scorer: `score_files` of this metric unless given, or what does the same elsewhere; it writes no maps.
-      masks, resize: see `score_files`.
+      masks, resize, align: see `score_files`.
       on_result: called with each result as it comes.
       say: called with each remark, once.
     Returns:
@@ -85,13 +87,17 @@ def score_and_write(
             check_not_read([path], itertools.chain(*pairs))
             identity: dict = {"metric": metric.describe(), "resize": resize or ""}
             identity |= {"full_scale": outputs.full_scale} if outputs.maps else {}
-            table = opened.enter_context(ScoreTable(path, identity, recompute=outputs.recompute))
+            identity |= {"align": True} if align else {}
+            columns = ALIGNED_COLUMNS if align else COLUMNS
+            table = opened.enter_context(
+                ScoreTable(path, identity, recompute=outputs.recompute, columns=columns)
+            )
         page = None
         if outputs.page:
             page = opened.enter_context(
-                Page(outputs.page, scale=metric.range if outputs.full_scale else None)
+                Page(outputs.page, as_files=not align, scale=metric.range if outputs.full_scale else None)
             )
-        maps, writer = _map_writer(metric, pairs, outputs, page)
+        maps, writer = _map_writer(metric, pairs, outputs, page, cut=align)
         # With its map, so that a map that is missing or another's is drawn again.
         files = [
             (target, reference, masks.get(target), map_file)
@@ -103,7 +109,7 @@ def score_and_write(
             table,
             pairs,
             files,
-            lambda positions: score(pairs, only=positions, masks=masks, resize=resize),
+            lambda positions: score(pairs, only=positions, masks=masks, resize=resize, align=align),
             anew=page is not None,  # it needs all pictures
             say=say_once,
         ):
@@ -120,9 +126,13 @@ def score_and_write(
 
 
 def _map_writer(
-    metric: Metric, pairs: Sequence[FilePair], outputs: Outputs, page: Page | None
+    metric: Metric, pairs: Sequence[FilePair], outputs: Outputs, page: Page | None, *, cut: bool
 ) -> tuple[Sequence[Path | None], Callable[[int, tuple, QualityMap], None] | None]:
-    """The file of each pair's map, and what writes the maps, if they are asked for."""
+    """The file of each pair's map, and what writes the maps, if they are asked for.
+
+    Args:
+      cut: whether the images may be parts of those in the files.
+    """
     maps: Sequence[Path | None] = [None] * len(pairs)
     if outputs.maps:
         files = map_files(writable_directory(outputs.maps), *zip(*pairs, strict=True), named=outputs.named)
@@ -142,7 +152,11 @@ def _map_writer(
             make(file.parent)
             save_map(file, images[-1], quality, metric.range, full=outputs.full_scale)
         if page:
-            page.add(position, [reference, target] if reference else [target], images, quality)
+            shown = [reference, target] if reference else [target]
+            if cut:  # another path for each part of a reference
+                parts = (hashlib.sha256(image.tobytes()).hexdigest() for image in images)
+                shown = [file / part for file, part in zip(shown, parts, strict=True)]
+            page.add(position, shown, images, quality)
 
     return maps, write
 

@@ -44,6 +44,7 @@ def save_evaluation(evaluation: Evaluation, directory: Path) -> dict:
         "intervals_95": evaluation.intervals,
         "fits": {name: fit.report() for name, fit in evaluation.fits.items()},
         "mapped": evaluation.mapped(),
+        "by_opinion": evaluation.by_opinion(),
         "by_distortion": evaluation.by("distortion"),
         "by_reference": evaluation.by("reference"),
         "baselines": evaluation.baseline_metrics(),

@@ -34,6 +34,7 @@ def score_files_on_cluster(
     only: Iterable[int] | None = None,
     masks: Mapping[Path, Path] | None = None,
     resize: str | None = None,
+    align: bool = False,
 ) -> Iterator[tuple[int, Result]]:
     """As `score_files`, by the workers of a cluster; the pairs of one reference stay together.
 
@@ -46,7 +47,8 @@ def score_files_on_cluster(
     parts = [[chosen[k] for k in group] for group in groups]
     files = [[tuple(path and path.resolve() for path in pairs[k]) for k in part] for part in parts]
     shown = {target.resolve(): mask.resolve() for target, mask in (masks or {}).items()}
-    build = functools.partial(_file_worker, _from_anywhere(weights), dict(options), shown, resize)
+    how = {"masks": shown, "resize": resize, "align": align}
+    build = functools.partial(_file_worker, _from_anywhere(weights), dict(options), how)
     try:
         for number, results in run_parts(build, files, address=address, workers=workers):
             for position, result in zip(parts[number], results, strict=True):
@@ -60,12 +62,12 @@ def score_files_on_cluster(
                 yield position, Result(target, reference, error=error, transient=True)
 
 
-def _file_worker(weights: str, options: dict, masks: Mapping, resize: str | None) -> Callable:
+def _file_worker(weights: str, options: dict, how: Mapping) -> Callable:
     keep_programs()
     metric = load(weights, **options)
 
     def work(pairs: Sequence[FilePair]) -> list[Result]:
-        results = dict(score_files(metric, pairs, masks=masks, resize=resize, say=lambda text: None))
+        results = dict(score_files(metric, pairs, **how, say=lambda text: None))
         return [results[position] for position in range(len(pairs))]
 
     return work

@@ -1,6 +1,7 @@
 """Scores of image files, which are decoded ahead of the metric; quality maps of them."""
 
 import dataclasses
+import functools
 import math
 import warnings
 from collections import deque
@@ -16,6 +17,7 @@ from iqa_jax.data.arrays import read_mask
 from iqa_jax.data.images import read_image
 from iqa_jax.errors import UserError, first_line
 from iqa_jax.parallel.read_ahead import read_ahead
+from iqa_jax.scoring.alignment import align as align_pair
 from iqa_jax.scoring.results import FilePair, Result, ScoreTable, State, state_of
 
 _AHEAD = 2  # images decoded while another is scored
@@ -44,13 +46,14 @@ _NO_FILE = _File(None, None)
 class _Item(NamedTuple):
     """The images at a position, reference first and mask last, or why they cannot be scored.
 
-    The states are those of target, reference and mask.
+    The states are those of target, reference and mask; the shift is that of an aligned pair.
     """
 
     position: int
     images: tuple[np.ndarray, ...]
     states: tuple[State, ...]
     failure: UserError | None = None
+    shift: tuple[float, float] | None = None
 
 
 def pairs_for(metric, pairs: Sequence[FilePair], say: Callable[[str], object]) -> Sequence[FilePair]:
@@ -78,6 +81,7 @@ def score_files(
     map_writer: MapWriter | None = None,
     masks: Mapping[Path, Path] | None = None,
     resize: str | None = None,
+    align: bool = False,
     say: Callable[[str], None] = warnings.warn,
 ) -> Iterator[tuple[int, Result]]:
     """Scores pairs of files; a failure stands in the result of its pair and does not stop the others.
@@ -93,12 +97,15 @@ def score_files(
         a thread; see `iqa_jax.reporting.maps.save_map` and `iqa_jax.reporting.page.Page`.
       masks: the file that shows which part of each target is scored.
       resize: "target" or "reference": that image is scaled to the other's size where they differ.
+      align: undo a shift of the target against its reference, see `iqa_jax.align`; what is scored and drawn
+        is the part that both show.
       say: called with the remarks of `read_image`.
     Yields:
       The position of a pair and its result, as they come.
     """
     chosen = range(len(pairs)) if only is None else list(only)
-    items = _loaded(metric, pairs, chosen, masks or {}, resize, say)
+    prepared = functools.partial(_checked, metric, resize=resize, aligned=align)
+    items = _loaded(metric, pairs, chosen, masks or {}, prepared, say)
     left = set(chosen)
 
     def results() -> Iterator[tuple[int, Result, tuple[np.ndarray, ...]]]:
@@ -109,6 +116,7 @@ def score_files(
                 error=str(outcome) if isinstance(outcome, UserError) else None,
                 transient=isinstance(outcome, _Transient),
                 sizes_differ=isinstance(outcome, _SizesDiffer),
+                shift=item.shift,
                 states=item.states,
             )
             yield item.position, result, item.images[: 1 + metric.full_reference]
@@ -165,10 +173,14 @@ def _loaded(
     pairs: Sequence[FilePair],
     chosen: Iterable[int],
     masks: Mapping[Path, Path],
-    resize: str | None,
+    prepared: Callable[[tuple[np.ndarray, ...]], Any],
     say: Callable[[str], None],
 ) -> Iterator[_Item]:
-    """The items of the pairs at some positions; those of one reference follow one another."""
+    """The items of the pairs at some positions; those of one reference follow one another.
+
+    Args:
+      prepared: `_checked` for this metric.
+    """
     groups: dict[Path | None, list[int]] = {}
     for position in chosen:
         groups.setdefault(pairs[position][1], []).append(position)
@@ -190,28 +202,34 @@ def _loaded(
             contents = [file.content for file in (*before, target, mask)]
             failure = next((content for content in contents if isinstance(content, UserError)), None)
             arrays = tuple(content for content in contents if isinstance(content, np.ndarray))
-            images = failure or _checked(metric, arrays, resize)
+            outcome = failure or prepared(arrays)
             states = (target.state, original.state, mask.state)
-            if isinstance(images, UserError):
-                yield _Item(position, (), states, failure=images)
+            if isinstance(outcome, UserError):
+                yield _Item(position, (), states, failure=outcome)
             else:
-                yield _Item(position, images, states)
+                images, shift = outcome
+                yield _Item(position, images, states, shift=shift)
 
 
 def _checked(
-    metric, images: tuple[np.ndarray, ...], resize: str | None
-) -> tuple[np.ndarray, ...] | UserError:
-    """The images as the metric takes them."""
+    metric, images: tuple[np.ndarray, ...], *, resize: str | None, aligned: bool
+) -> tuple[tuple[np.ndarray, ...], tuple[float, float] | None] | UserError:
+    """The images as the metric takes them, and the shift that was undone, if it was looked for."""
+    shift = None
     try:
         if metric.full_reference and images[0].shape != images[1].shape:
             if not resize:
                 sizes = ["{1} x {0}".format(*image.shape) for image in images[:2]]
                 raise _SizesDiffer(f"reference and target differ in shape: {sizes[0]} and {sizes[1]} pixels")
             images = _of_one_size(*images, resize=resize)
+        if aligned and metric.full_reference:
+            found = align_pair(*images[:2])
+            masks = (found.cut(mask) if mask.shape == images[1].shape[:2] else mask for mask in images[2:])
+            images, shift = (found.reference, found.distorted, *masks), found.shift
         metric.check(*images)
     except Exception as error:
         return _failure(error)
-    return images
+    return images, shift
 
 
 def _of_one_size(
@@ -292,12 +310,13 @@ def resumed(
       anew: score all pairs, also those that an earlier start has scored.
     """
     scored = table.scored(files) if table and not anew else {}
+    shifts = table.shifts(files) if table and scored and table.aligned else {}
     if table and table.damaged:
         say(f"damaged lines in the journal of {table.path}: {table.damaged}; their files are scored again")
     if scored:
         say(f"{len(scored)} of {len(pairs)} are scored already; recompute to score all again")
     for position, value in scored.items():
-        result = Result(*pairs[position], value)
+        result = Result(*pairs[position], value, shift=shifts.get(position))
         if table:
             table.add(result, files[position], None)
         yield position, result

@@ -19,6 +19,8 @@ from iqa_jax.journal import Journal, OtherJob
 FilePair = tuple[Path, Path | None]  # a target and its reference
 State = tuple[int, int, int] | None  # of a file: size, time of its content, time of its last change
 COLUMNS = ("target", "reference", "score", "error")
+ALIGNED_COLUMNS = ("target", "reference", "score", "shift_x", "shift_y", "error")
+_NUMBERS = ("score", "shift_x", "shift_y")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +33,8 @@ class Result:
       error: why not, or why the quality map could not be written; None without an error.
       transient: whether another try may succeed: the device was out of memory, for example, or the disk full.
       sizes_differ: whether the error is that target and reference have different sizes.
+      shift: how many pixels the target lay to the right of its reference and how many below it, before they
+        were aligned; None if they were not.
       states: of target, reference and mask, noted before they were read; see `state_of`.
     """
 
@@ -40,7 +44,18 @@ class Result:
     error: str | None = None
     transient: bool = False
     sizes_differ: bool = False
+    shift: tuple[float, float] | None = None
     states: tuple[State, ...] = dataclasses.field(default=(), repr=False, compare=False)
+
+    @property
+    def shift_x(self) -> float | None:
+        """How far the target lay to the right."""
+        return self.shift and self.shift[0]
+
+    @property
+    def shift_y(self) -> float | None:
+        """How far the target lay below."""
+        return self.shift and self.shift[1]
 
 
 def csv_text(rows: Iterable[Sequence]) -> str:
@@ -50,16 +65,16 @@ def csv_text(rows: Iterable[Sequence]) -> str:
     return text.getvalue()
 
 
-def _row(result: Result) -> list:
-    return [getattr(result, column) for column in COLUMNS]
+def _row(result: Result, columns: Sequence[str]) -> list:
+    return [getattr(result, column) for column in columns]
 
 
-def write_csv(path: Path, results: Sequence[Result]) -> None:
-    """Columns target, reference, score, error; a name that is not UTF-8 keeps its bytes."""
-    write_whole(path, csv_text([COLUMNS, *map(_row, results)]))
+def write_csv(path: Path, results: Sequence[Result], columns: Sequence[str] = COLUMNS) -> None:
+    """A row a result, by default target, reference, score, error; a name that is no UTF-8 keeps its bytes."""
+    write_whole(path, csv_text([columns, *(_row(result, columns) for result in results)]))
 
 
-def write_parquet(path: Path, results: Sequence[Result]) -> None:
+def write_parquet(path: Path, results: Sequence[Result], columns: Sequence[str] = COLUMNS) -> None:
     """The same as a Parquet file."""
     import pyarrow
     from pyarrow import parquet
@@ -67,21 +82,21 @@ def write_parquet(path: Path, results: Sequence[Result]) -> None:
     def text(value: Path | str | None) -> str | None:
         return None if value is None else os.fsencode(value).decode(errors="replace")
 
-    columns = {
-        name: [value if name == "score" else text(value) for value in [getattr(r, name) for r in results]]
-        for name in COLUMNS
+    table = {
+        name: [value if name in _NUMBERS else text(value) for value in [getattr(r, name) for r in results]]
+        for name in columns
     }
     sink = io.BytesIO()
-    parquet.write_table(pyarrow.table(columns), sink)
+    parquet.write_table(pyarrow.table(table), sink)
     write_whole(path, sink.getvalue())
 
 
 def to_json(results: Sequence[Result]) -> list[dict]:
-    """Objects with target, reference, score and error; values that are None are left out."""
+    """Objects with target, reference, score, shift and error; values that are None are left out."""
     return [
         {
             name: str(value) if isinstance(value, Path) else value
-            for name in COLUMNS
+            for name in ALIGNED_COLUMNS
             if (value := getattr(result, name)) is not None
         }
         for result in results
@@ -97,15 +112,19 @@ class ScoreTable(contextlib.AbstractContextManager):
 
     Attributes:
       path: of the file.
+      aligned: whether its columns hold the shifts of aligned pairs.
       damaged: how many lines of the journal could not be read.
     """
 
-    def __init__(self, path: Path, identity: Mapping, *, recompute: bool = False):
+    def __init__(
+        self, path: Path, identity: Mapping, *, recompute: bool = False, columns: Sequence[str] = COLUMNS
+    ):
         """Opens the table, for this process alone, with the scores of its journal if there is one.
 
         Args:
           identity: everything that all scores depend on, as JSON can hold it.
           recompute: ignore the journal.
+          columns: `COLUMNS`, or `ALIGNED_COLUMNS` of pairs that were aligned.
         Raises:
           UserError: another process writes there, or the journal is another metric's or damaged.
         """
@@ -125,6 +144,7 @@ class ScoreTable(contextlib.AbstractContextManager):
             if self.damaged and not self._journal.results:
                 raise UserError(f"{journal}: damaged, so that the metric of its scores is not known; {hint}")
             self._file: IO[str] | None = None
+            self._columns, self.aligned = columns, "shift_x" in columns
             self._open = opened.pop_all()
 
     def __exit__(self, *_: object) -> None:
@@ -136,8 +156,23 @@ class ScoreTable(contextlib.AbstractContextManager):
         Args:
           files: those that each score depends on; a file that has changed since is another.
         """
-        results = self._journal.results.items()
-        known = {key: score for key, score in results if isinstance(score, float) and math.isfinite(score)}
+        return {position: score for position, (score, *_) in self._known(files).items()}
+
+    def shifts(self, files: Sequence[Sequence[Path | None]]) -> dict[int, tuple[float, float]]:
+        """The shifts of the pairs that an earlier start has aligned and scored; see `scored`."""
+        return {position: (x, y) for position, (_, *shift) in self._known(files).items() for x, y in [shift]}
+
+    def _known(self, files: Sequence[Sequence[Path | None]]) -> dict[int, list[float]]:
+        """Score, and the shift of an aligned pair, of an earlier start, by position."""
+        results = {
+            key: value if isinstance(value, list) else [value] for key, value in self._journal.results.items()
+        }
+        length = 1 + len(self._columns) - len(COLUMNS)
+        known = {
+            key: value
+            for key, value in results.items()
+            if len(value) == length and all(isinstance(x, float) and math.isfinite(x) for x in value)
+        }
         if not known:
             return {}
         state = functools.cache(state_of)
@@ -157,15 +192,16 @@ class ScoreTable(contextlib.AbstractContextManager):
             else:
                 self._file = open(self.path, "w", encoding="utf-8", errors="surrogateescape", newline="")
             self._open.enter_context(self._file)
-            self._file.write(csv_text([COLUMNS]))
-        self._file.write(csv_text([_row(result)]))
+            self._file.write(csv_text([self._columns]))
+        self._file.write(csv_text([_row(result, self._columns)]))
         self._file.flush()
         if result.error is None and result.score is not None and states is not None:
-            self._journal.add(_key(files, states), result.score)
+            value = [result.score, *result.shift] if result.shift else result.score
+            self._journal.add(_key(files, states), value)
 
     def finish(self, results: Sequence[Result]) -> None:
         """Writes all rows in their order; deletes the journal, unless another start may give more scores."""
-        (write_parquet if _is_parquet(self.path) else write_csv)(self.path, results)
+        (write_parquet if _is_parquet(self.path) else write_csv)(self.path, results, self._columns)
         if not any(result.transient for result in results):
             self._journal.remove()
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from iqa_jax.cli.train_arguments import parse
 from iqa_jax.data.preparation import prepare_dataset
@@ -159,6 +160,11 @@ def test_evaluate_writes_predictions_and_metrics(call, prepared, tmp_path):
         "group 00",
         "group 01",
     }
+    third = result["by_opinion"]["best third"]
+    best = np.argsort(mos)[-third["pairs"] :]
+    assert third["srcc"] == pytest.approx(stats.spearmanr(mos[best], predicted[best]).statistic, abs=1e-4)
+    assert third["lowest_mos"] == pytest.approx(mos[best].min()) and third["highest_mos"] == mos.max()
+    assert sum(third["pairs"] for third in result["by_opinion"].values()) == 18
     # At the last evaluation the run itself saw the same pairs with the same crops.
     lines = (prepared[1] / "metrics.jsonl").read_text().splitlines()
     best = max((json.loads(line) for line in lines), key=lambda line: line["srcc"])

@@ -79,9 +79,9 @@ def folder(path: Path, references: int, versions: int) -> Path:
     return path
 
 
-def score_pairs(metric, pairs, *, masks=None, resize="", as_json=False, **outputs) -> int:
+def score_pairs(metric, pairs, *, masks=None, resize="", align=False, as_json=False, **outputs) -> int:
     """What the command does once it has a metric and pairs."""
-    options = {"masks": masks, "resize": resize, "as_json": as_json}
+    options = {"masks": masks, "resize": resize, "align": align, "as_json": as_json}
     return command_score.score_pairs(metric, pairs, Outputs(**outputs), **options)
 
 

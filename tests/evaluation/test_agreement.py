@@ -5,7 +5,7 @@ from PIL import Image
 from scipy import stats
 
 from iqa_jax.errors import UserError
-from iqa_jax.evaluation.agreement import correlations, srcc
+from iqa_jax.evaluation.agreement import THIRDS, correlations, srcc, thirds
 from iqa_jax.evaluation.baselines import luma, psnr, ssim
 from tests import miniature
 
@@ -32,6 +32,24 @@ def test_correlations_are_those_of_the_whole_split():
 def test_an_undefined_correlation_is_nan(values):
     found = correlations(np.array(values), np.arange(len(values)))
     assert np.isnan(found["plcc"]) and np.isnan(found["srcc"]) and np.isfinite(found["rmse"])
+
+
+def test_thirds_are_of_the_opinions_and_never_divide_equal_ones():
+    mos = np.random.default_rng(0).permutation(9.0 * np.arange(9))
+    found = thirds(mos)
+    assert [sorted(mos[at]) for at in found.values()] == [[54, 63, 72], [27, 36, 45], [0, 9, 18]]
+    assert tuple(found) == THIRDS and all(np.all(np.diff(at) > 0) for at in found.values())
+    for mos, expected in (
+        ([1, 2, 2, 2, 3, 4], [[4, 5], [1, 2, 3], [0]]),  # most of the equal ones are in the middle third
+        ([2, 2, 2, 3, 4, 5], [[4, 5], [3], [0, 1, 2]]),
+        ([2, 2, 2, 2, 3, 4], [[4, 5], [0, 1, 2, 3], []]),  # half and half: in the middle third
+        ([5, 5, 5, 5, 4, 3], [[], [0, 1, 2, 3], [4, 5]]),
+        ([1, 1, 1], [[], [0, 1, 2], []]),
+        ([], [[], [], []]),
+    ):
+        assert [at.tolist() for at in thirds(np.array(mos)).values()] == expected
+        mirrored = thirds(-np.array(mos))
+        assert [at.tolist() for at in mirrored.values()] == expected[::-1]
 
 
 def test_shapes_must_agree():

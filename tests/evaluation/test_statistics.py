@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from iqa_jax.evaluation.statistics import bootstrap_intervals, fit_logistic, logistic4, logistic5
+from iqa_jax.evaluation.statistics import bootstrap_intervals, compare, fit_logistic, logistic4, logistic5
 
 pytestmark = pytest.mark.quick
 
@@ -82,3 +82,29 @@ def test_intervals_resample_reference_contents():
 def test_one_reference_gives_no_interval():
     found = bootstrap_intervals(["a"] * 5, lambda at: {"x": 1.0})
     assert np.isnan(found["x"]).all()
+
+
+def test_a_difference_is_taken_within_each_resample():
+    rng = np.random.default_rng(0)
+    contents = np.repeat([f"r{k:02d}" for k in range(30)], 10)
+    shared = np.repeat(rng.standard_normal(30), 10)  # what moves both in the same direction
+    values = {"a": shared, "b": shared + 0.1 + 0.05 * rng.standard_normal(300), "c": shared - 0.1}
+    values["d"] = shared + np.repeat(rng.standard_normal(30), 10) - shared.mean()
+
+    def means(at):
+        return {name: float(value[at].mean()) for name, value in values.items()}
+
+    found = compare(contents, means, "a", resamples=500)
+    assert {name: c.verdict for name, c in found.items()} == {
+        "a": "no difference",
+        "b": "higher",
+        "c": "lower",
+        "d": "no difference",
+    }
+    assert found["b"].interval == bootstrap_intervals(contents, means, resamples=500)["b"]
+    low, high = found["b"].difference_interval
+    assert low < found["b"].difference < high and high - low < 0.1 * np.ptp(found["b"].interval)
+    assert found["a"].difference == 0 and found["a"].difference_interval == (0, 0)
+    assert found["c"].difference == pytest.approx(-0.1)
+    alone = compare(["a"] * 300, means, "a")["b"]
+    assert np.isnan(alone.difference_interval).all() and alone.verdict == ""

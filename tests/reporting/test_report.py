@@ -117,11 +117,15 @@ def test_the_page_says_what_was_measured(evaluation, tmp_path):
         *evaluation.intervals["logistic5_plcc"],
         evaluation.mapped()["logistic4"]["rmse"],
         evaluation.by("distortion")["group 01"]["krcc"],
+        evaluation.by_opinion()["best third"]["srcc"],
+        evaluation.by_opinion()["worst third"]["plcc"],
         evaluation.by("reference")["A0002.bmp"]["plcc"],
         evaluation.baseline_metrics()["ssim"]["srcc"],
     ):
         assert f"{value:.4f}" in text
     assert "higher is better" in text and "PSNR ∞ dB" in text
+    mos = np.sort(evaluation.source.mos)
+    assert f"best third: {mos[16]:.4g} to {mos[-1]:.4g}" in text
 
 
 def test_the_same_bytes_twice(evaluation, tmp_path):

@@ -50,3 +50,7 @@ if isinstance(mine, FullReferenceMetric):
 # The classical measures.
 assert_type(iqa_jax.psnr(reference, distorted), float | np.ndarray)
 assert_type(iqa_jax.ssim(reference=reference, distorted=distorted), float | np.ndarray)
+
+# A shift against the reference, undone.
+assert_type(iqa_jax.align(reference, "restored.png").distorted, np.ndarray)
+assert_type(iqa_jax.align(reference, distorted).shift, tuple[float, float])

@@ -10,7 +10,7 @@ from pathlib import Path
 from iqa_jax.data.selection import ImageFile, RealPaths, below_shared_folder, find_images, say_passed_over
 from iqa_jax.data.tables import PAIR_ALIASES, TABLES, listed_path, table_rows
 from iqa_jax.errors import DataError, UserError
-from iqa_jax.files import local_path
+from iqa_jax.files import local_path, shortest_unique_names
 
 _LISTED = 20  # problems that an error message shows
 _SHOWN = 3  # files that fit a target equally, which it shows
@@ -33,7 +33,7 @@ def find_pairs(
     """(target, reference) files for a command line, the reference None where none is given.
 
     Args:
-      targets: files, directories or patterns, see `iqa_jax.data.selection.find_images`; or one table of
+      targets: files, directories or patterns, see `iqa_jax.data.selection.find_images`; or tables of
         files, with or without references.
       references: one file, the reference of every target; files, directories or patterns, paired by
         `pair_files`; or one table of pairs, of which those of the targets are taken, all of them if there
@@ -48,11 +48,11 @@ def find_pairs(
         table = local_path(references[0])
         pairs = pairs_from_table(table)
         return _of_targets(pairs, search(targets), table, say) if targets else pairs
-    if len(targets) == 1 and is_table(targets[0]):
-        table = local_path(targets[0])
+    if targets and all(map(is_table, targets)):
+        listed = [pairs_from_table(local_path(table), with_references=False) for table in targets]
         if not references:
-            return pairs_from_table(table, with_references=False)
-        named = below_shared_folder([target for target, _ in pairs_from_table(table, with_references=False)])
+            return list(dict.fromkeys(itertools.chain(*listed)))
+        named = [image for pairs in listed for image in below_shared_folder([target for target, _ in pairs])]
     else:
         named = search(targets)
     if not references:
@@ -83,7 +83,7 @@ def masks_of(
     if len(masks) == 1 and local_path(masks[0]).is_file():
         return {target: files[0].path for target in targets}
     by_file, real = {}, RealPaths()
-    if patterns and not (len(patterns) == 1 and is_table(patterns[0])):
+    if not any(map(is_table, patterns)):
         by_file = {real(image.path): image.folder for image in find_images(patterns, recursive=recursive)}
     named = [
         ImageFile(image.path, by_file.get(real(image.path), image.folder))
@@ -95,6 +95,27 @@ def masks_of(
 def is_table(path: str) -> bool:
     """Whether a file is a table, by its ending."""
     return Path(path).suffix.lower() in TABLES
+
+
+def methods_in_tables(tables: Sequence[Path]) -> dict[Path, str]:
+    """The method of each target that tables list.
+
+    It is what the column method says, or else, of several tables, the table's name.
+
+    Raises:
+      DataError: see `pairs_from_table`; or a target is listed for two methods.
+    """
+    names = shortest_unique_names([table.with_suffix("") for table in tables])
+    whose: dict[Path, str] = {}
+    for table in tables:
+        name = names[table.with_suffix("")] if len(tables) > 1 else ""
+        for target, _, method in _listed(table, ("distorted",)):
+            if whose.setdefault(target, method or name) != (method or name):
+                raise DataError(
+                    f"{table}: {target} is listed for {whose[target]} and for {method or name}; "
+                    "a picture belongs to one method"
+                )
+    return whose
 
 
 def pair_files(
@@ -208,10 +229,15 @@ def pairs_from_table(path: Path, *, with_references: bool = True) -> list[FilePa
     Raises:
       DataError: no such file, a column or a value is missing, or there is no row.
     """
-    problems: list[str] = []
     columns = ("distorted", "reference") if with_references else ("distorted",)
+    return list(dict.fromkeys((target, reference) for target, reference, _ in _listed(path, columns)))
+
+
+def _listed(path: Path, columns: Sequence[str]) -> list[tuple[Path, Path | None, str]]:
+    """Target, reference and method of each row; those of which there is no column are None and ""."""
+    problems: list[str] = []
     rows = table_rows(path, columns, problems, aliases=PAIR_ALIASES)
-    expected = "a target and a reference" if with_references else "a target"
+    expected = "a target and a reference" if "reference" in columns else "a target"
     problems += [
         f"{path.name}, line {number}: expected {expected}"
         for number, row in rows
@@ -230,12 +256,14 @@ def pairs_from_table(path: Path, *, with_references: bool = True) -> list[FilePa
         except UserError as error:
             raise DataError(f"{path}: {error}") from None
 
-    return list(
-        dict.fromkeys(
-            (file(row["distorted"]), file(row["reference"]) if row.get("reference") else None)
-            for _, row in rows
+    return [
+        (
+            file(row["distorted"]),
+            file(row["reference"]) if row.get("reference") else None,
+            row.get("method", ""),
         )
-    )
+        for _, row in rows
+    ]
 
 
 def _of_targets(pairs: list[FilePair], targets: list[ImageFile], table: Path, say) -> list[FilePair]:

@@ -102,16 +102,20 @@ def bootstrap_intervals(
       measure: metrics of the pairs at the given positions.
       progress: called with the number of resamples just done.
     """
-    contents = np.asarray(contents)
-    groups = [np.flatnonzero(contents == name) for name in sorted(set(contents))]
-    everything = measure(np.arange(len(contents)))
-    if len(groups) < 2:
+    names, group = np.unique(np.asarray(contents), return_inverse=True)
+    positions = np.argsort(group, kind="stable")  # those of one reference stand together
+    sizes = np.bincount(group, minlength=len(names))
+    starts = np.cumsum(sizes) - sizes
+    everything = measure(np.arange(len(group)))
+    if len(names) < 2:
         return {name: (float("nan"), float("nan")) for name in everything}
     rng = np.random.default_rng(seed)
     values: dict[str, list[float]] = {name: [] for name in everything}
     for _ in range(resamples):
-        chosen = rng.integers(len(groups), size=len(groups))
-        for name, value in measure(np.concatenate([groups[k] for k in chosen])).items():
+        chosen = rng.integers(len(names), size=len(names))
+        counts = sizes[chosen]
+        firsts = np.repeat(starts[chosen] - (np.cumsum(counts) - counts), counts)
+        for name, value in measure(positions[firsts + np.arange(len(firsts))]).items():
             values[name].append(value)
         progress(1)
     tail = 50 * (1 - level)

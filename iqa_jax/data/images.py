@@ -6,7 +6,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from typing import Any, BinaryIO, NamedTuple, cast
+from typing import IO, Any, BinaryIO, NamedTuple, cast
 
 import numpy as np
 from PIL import Image, ImageCms, UnidentifiedImageError
@@ -23,13 +23,15 @@ EXTENSIONS = (
 )  # fmt: skip
 _FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF", "AVIF")
 _EXPECTED = "expected PNG, JPEG, BMP, TIFF, WebP, GIF or AVIF"
-_BACKGROUND = 128
+BACKGROUND = 128
+COMPOSITED = f"transparent images are composited over mid-grey ({BACKGROUND})"
 _BITS_PER_SAMPLE, _PHOTOMETRIC = 258, 262  # tags of TIFF
 _SEVERAL = "of several frames, the first is taken"
 # How Pillow takes the upper bytes of 16-bit channels out of a file, by its byte order, and so the lower ones.
 _LOWER = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}
 
 Say = Callable[[str], object]
+Encoded = bytes | bytearray | memoryview | IO[bytes]  # the content of a file, or an open one
 
 
 class _Picture(NamedTuple):
@@ -42,7 +44,7 @@ class _Picture(NamedTuple):
 
 
 def read_image(
-    path: str | os.PathLike, *, say: Say = warnings.warn, background: int = _BACKGROUND
+    path: str | os.PathLike | Encoded, *, say: Say = warnings.warn, background: int = BACKGROUND
 ) -> np.ndarray:
     """Reads PNG, JPEG, BMP, TIFF, WebP, GIF or AVIF as (H, W, 3) uint8, sRGB; HEIC with pillow-heif.
 
@@ -53,6 +55,8 @@ def read_image(
     tifffile and imagecodecs, where installed, read the TIFF files that Pillow does not.
 
     Args:
+      path: of a file, or its content: bytes, or a file that is open in binary mode, which is read from its
+        beginning where it can be.
       say: called with a remark when transparency was composited, colours could not be converted (HDR, a
         damaged profile), EXIF data could not be read, or an image has more frames.
       background: the grey under transparency; a remark is made for the default alone.
@@ -60,6 +64,8 @@ def read_image(
       DataError: names the file and why it cannot be read: missing, empty, truncated, of another
         format, too large (a decompression bomb by Pillow's limit), or of a kind that another package reads.
     """
+    if not isinstance(path, str | os.PathLike):
+        return _read_encoded(path, say=say, background=background)
     try:
         # Given the path, Pillow would map uncompressed TIFF into memory, wrongly if it is to be rotated.
         with open_regular(path) as file:
@@ -70,8 +76,34 @@ def read_image(
         raise DataError(f"{path}: {error}") from None
 
 
+def _read_encoded(encoded: Encoded, **options) -> np.ndarray:
+    """An image from bytes or from an open file, by whose name its errors call it."""
+    if isinstance(encoded, bytes | bytearray | memoryview):
+        name, content = "bytes", bytes(encoded)
+    else:
+        named = getattr(encoded, "name", None)
+        name = str(named) if isinstance(named, str | os.PathLike) else type(encoded).__name__
+        try:
+            if encoded.seekable():  # what was just written there stands at its end
+                encoded.seek(0)
+            content = encoded.read()
+        except (OSError, ValueError, AttributeError) as error:  # closed, written only, no file after all
+            raise DataError(f"{name}: cannot be read ({error})") from None
+        if not isinstance(content, bytes):
+            raise DataError(f'{name}: opened as text; open it in binary mode, open(path, "rb")')
+    try:
+        return decode_image(content, **options)
+    except DataError as error:
+        raise DataError(f"{name}: {error}") from None
+
+
+def is_encoded(given: object) -> bool:
+    """Whether it is the content of a file, or an open one."""
+    return isinstance(given, bytes | bytearray | memoryview) or hasattr(given, "read")
+
+
 def decode_image(
-    encoded: bytes | BinaryIO, *, say: Say = warnings.warn, background: int = _BACKGROUND
+    encoded: bytes | BinaryIO, *, say: Say = warnings.warn, background: int = BACKGROUND
 ) -> np.ndarray:
     """The same from the content of an image file; what it raises names no file."""
     with _damage_named():
@@ -79,7 +111,21 @@ def decode_image(
         return _finished(picture, say, background)
 
 
-def from_pillow(image: Image.Image, *, say: Say = warnings.warn, background: int = _BACKGROUND) -> np.ndarray:
+def from_values(values: np.ndarray, *, say: Say = warnings.warn, background: int = BACKGROUND) -> np.ndarray:
+    """An array as the file of these values would be read: (H, W, 3) uint8.
+
+    Args:
+      values: (H, W, channels) uint8 or uint16: grey or RGB, and alpha as the last of 2 or 4 channels.
+      say, background: see `read_image`.
+    """
+    white = np.iinfo(values.dtype).max
+    alpha = None if values.shape[-1] in (1, 3) else values[..., -1] / np.float32(white)
+    colours = values if alpha is None else values[..., :-1]
+    mode = "L" if colours.shape[-1] == 1 else "RGB"
+    return _finished(_rounded(mode, colours, white, alpha, None, 1), say, background)
+
+
+def from_pillow(image: Image.Image, *, say: Say = warnings.warn, background: int = BACKGROUND) -> np.ndarray:
     """One of Pillow's images as (H, W, 3) uint8, sRGB; see `read_image`.
 
     Of 16-bit colour, Pillow gives the upper 8 bits, and of a PNG's colours not the code points (cICP): of a
@@ -290,8 +336,8 @@ def _finished(picture: _Picture, say: Say, background: int) -> np.ndarray:
         image = Image.fromarray(to_srgb(np.atleast_3d(values), 255, colours).reshape(values.shape))
     image = _in_mode(image, "RGB")
     if alpha is not None and alpha.getextrema()[0] != 255:
-        if background == _BACKGROUND:
-            say("transparent images are composited over mid-grey (128)")
+        if background == BACKGROUND:
+            say(COMPOSITED)
         image = Image.composite(image, Image.new("RGB", image.size, (background,) * 3), alpha)
     turn = metadata.TURNS.get(orientation)
     return np.asarray(image if turn is None else image.transpose(turn))

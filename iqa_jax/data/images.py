@@ -295,7 +295,7 @@ def _other_tiff(file: BinaryIO, say: Say) -> _Picture:
     return _rounded(values.mode, values.colours, values.white, values.alpha, colours, values.orientation)
 
 
-def _other_depth(image: Image.Image, file: BinaryIO) -> tuple | None:
+def _other_depth(image: Image.Image, file: BinaryIO) -> tuple[str, np.ndarray, int, np.ndarray | None] | None:
     """Mode, values, white and alpha of JPEG 2000 and PPM whose channels do not have 8 bits; else None."""
     deep = None
     if image.format == "JPEG2000":

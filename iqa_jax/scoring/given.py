@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -10,9 +10,6 @@ from iqa_jax.data.arrays import check_one_shape, image_of, mask_of
 from iqa_jax.errors import UserError
 from iqa_jax.ops import Array
 from iqa_jax.scoring.engine import Reference
-
-if TYPE_CHECKING:
-    from iqa_jax.scoring.metric import Metric
 
 Item = tuple[Reference | None, Array, np.ndarray | None]  # a reference, the picture, the mask of its part
 # Pictures of any sizes; a checker would not take a list of names for a list of all that a picture may be.
@@ -31,10 +28,10 @@ class Prepared:
     """
 
     shape: tuple[int, ...] | None
-    metric: "Metric"
+    metric: object
     references: tuple[Reference, ...]
 
-    def check_metric(self, metric: "Metric") -> None:
+    def check_metric(self, metric: object) -> None:
         """Raises UserError unless this metric prepared them."""
         if self.metric is not metric:
             raise UserError("a reference that another metric prepared; prepare it with this one")

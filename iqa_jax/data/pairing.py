@@ -7,8 +7,9 @@ import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from iqa_jax.data.layouts import read_pair_table
 from iqa_jax.data.selection import ImageFile, RealPaths, below_shared_folder, find_images, say_passed_over
-from iqa_jax.data.tables import PAIR_ALIASES, TABLES, listed_path, table_rows
+from iqa_jax.data.tables import TABLES
 from iqa_jax.errors import DataError, UserError
 from iqa_jax.files import local_path, shortest_unique_names
 
@@ -46,10 +47,10 @@ def find_pairs(
     search = functools.partial(find_images, recursive=recursive, leave_out=leave_out, say=say)
     if len(references) == 1 and is_table(references[0]):
         table = local_path(references[0])
-        pairs = pairs_from_table(table)
+        pairs = pairs_from_table(table, say=say)
         return _of_targets(pairs, search(targets), table, say) if targets else pairs
     if targets and all(map(is_table, targets)):
-        listed = [pairs_from_table(local_path(table), with_references=False) for table in targets]
+        listed = [pairs_from_table(local_path(name), with_references=False, say=say) for name in targets]
         if not references:
             return list(dict.fromkeys(itertools.chain(*listed)))
         named = [image for pairs in listed for image in below_shared_folder([target for target, _ in pairs])]
@@ -218,25 +219,31 @@ def _beginnings(stem: str) -> Iterator[str]:
     yield from (stem[:end] for end in reversed(ends) if end)
 
 
-def pairs_from_table(path: Path, *, with_references: bool = True) -> list[FilePair]:
-    """(target, reference) of each row of a table with these columns, under any of their usual names.
+def pairs_from_table(
+    path: Path, *, with_references: bool = True, say: Callable[[str], object] = lambda text: None
+) -> list[FilePair]:
+    """(target, reference) of each row of a table, see `iqa_jax.data.layouts.read_pair_table`.
 
     The files' paths are relative to the table; whether they exist is not checked.
 
     Args:
       with_references: whether there must be any; without the column, or where its cell is empty, the
         reference is None.
+      say: see `read_pair_table`.
     Raises:
       DataError: no such file, a column or a value is missing, or there is no row.
     """
     columns = ("distorted", "reference") if with_references else ("distorted",)
-    return list(dict.fromkeys((target, reference) for target, reference, _ in _listed(path, columns)))
+    return list(dict.fromkeys((target, reference) for target, reference, _ in _listed(path, columns, say)))
 
 
-def _listed(path: Path, columns: Sequence[str]) -> list[tuple[Path, Path | None, str]]:
+def _listed(
+    path: Path, columns: Sequence[str], say: Callable[[str], object] = lambda text: None
+) -> list[tuple[Path, Path | None, str]]:
     """Target, reference and method of each row; those of which there is no column are None and ""."""
     problems: list[str] = []
-    rows = table_rows(path, columns, problems, aliases=PAIR_ALIASES)
+    table = read_pair_table(path, columns, problems, say)
+    rows = table.rows
     expected = "a target and a reference" if "reference" in columns else "a target"
     problems += [
         f"{path.name}, line {number}: expected {expected}"
@@ -252,7 +259,7 @@ def _listed(path: Path, columns: Sequence[str]) -> list[tuple[Path, Path | None,
 
     def file(name: str) -> Path:
         try:
-            return folder / listed_path(folder, str(local_path(name)) if name.startswith("~") else name)
+            return folder / table.path(folder, str(local_path(name)) if name.startswith("~") else name)
         except UserError as error:
             raise DataError(f"{path}: {error}") from None
 

@@ -1,5 +1,7 @@
 """JPEG XL files, which the package pillow-jxl-plugin reads into Pillow."""
 
+import importlib
+
 from PIL import Image
 
 from iqa_jax.errors import DataError
@@ -15,7 +17,7 @@ def register() -> None:
       DataError: pillow-jxl-plugin is not installed.
     """
     try:
-        import pillow_jxl  # noqa: F401  # registers itself
+        importlib.import_module("pillow_jxl")  # registers itself
     except ModuleNotFoundError:
         raise DataError("a JPEG XL image; pip install 'iqa-conformer[jxl]' to read it") from None
 

@@ -92,8 +92,10 @@ def _read_encoded(encoded: Encoded, **options) -> np.ndarray:
             content = encoded.read()
         except (OSError, ValueError, AttributeError) as error:  # closed, written only, no file after all
             raise DataError(f"{name}: cannot be read ({error})") from None
-        if not isinstance(content, bytes):
+        if isinstance(content, str):
             raise DataError(f'{name}: opened as text; open it in binary mode, open(path, "rb")')
+        if not isinstance(content, bytes):
+            raise DataError(f"{name}: its read() gives a {type(content).__name__}; expected bytes")
     try:
         return decode_image(content, **options)
     except DataError as error:

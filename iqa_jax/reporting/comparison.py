@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from iqa_jax.data.pairing import is_table, methods_in_tables
+from iqa_jax.data.selection import RealPaths
 from iqa_jax.evaluation.comparison import Comparison, compare
 from iqa_jax.files import local_path
 from iqa_jax.reporting.maps import below_roots
@@ -95,7 +96,8 @@ def compare_results(
 
 def _keys(results: Sequence[Result], methods: Methods) -> list[tuple[str, str]]:
     """The reference of each result, and what tells pictures of one reference apart within a method."""
-    references = [str(result.reference or "") for result in results]
+    real = RealPaths()  # tables in two folders spell the path of one file differently
+    references = [real(result.reference) if result.reference else "" for result in results]
     stems = [below.with_suffix("").as_posix() for below in methods.below]
     of_reference = Counter(zip(references, methods.whose, strict=True))
     of_stem = Counter(zip(references, methods.whose, stems, strict=True))

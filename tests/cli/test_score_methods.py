@@ -104,6 +104,18 @@ def test_tables_are_methods_too(two, capsys):
     assert [row["method"] for row in comparison["methods"]] == ["good way", "bad way"]
 
 
+def test_tables_in_two_folders_name_one_reference(two, capsys):
+    for name in STRENGTHS:
+        rows = "\n".join(f"R{k}_{name}.png,../ref/R{k}.png" for k in range(2))
+        (two / name / "list.csv").write_text(f"image,reference\n{rows}\n")
+    named = [str(two / name / "list.csv") for name in STRENGTHS]
+    pairs, _ = chosen_files(named, [])
+    assert score_pairs(Fidelity(), pairs, named=named, as_json=True) == 0
+    comparison = json.loads(capsys.readouterr().out)["comparison"]
+    assert [row["method"] for row in comparison["methods"]] == ["good/list", "bad/list"]
+    assert comparison["references"] == 2
+
+
 def test_a_picture_of_two_tables_is_refused_before_the_scoring(two):
     for name in STRENGTHS:
         (two / f"{name}.csv").write_text("image\ngood/R0_good.png\n")

@@ -193,6 +193,9 @@ def test_bytes_and_open_files_are_named_in_errors(tmp_path):
         ):
             with pytest.raises(UserError, match=message):
                 images_of(given, "distorted")
+    reader = type("Reader", (), {"seekable": lambda self: False, "read": lambda self: IMAGE})()
+    with pytest.raises(UserError, match=r"distorted: Reader: its read\(\) gives a ndarray; expected bytes"):
+        images_of(reader, "distorted")
     with pytest.raises(UserError, match="mask: bytes: not an image"):
         mask_of(b"no image", IMAGE)
 

@@ -135,7 +135,11 @@ def read_pair_table(path: Path, columns: Sequence[str], problems: list[str], say
     if not found or not rows:
         return PairTable(rows)
     layout, header = found[0]
-    read = [f"{name} is read as {layout.columns[name]}" for name in header if name in layout.columns]
+    read = [
+        f"{name} is read as {ours}"
+        for name, ours in layout.columns.items()
+        if name in header and name != ours
+    ]
     unused = [name for name in header if name and name not in layout.columns]
     more = f"; not used: {', '.join(unused)}" if unused else ""
     say(f"{path.name}: columns as in {layout.title}: {', '.join(read)}{more}")

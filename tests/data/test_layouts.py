@@ -3,6 +3,7 @@
 import re
 
 import numpy as np
+import openpyxl
 import pytest
 
 from iqa_jax.data.datasets.pairs import Pairs, TableOptions
@@ -37,7 +38,7 @@ def read(path, columns=("distorted",)):
             "a.png,0,2,105,3.9,0.6,70.1",
             "1024x768",
             {"distorted": "a.png", "mos": "3.9"},
-            "columns as in KonIQ-10k: image_name is read as distorted, mos is read as mos; "
+            "columns as in KonIQ-10k: image_name is read as distorted; "
             "not used: c1, c2, c_total, sd, mos_zscore",
         ),
         ("image_name,MOS_zscore", "a.png,70.1", "512x384", {"distorted": "a.png", "mos": "70.1"}, "KonIQ"),
@@ -91,6 +92,20 @@ def test_headers_of_published_tables(tmp_path, header, line, folder, expected, r
     assert table.path(tmp_path, expected["distorted"]) == f"{folder}/{expected['distorted']}"
     pictures(tmp_path, expected["distorted"])  # beside the table, it counts first
     assert table.path(tmp_path, expected["distorted"]) == expected["distorted"]
+
+
+def test_a_spreadsheet_of_spaq_and_a_column_ref_beside_other_names(tmp_path):
+    book = openpyxl.Workbook()
+    for row in (["Image name", "MOS", "Contrast"], ["00001.jpg", 54.1, 50.0]):
+        book.active.append(row)
+    path = tmp_path / "MOS and Image attribute scores.xlsx"
+    book.save(path)
+    table, said = read(path)
+    assert table.rows == [(2, {"distorted": "00001.jpg", "mos": "54.1", "contrast": "50"})]
+    assert "columns as in SPAQ" in said[0]
+    (tmp_path / "mine.tsv").write_text("image_name\tref\na.png\tb.png\n")
+    table, _ = read(tmp_path / "mine.tsv", ("distorted", "reference"))
+    assert table.rows[0][1] == {"distorted": "a.png", "reference": "b.png"}
 
 
 def test_plain_tables_are_read_without_a_word(tmp_path):

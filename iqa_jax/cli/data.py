@@ -18,7 +18,10 @@ from iqa_jax.progress import progress_bar
 def prepare(
     name: Annotated[str, typer.Argument(help="Data set.")],
     manual_dir: Annotated[
-        Path | None, typer.Option(help="The downloaded folder; for pairs, the table.")
+        Path | None,
+        typer.Option(
+            help="The downloaded folder; for pairs, the table, or a folder of images without labels."
+        ),
     ] = None,
     scale: Annotated[
         str,
@@ -68,7 +71,7 @@ def prepare(
         f"distortion types: {_shortened(list(types)) or 'not given'}",
     ]
     if not builder.paired:
-        notes.append("no column reference: single images, for models that need no reference")
+        notes.append("no references: single images, for models that need no reference")
     if overview["deviation"]:
         notes.append(overview["deviation"])
     put_out(overview, as_json, table_of(f"{name}, in {builder.data_dir}", header, rows), *notes)

@@ -31,7 +31,11 @@ if TYPE_CHECKING:
 
 Targets = Annotated[
     list[str] | None,
-    typer.Option("-t", "--target", help="Files, directories or patterns, or a table of files."),
+    typer.Option(
+        "-t",
+        "--target",
+        help="Files, directories or patterns, or tables of files; several directories are compared.",
+    ),
 ]
 References = Annotated[
     list[str] | None,
@@ -167,18 +171,19 @@ def score_pairs(
     as_json: bool = False,
     scorer: "Scorer | None" = None,
 ) -> int:
-    """Scores pairs of files, writes the outputs and prints the scores.
+    """Scores pairs of files, writes the outputs and prints the scores, and how methods compare.
 
     Args:
       metric: as `iqa_jax.load` gives.
       pairs, masks: as `chosen_files` gives.
       resize, align, scorer: see `iqa_jax.reporting.scores.score_and_write`.
-      as_json: print a list of objects.
+      as_json: print a list of objects; of several methods, an object with the scores and the comparison.
     Returns:
       Exit code: 0, or 1 if something failed.
     Raises:
       UserError: the metric and the pairs do not fit, or a file cannot be written.
     """
+    from iqa_jax.reporting.comparison import compare_results, methods_of
     from iqa_jax.reporting.scores import score_and_write
     from iqa_jax.scoring.files import RESIZED, pairs_for
 
@@ -197,6 +202,7 @@ def score_pairs(
             raise UserError(f"{what} has no effect; leave it out")
     with advice("give --reference FILES or a table of pairs"):
         pairs = pairs_for(metric, pairs, remark)
+    methods_of([target for target, _ in pairs], outputs.named)  # what is wrong with it is said at once
     printer = ScorePrinter(len(pairs), as_json=as_json, best_first=outputs.best_first)
     with printer.progress():
         results = score_and_write(
@@ -210,7 +216,9 @@ def score_pairs(
             on_result=printer.result,
             say=printer.remark,
         )
-    return printer.finish(metric, results)
+    methods = methods_of([result.target for result in results], outputs.named)
+    comparison = compare_results(results, methods, metric.range, remark)
+    return printer.finish(metric, results, methods.whose if methods.names else None, comparison)
 
 
 def chosen_files(
@@ -246,14 +254,16 @@ def _check_names(
     for option, names in given.items():
         if any(not name.strip() for name in names):
             raise UserError(f"{option}: an empty name; expected files, directories or patterns")
-        if len(names) > 1 and (table := next(filter(is_table, names), None)):
-            raise UserError(f"{option} {table}: expected images, or a single table; put all rows into one")
-    tables = [name for name in (*targets, *references) if is_table(name)]
-    if len(tables) > 1:
+        alone = option == "-t" and all(map(is_table, names))  # one of each method
+        if len(names) > 1 and not alone and (table := next(filter(is_table, names), None)):
+            other = "tables alone" if option == "-t" else "a single table; put all rows into one"
+            raise UserError(f"{option} {table}: expected images, or {other}")
+    tables = [next(filter(is_table, names), None) for names in (targets, references)]
+    if all(tables):
         raise UserError(f"-t {tables[0]} and -r {tables[1]}: two tables; give the one of the pairs, after -r")
     if not targets and not references:
         raise UserError("nothing to score: give -t FILES, or -r and a table of pairs")
-    if not targets and not tables:
+    if not targets and not any(tables):
         raise UserError(
             f"nothing to score: -r {references[0]} names only references; give -t FILES to compare with "
             "them, or a table of pairs"

@@ -12,9 +12,11 @@ from iqa_jax.cli.output import in_one_line, remark
 from iqa_jax.progress import on_terminal, progress_bar
 
 if TYPE_CHECKING:
+    from iqa_jax.evaluation.comparison import Comparison
     from iqa_jax.scoring.metric import Metric
     from iqa_jax.scoring.results import Result
 
+_FEW_REFERENCES = 10  # for a bootstrap
 _TO_ONE_SIZE = (
     "where sizes differ, --resize target scales the target to its reference and --resize reference the "
     "reference to its target; the pairs that `prepare` takes must have one size"
@@ -53,18 +55,37 @@ class ScorePrinter:
             _print_line(result)
         self._bar.update()
 
-    def finish(self, metric: "Metric", results: "Sequence[Result]") -> int:
-        """Prints all results that are not printed yet, and failures; returns the exit code."""
+    def finish(
+        self,
+        metric: "Metric",
+        results: "Sequence[Result]",
+        methods: Sequence[str] | None = None,
+        comparison: "Comparison | None" = None,
+    ) -> int:
+        """Prints all results that are not printed yet, the comparison and failures; returns the exit code.
+
+        Args:
+          methods: of each result, if there are several.
+          comparison: of these methods, if they have pictures in common.
+        """
         from iqa_jax.scoring.results import to_json
 
         if self._as_json:
-            print(json.dumps(to_json(results), indent=2))
+            content: list | dict = to_json(results)
+            if methods is not None:
+                scores = [
+                    {"method": name, **row} for name, row in zip(methods, to_json(results), strict=True)
+                ]
+                content = {"scores": scores, "comparison": comparison.report() if comparison else None}
+            print(json.dumps(content, indent=2))
         elif self._as_lines:
             for result in () if self._at_once else results:
                 _print_line(result)
             remark(_summary(metric, results))
         else:
             _print_scores(metric, results)
+        if comparison and not self._as_json:
+            _print_comparison(comparison, sys.stderr if self._as_lines else sys.stdout)
         return _print_failures(results)
 
 
@@ -133,3 +154,42 @@ def _print_scores(metric, results: Sequence) -> None:
             shown.append("{:g}, {:g}".format(*result.shift) if result.shift else "–")
         table.add_row(in_one_line(result.target), in_one_line(result.reference or "–"), *shown)
     Console(markup=False, highlight=False, emoji=False).print(table)
+
+
+def _print_comparison(comparison: "Comparison", file: TextIO | None) -> None:
+    """A table of the methods, and a sentence for each difference."""
+    from rich.console import Console
+    from rich.table import Table
+
+    if file is None:
+        return
+    pictures = f"{comparison.pictures} picture{'s' * (comparison.pictures != 1)}"
+    references = f"{comparison.references} reference{'s' * (comparison.references != 1)}"
+    table = Table(title=f"methods on the {pictures} that all have")
+    table.add_column("method", overflow="fold")
+    for name in ("mean", "pictures", "wins"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for method, mean, wins in zip(comparison.methods, comparison.means, comparison.wins, strict=True):
+        table.add_row(in_one_line(method), f"{mean:z.4f}", str(comparison.pictures), str(wins))
+    # In a file or a pipe no line is broken.
+    console = Console(
+        file=file,
+        width=None if on_terminal(file) else 100_000,
+        markup=False,
+        highlight=False,
+        emoji=False,
+        soft_wrap=True,
+    )
+    console.print(table)
+    for difference in comparison.differences:
+        console.print(in_one_line(difference.sentence))
+    notes = [f"in brackets: 95 % interval of the mean, bootstrap over {references}"]
+    if comparison.references < _FEW_REFERENCES:
+        notes.append("of so few it is narrower than it should be")
+    if comparison.references == 1:
+        notes.clear()
+    if comparison.left_out:
+        files = "1 picture" if comparison.left_out == 1 else f"{comparison.left_out} pictures"
+        notes.append(f"left out: {files} without a score or a counterpart in every method")
+    if notes:
+        console.print("; ".join(notes))

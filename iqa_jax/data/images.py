@@ -6,12 +6,12 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from typing import Any, BinaryIO, NamedTuple, cast
+from typing import IO, Any, BinaryIO, NamedTuple, cast
 
 import numpy as np
 from PIL import Image, ImageCms, UnidentifiedImageError
 
-from iqa_jax.data import metadata, png, tiff
+from iqa_jax.data import jpeg2000, jpegxl, metadata, netpbm, png, tiff
 from iqa_jax.data.colours import Space, space_of_profile, to_srgb
 from iqa_jax.errors import DataError
 from iqa_jax.files import open_regular
@@ -19,17 +19,19 @@ from iqa_jax.files import open_regular
 # Endings of the files that are taken from a folder.
 EXTENSIONS = (
     ".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".avif",
-    ".heic", ".heif",
+    ".heic", ".heif", ".jxl", ".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx", ".ppm", ".pgm", ".pbm", ".pnm",
 )  # fmt: skip
-_FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF", "AVIF")
-_EXPECTED = "expected PNG, JPEG, BMP, TIFF, WebP, GIF or AVIF"
-_BACKGROUND = 128
+_FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF", "AVIF", "JPEG2000", "PPM")
+_EXPECTED = "expected PNG, JPEG, BMP, TIFF, WebP, GIF, AVIF, JPEG 2000, JPEG XL or PPM"
+BACKGROUND = 128
+COMPOSITED = f"transparent images are composited over mid-grey ({BACKGROUND})"
 _BITS_PER_SAMPLE, _PHOTOMETRIC = 258, 262  # tags of TIFF
 _SEVERAL = "of several frames, the first is taken"
 # How Pillow takes the upper bytes of 16-bit channels out of a file, by its byte order, and so the lower ones.
 _LOWER = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}
 
 Say = Callable[[str], object]
+Encoded = bytes | bytearray | memoryview | IO[bytes]  # the content of a file, or an open one
 
 
 class _Picture(NamedTuple):
@@ -42,17 +44,22 @@ class _Picture(NamedTuple):
 
 
 def read_image(
-    path: str | os.PathLike, *, say: Say = warnings.warn, background: int = _BACKGROUND
+    path: str | os.PathLike | Encoded, *, say: Say = warnings.warn, background: int = BACKGROUND
 ) -> np.ndarray:
-    """Reads PNG, JPEG, BMP, TIFF, WebP, GIF or AVIF as (H, W, 3) uint8, sRGB; HEIC with pillow-heif.
+    """Reads an image file as (H, W, 3) uint8, sRGB.
+
+    Formats are PNG, JPEG, BMP, TIFF, WebP, GIF, AVIF, JPEG 2000 and PPM, PGM or PBM; HEIC with pillow-heif,
+    JPEG XL with pillow-jxl-plugin.
 
     It reads the first of several frames.  The EXIF orientation is applied.  Colours become sRGB, however the
     file describes them: a colour profile; cICP, gAMA and cHRM of PNG; nclx of AVIF and HEIC; TIFF tags; the
     mark of Adobe RGB in EXIF.  A gamma of 2.2 is taken as sRGB's curve.  More than 8 bits are rounded to 8,
     after the conversion, but for profiles of tables.  What is transparent is composited over mid-grey (128).
-    tifffile and imagecodecs, where installed, read the TIFF files that Pillow does not.
+    tifffile and imagecodecs, where installed, read the TIFF and JPEG 2000 files that Pillow does not.
 
     Args:
+      path: of a file, or its content: bytes, or a file that is open in binary mode, which is read from its
+        beginning where it can be.
       say: called with a remark when transparency was composited, colours could not be converted (HDR, a
         damaged profile), EXIF data could not be read, or an image has more frames.
       background: the grey under transparency; a remark is made for the default alone.
@@ -60,6 +67,8 @@ def read_image(
       DataError: names the file and why it cannot be read: missing, empty, truncated, of another
         format, too large (a decompression bomb by Pillow's limit), or of a kind that another package reads.
     """
+    if not isinstance(path, str | os.PathLike):
+        return _read_encoded(path, say=say, background=background)
     try:
         # Given the path, Pillow would map uncompressed TIFF into memory, wrongly if it is to be rotated.
         with open_regular(path) as file:
@@ -70,8 +79,36 @@ def read_image(
         raise DataError(f"{path}: {error}") from None
 
 
+def _read_encoded(encoded: Encoded, **options) -> np.ndarray:
+    """An image from bytes or from an open file, by whose name its errors call it."""
+    if isinstance(encoded, bytes | bytearray | memoryview):
+        name, content = "bytes", bytes(encoded)
+    else:
+        named = getattr(encoded, "name", None)
+        name = str(named) if isinstance(named, str | os.PathLike) else type(encoded).__name__
+        try:
+            if encoded.seekable():  # what was just written there stands at its end
+                encoded.seek(0)
+            content = encoded.read()
+        except (OSError, ValueError, AttributeError) as error:  # closed, written only, no file after all
+            raise DataError(f"{name}: cannot be read ({error})") from None
+        if isinstance(content, str):
+            raise DataError(f'{name}: opened as text; open it in binary mode, open(path, "rb")')
+        if not isinstance(content, bytes):
+            raise DataError(f"{name}: its read() gives a {type(content).__name__}; expected bytes")
+    try:
+        return decode_image(content, **options)
+    except DataError as error:
+        raise DataError(f"{name}: {error}") from None
+
+
+def is_encoded(given: object) -> bool:
+    """Whether it is the content of a file, or an open one."""
+    return isinstance(given, bytes | bytearray | memoryview) or hasattr(given, "read")
+
+
 def decode_image(
-    encoded: bytes | BinaryIO, *, say: Say = warnings.warn, background: int = _BACKGROUND
+    encoded: bytes | BinaryIO, *, say: Say = warnings.warn, background: int = BACKGROUND
 ) -> np.ndarray:
     """The same from the content of an image file; what it raises names no file."""
     with _damage_named():
@@ -79,7 +116,21 @@ def decode_image(
         return _finished(picture, say, background)
 
 
-def from_pillow(image: Image.Image, *, say: Say = warnings.warn, background: int = _BACKGROUND) -> np.ndarray:
+def from_values(values: np.ndarray, *, say: Say = warnings.warn, background: int = BACKGROUND) -> np.ndarray:
+    """An array as the file of these values would be read: (H, W, 3) uint8.
+
+    Args:
+      values: (H, W, channels) uint8 or uint16: grey or RGB, and alpha as the last of 2 or 4 channels.
+      say, background: see `read_image`.
+    """
+    white = np.iinfo(values.dtype).max
+    alpha = None if values.shape[-1] in (1, 3) else values[..., -1] / np.float32(white)
+    colours = values if alpha is None else values[..., :-1]
+    mode = "L" if colours.shape[-1] == 1 else "RGB"
+    return _finished(_rounded(mode, colours, white, alpha, None, 1), say, background)
+
+
+def from_pillow(image: Image.Image, *, say: Say = warnings.warn, background: int = BACKGROUND) -> np.ndarray:
     """One of Pillow's images as (H, W, 3) uint8, sRGB; see `read_image`.
 
     Of 16-bit colour, Pillow gives the upper 8 bits, and of a PNG's colours not the code points (cICP): of a
@@ -147,9 +198,11 @@ def _decoded(file: BinaryIO, say: Say) -> _Picture:
     if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:
         say(_SEVERAL)
         image.seek(0)
-    image.info.update(info or _profile_besides(image, file))
+    image.info.update(info or _profile_besides(image, file, say))
     if image.format == "PNG" and start[24] in (2, 4) and start[25] == 0 and "transparency" in image.info:
         image.info["transparency"] *= 255 // (2 ** start[24] - 1)  # Pillow scales the greys, but not this one
+    if deep := _other_depth(image, file):
+        return _rounded(*deep, image.info.get("icc_profile"), 1)
     values = _sixteen_bits(image, file)
     if values is None:
         return _of_pillow(image, say)
@@ -167,9 +220,12 @@ def _formats(start: bytes) -> list[str]:
     """The formats that a file which starts so may have.
 
     Raises:
-      DataError: it is HEIC, whatever its name, and pillow-heif is not installed.
+      DataError: it is HEIC or JPEG XL, whatever its name, and the package that reads it is not installed.
     """
     Image.init()
+    if start.startswith(jpegxl.SIGNATURES):
+        jpegxl.register()
+        return ["JXL"]
     known = [name for name in _FORMATS if name in Image.OPEN]  # older versions of Pillow have no AVIF
     brands = start[8:] if start[4:8] == b"ftyp" else b""
     if b"avi" in brands or brands[:3] not in (b"hei", b"hev", b"mif", b"msf"):
@@ -193,6 +249,9 @@ def _opened(file: BinaryIO, start: bytes, say: Say) -> Image.Image | None:
             return None
         return image if tiff.pillow_reads(image) else None
     formats = _formats(start)
+    if formats == ["JXL"]:
+        jpegxl.check_header(file.read())
+        file.seek(0)
     try:
         return Image.open(file, formats=formats)
     except ValueError as error:
@@ -203,7 +262,7 @@ def _opened(file: BinaryIO, start: bytes, say: Say) -> Image.Image | None:
     return Image.open(io.BytesIO(metadata.without_exif(file.read())), formats=formats)
 
 
-def _profile_besides(image: Image.Image, file: BinaryIO) -> dict:
+def _profile_besides(image: Image.Image, file: BinaryIO, say: Say) -> dict:
     """The colour information that Pillow does not read, as further entries of `Image.info`."""
     if image.format == "AVIF":
         file.seek(0)
@@ -212,6 +271,9 @@ def _profile_besides(image: Image.Image, file: BinaryIO) -> dict:
         profile = metadata.profile_of_gif(image, file)
     elif image.format == "BMP":
         profile = metadata.profile_of_bmp(file)
+    elif image.format == "JPEG2000":
+        file.seek(0)
+        profile = jpeg2000.colours_of(file.read(), say)
     else:
         return {}
     return {"icc_profile": profile} if profile else {}
@@ -233,6 +295,22 @@ def _other_tiff(file: BinaryIO, say: Say) -> _Picture:
     exif = metadata.exif_of_tiff(file, say)
     colours = values.profile or metadata.space_of_tiff(values.tags, say) or metadata.adobe_rgb(exif)
     return _rounded(values.mode, values.colours, values.white, values.alpha, colours, values.orientation)
+
+
+def _other_depth(image: Image.Image, file: BinaryIO) -> tuple[str, np.ndarray, int, np.ndarray | None] | None:
+    """Mode, values, white and alpha of JPEG 2000 and PPM whose channels do not have 8 bits; else None."""
+    deep = None
+    if image.format == "JPEG2000":
+        file.seek(0)
+        deep = jpeg2000.deep_values(file.read())
+    elif image.format == "PPM":
+        deep = netpbm.deep_values(image, file)
+    if deep is None:
+        return None
+    values, white = deep
+    alpha = values[..., -1] / np.float32(white) if values.shape[-1] in (2, 4) else None
+    colours = values if alpha is None else values[..., :-1]
+    return "L" if colours.shape[-1] == 1 else "RGB", colours, white, alpha
 
 
 def _sixteen_bits(image: Image.Image, file: BinaryIO) -> np.ndarray | None:
@@ -290,8 +368,8 @@ def _finished(picture: _Picture, say: Say, background: int) -> np.ndarray:
         image = Image.fromarray(to_srgb(np.atleast_3d(values), 255, colours).reshape(values.shape))
     image = _in_mode(image, "RGB")
     if alpha is not None and alpha.getextrema()[0] != 255:
-        if background == _BACKGROUND:
-            say("transparent images are composited over mid-grey (128)")
+        if background == BACKGROUND:
+            say(COMPOSITED)
         image = Image.composite(image, Image.new("RGB", image.size, (background,) * 3), alpha)
     turn = metadata.TURNS.get(orientation)
     return np.asarray(image if turn is None else image.transpose(turn))

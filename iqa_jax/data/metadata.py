@@ -30,7 +30,9 @@ def colours_and_orientation(
 ) -> tuple[bytes | Space | None, int]:
     """The colours of an image, see `colours_of`, and its orientation as EXIF numbers it: 1 is upright."""
     exif = exif_of(image, say)
-    return colours_of(image, exif, say), exif.get(ORIENTATION, 1)
+    # JPEG XL has an orientation of its own, which its reader applies, unless it is a JPEG packed again.
+    upright = image.format == "JXL" and not getattr(image, "jpeg", False)
+    return colours_of(image, exif, say), 1 if upright else exif.get(ORIENTATION, 1)
 
 
 def exif_of(image: Image.Image, say: Callable[[str], object]) -> Image.Exif:

@@ -7,10 +7,11 @@ import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from iqa_jax.data.layouts import read_pair_table
 from iqa_jax.data.selection import ImageFile, RealPaths, below_shared_folder, find_images, say_passed_over
-from iqa_jax.data.tables import PAIR_ALIASES, TABLES, listed_path, table_rows
+from iqa_jax.data.tables import TABLES
 from iqa_jax.errors import DataError, UserError
-from iqa_jax.files import local_path
+from iqa_jax.files import local_path, shortest_unique_names
 
 _LISTED = 20  # problems that an error message shows
 _SHOWN = 3  # files that fit a target equally, which it shows
@@ -33,7 +34,7 @@ def find_pairs(
     """(target, reference) files for a command line, the reference None where none is given.
 
     Args:
-      targets: files, directories or patterns, see `iqa_jax.data.selection.find_images`; or one table of
+      targets: files, directories or patterns, see `iqa_jax.data.selection.find_images`; or tables of
         files, with or without references.
       references: one file, the reference of every target; files, directories or patterns, paired by
         `pair_files`; or one table of pairs, of which those of the targets are taken, all of them if there
@@ -46,13 +47,13 @@ def find_pairs(
     search = functools.partial(find_images, recursive=recursive, leave_out=leave_out, say=say)
     if len(references) == 1 and is_table(references[0]):
         table = local_path(references[0])
-        pairs = pairs_from_table(table)
+        pairs = pairs_from_table(table, say=say)
         return _of_targets(pairs, search(targets), table, say) if targets else pairs
-    if len(targets) == 1 and is_table(targets[0]):
-        table = local_path(targets[0])
+    if targets and all(map(is_table, targets)):
+        listed = [pairs_from_table(local_path(name), with_references=False, say=say) for name in targets]
         if not references:
-            return pairs_from_table(table, with_references=False)
-        named = below_shared_folder([target for target, _ in pairs_from_table(table, with_references=False)])
+            return list(dict.fromkeys(itertools.chain(*listed)))
+        named = [image for pairs in listed for image in below_shared_folder([target for target, _ in pairs])]
     else:
         named = search(targets)
     if not references:
@@ -83,7 +84,7 @@ def masks_of(
     if len(masks) == 1 and local_path(masks[0]).is_file():
         return {target: files[0].path for target in targets}
     by_file, real = {}, RealPaths()
-    if patterns and not (len(patterns) == 1 and is_table(patterns[0])):
+    if not any(map(is_table, patterns)):
         by_file = {real(image.path): image.folder for image in find_images(patterns, recursive=recursive)}
     named = [
         ImageFile(image.path, by_file.get(real(image.path), image.folder))
@@ -95,6 +96,27 @@ def masks_of(
 def is_table(path: str) -> bool:
     """Whether a file is a table, by its ending."""
     return Path(path).suffix.lower() in TABLES
+
+
+def methods_in_tables(tables: Sequence[Path]) -> dict[Path, str]:
+    """The method of each target that tables list.
+
+    It is what the column method says, or else, of several tables, the table's name.
+
+    Raises:
+      DataError: see `pairs_from_table`; or a target is listed for two methods.
+    """
+    names = shortest_unique_names([table.with_suffix("") for table in tables])
+    whose: dict[Path, str] = {}
+    for table in tables:
+        name = names[table.with_suffix("")] if len(tables) > 1 else ""
+        for target, _, method in _listed(table, ("distorted",)):
+            if whose.setdefault(target, method or name) != (method or name):
+                raise DataError(
+                    f"{table}: {target} is listed for {whose[target]} and for {method or name}; "
+                    "a picture belongs to one method"
+                )
+    return whose
 
 
 def pair_files(
@@ -197,21 +219,32 @@ def _beginnings(stem: str) -> Iterator[str]:
     yield from (stem[:end] for end in reversed(ends) if end)
 
 
-def pairs_from_table(path: Path, *, with_references: bool = True) -> list[FilePair]:
-    """(target, reference) of each row of a table with these columns, under any of their usual names.
+def pairs_from_table(
+    path: Path, *, with_references: bool = True, say: Callable[[str], object] = lambda text: None
+) -> list[FilePair]:
+    """(target, reference) of each row of a table, see `iqa_jax.data.layouts.read_pair_table`.
 
     The files' paths are relative to the table; whether they exist is not checked.
 
     Args:
       with_references: whether there must be any; without the column, or where its cell is empty, the
         reference is None.
+      say: see `read_pair_table`.
     Raises:
       DataError: no such file, a column or a value is missing, or there is no row.
     """
-    problems: list[str] = []
     columns = ("distorted", "reference") if with_references else ("distorted",)
-    rows = table_rows(path, columns, problems, aliases=PAIR_ALIASES)
-    expected = "a target and a reference" if with_references else "a target"
+    return list(dict.fromkeys((target, reference) for target, reference, _ in _listed(path, columns, say)))
+
+
+def _listed(
+    path: Path, columns: Sequence[str], say: Callable[[str], object] = lambda text: None
+) -> list[tuple[Path, Path | None, str]]:
+    """Target, reference and method of each row; those of which there is no column are None and ""."""
+    problems: list[str] = []
+    table = read_pair_table(path, columns, problems, say)
+    rows = table.rows
+    expected = "a target and a reference" if "reference" in columns else "a target"
     problems += [
         f"{path.name}, line {number}: expected {expected}"
         for number, row in rows
@@ -226,16 +259,18 @@ def pairs_from_table(path: Path, *, with_references: bool = True) -> list[FilePa
 
     def file(name: str) -> Path:
         try:
-            return folder / listed_path(folder, str(local_path(name)) if name.startswith("~") else name)
+            return folder / table.path(folder, str(local_path(name)) if name.startswith("~") else name)
         except UserError as error:
             raise DataError(f"{path}: {error}") from None
 
-    return list(
-        dict.fromkeys(
-            (file(row["distorted"]), file(row["reference"]) if row.get("reference") else None)
-            for _, row in rows
+    return [
+        (
+            file(row["distorted"]),
+            file(row["reference"]) if row.get("reference") else None,
+            row.get("method", ""),
         )
-    )
+        for _, row in rows
+    ]
 
 
 def _of_targets(pairs: list[FilePair], targets: list[ImageFile], table: Path, say) -> list[FilePair]:

@@ -9,13 +9,14 @@ import io
 import os
 import unicodedata
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from iqa_jax.files import open_regular
 
 Rows = list[tuple[int, dict[str, str]]]
+Names = Callable[[Sequence[str]], Sequence[str]]  # what to call the columns of a line
 TABLES = (".csv", ".tsv", ".txt", ".xlsx")  # endings
 # Other usual names of the columns of a table of pairs.
 PAIR_ALIASES = {"target": "distorted", "image": "distorted", "ref": "reference"}
@@ -32,30 +33,28 @@ def numbered_lines(path: Path, problems: list[str]) -> list[tuple[int, str]]:
 
 
 def table_rows(
-    path: Path, columns: Sequence[str], problems: list[str], *, aliases: Mapping[str, str] = {}
+    path: Path, columns: Sequence[str], problems: list[str], *, names: Names | None = None
 ) -> Rows:
     """Rows of a spreadsheet or of a CSV file, by its ending; see `csv_rows`."""
     if path.suffix.lower() == ".xlsx":
-        return sheet_rows(path, "", columns, problems, aliases=aliases)
-    return csv_rows(path, columns, problems, aliases=aliases)
+        return sheet_rows(path, "", columns, problems, names=names)
+    return csv_rows(path, columns, problems, names=names)
 
 
-def csv_rows(
-    path: Path, columns: Sequence[str], problems: list[str], *, aliases: Mapping[str, str] = {}
-) -> Rows:
+def csv_rows(path: Path, columns: Sequence[str], problems: list[str], *, names: Names | None = None) -> Rows:
     """Rows by lower-case column name, below the line that holds `columns`, with their line numbers.
 
     Cells are divided by commas, semicolons or tabs, whichever make the columns; quotes, UTF-8 with or
     without a mark, UTF-16 and the line ends of any system are understood.
 
     Args:
-      aliases: other names of columns, and what to call them.
+      names: what to call the columns of a line, given in lower case; as they are, if not given.
     """
     text = _text(path, problems)
     table = _Table()
     for delimiter in sorted(_DELIMITERS, key=text.count, reverse=True):
         try:
-            table = _by_column(_cells(text, delimiter), columns, aliases)
+            table = _by_column(_cells(text, delimiter), columns, names)
         except csv.Error as error:
             problems.append(f"{path.name}: {error}; expected a CSV file")
             return []
@@ -70,7 +69,7 @@ def sheet_rows(
     columns: Sequence[str],
     problems: list[str],
     *,
-    aliases: Mapping[str, str] = {},
+    names: Names | None = None,
 ) -> Rows:
     """The same of a sheet of an .xlsx file, or of its active sheet if none has that name."""
     try:
@@ -81,7 +80,7 @@ def sheet_rows(
     except Exception as error:  # openpyxl raises many kinds for broken files
         problems.append(f"{path.name}: cannot be read as a spreadsheet ({reason(error)})")
         return []
-    return _reported(path, _by_column(cells, columns, aliases), columns, problems)
+    return _reported(path, _by_column(cells, columns, names), columns, problems)
 
 
 def _sheet_cells(file: BinaryIO, sheet: str) -> Iterator[tuple[int, list[str]]]:
@@ -196,14 +195,14 @@ class _Table:
     """What a table holds: its columns, rows, surplus cells, and its first line."""
 
     def __init__(self) -> None:
-        self.names: list[str] | None = None
+        self.names: Sequence[str] | None = None
         self.rows: Rows = []
         self.surplus: list[tuple[int, int]] = []
         self.first: list[str] | None = None
 
 
 def _by_column(
-    cells: Iterable[tuple[int, list[str]]], columns: Sequence[str], aliases: Mapping[str, str]
+    cells: Iterable[tuple[int, list[str]]], columns: Sequence[str], names_of: Names | None
 ) -> _Table:
     table = _Table()
     for number, row in cells:
@@ -212,7 +211,7 @@ def _by_column(
         table.first = table.first or row
         if table.names is None:
             lower = [cell.lower() for cell in row]
-            names = [_meant(name, lower, columns, aliases) for name in lower]
+            names = names_of(lower) if names_of else lower
             table.names = names if set(columns) <= set(names) else None
         elif any(row[len(table.names) :]):
             table.surplus.append((number, len(row)))
@@ -221,6 +220,11 @@ def _by_column(
             by_name = {name: row[table.names.index(name)] for name in table.names if name}
             table.rows.append((number, by_name))
     return table
+
+
+def renamed(header: Sequence[str], columns: Sequence[str], aliases: Mapping[str, str]) -> list[str]:
+    """The names of columns, with other usual names (`aliases`) replaced by those in `columns`."""
+    return [_meant(name, header, columns, aliases) for name in header]
 
 
 def _meant(name: str, names: Sequence[str], columns: Sequence[str], aliases: Mapping[str, str]) -> str:

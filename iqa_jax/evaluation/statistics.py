@@ -173,13 +173,17 @@ def _resampled(
     progress: Callable[[int], object],
 ) -> dict[str, np.ndarray]:
     """The metrics of each resample of reference contents; of none where there is a single content."""
-    contents = np.asarray(contents)
-    groups = [np.flatnonzero(contents == name) for name in sorted(set(contents))]
-    values: dict[str, list[float]] = {name: [] for name in measure(np.arange(len(contents)))}
+    names, group = np.unique(np.asarray(contents), return_inverse=True)
+    positions = np.argsort(group, kind="stable")  # those of one reference stand together
+    sizes = np.bincount(group, minlength=len(names))
+    starts = np.cumsum(sizes) - sizes
+    values: dict[str, list[float]] = {name: [] for name in measure(np.arange(len(group)))}
     rng = np.random.default_rng(seed)
-    for _ in range(resamples if len(groups) > 1 else 0):
-        chosen = rng.integers(len(groups), size=len(groups))
-        for name, value in measure(np.concatenate([groups[k] for k in chosen])).items():
+    for _ in range(resamples if len(names) > 1 else 0):
+        chosen = rng.integers(len(names), size=len(names))
+        counts = sizes[chosen]
+        firsts = np.repeat(starts[chosen] - (np.cumsum(counts) - counts), counts)
+        for name, value in measure(positions[firsts + np.arange(len(firsts))]).items():
             values[name].append(value)
         progress(1)
     return {name: np.array(drawn) for name, drawn in values.items()}

@@ -120,12 +120,19 @@ class Page(contextlib.AbstractContextManager):
             self._pictures[position] = picture
 
     def write(
-        self, title: str, remark: str, unit: str, entries: Sequence[Entry], methods: Sequence[str] = ()
+        self,
+        title: str,
+        remark: str,
+        unit: str,
+        entries: Sequence[Entry],
+        methods: Sequence[str] = (),
+        comparison: Mapping | None = None,
     ) -> Path:
         """Writes the page of the entries with their pictures; returns its path.
 
         Args:
           methods: the names in the entries, in the order of their columns.
+          comparison: of the methods, see `iqa_jax.evaluation.comparison.Comparison.report`.
         """
         files = sorted(self._images.iterdir())
         inline = sum(path.stat().st_size for path in files) <= _INLINE
@@ -146,6 +153,7 @@ class Page(contextlib.AbstractContextManager):
             "pairs": pairs,
             "sources": {path.name: self._source(path, inline) for path in files},
             "methods": list(methods),
+            "comparison": comparison,
             "measures": [*entries[0].measured] if entries else [],
         }
         # "<" could end the script that the data stand in.

@@ -14,6 +14,7 @@ import numpy as np
 
 from iqa_jax.errors import UserError
 from iqa_jax.files import output_file, remove_leftovers, shortest_unique_names, writable_directory
+from iqa_jax.reporting.comparison import compare_results, methods_of
 from iqa_jax.reporting.maps import below_roots, map_files, save_map
 from iqa_jax.reporting.page import Entry, Page
 from iqa_jax.scoring.files import resumed, score_files
@@ -180,17 +181,22 @@ def _place_of(path: Path) -> tuple[int, int] | None:
 
 def _write_page(page: Page, metric: Metric, results: Sequence[Result], named: Sequence[str]) -> Path:
     """Writes the page of the results; several directories of targets are methods, by their names."""
-    placed, methods = below_roots([result.target for result in results], named)
+    placed, _ = below_roots([result.target for result in results], named)
+    methods = methods_of([result.target for result in results], named)
+    comparison = compare_results(results, methods, metric.range)
     targets = shortest_unique_names(result.target for result in results)
     references = shortest_unique_names(result.reference for result in results if result.reference)
 
-    def entry(result: Result, root: Path | None, below: Path) -> Entry:
+    def entry(result: Result, method: str, root: Path | None, below: Path) -> Entry:
         name = str(below) if root else targets[result.target]
         reference = references[result.reference] if result.reference else None
         content = reference or Path(name).with_suffix("").as_posix()
-        method = methods.get(root, "") if root else ""
         return Entry(name, reference, content, method, result.score, result.error)
 
-    entries = [entry(result, *where) for result, where in zip(results, placed, strict=True)]
+    entries = [
+        entry(result, method, *where)
+        for result, method, where in zip(results, methods.whose, placed, strict=True)
+    ]
     remark = f"{metric.config.name}, {metric.crops} crops: {scale_text(metric.range)}"
-    return page.write("Scores", remark, "MOS", entries, list(methods.values()))
+    report = comparison.report() if comparison else None
+    return page.write("Scores", remark, "MOS", entries, methods.names, report)

@@ -15,23 +15,9 @@ from iqa_jax.errors import UserError
 from iqa_jax.ops import Array
 from iqa_jax.ops.windows import CROPS, Place, places, places_of_part, weighted_mean
 from iqa_jax.scoring.engine import BATCH_SIZE, KEPT_WINDOWS, Engine, Reference, WindowModel
+from iqa_jax.scoring.given import Item, Prepared, Several, items_of, items_of_list
 from iqa_jax.scoring.loss import mean_mos
 from iqa_jax.weights.record import identity_of, title_of
-
-
-@dataclasses.dataclass(frozen=True)
-class Prepared:
-    """References whose features serve several distorted versions; made by `FullReferenceMetric.prepare`.
-
-    Attributes:
-      shape: (H, W, 3), or (B, H, W, 3) of a batch.
-      metric: the one that prepared them.
-      references: of each image.
-    """
-
-    shape: tuple[int, ...]
-    metric: "Metric"
-    references: tuple[Reference, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,9 +41,10 @@ class Metric(abc.ABC):
     A full-reference metric takes (reference, distorted), in this order or by these keywords; a blind one,
     (distorted).
 
-    Images are (H, W, 3) or (B, H, W, 3), uint8 or float in [0, 1], of 32 pixels or more on each side;
-    below the model's crop size they are mirrored up to it.  A file's name or path and an image of Pillow's
-    are taken too, as `read_image` reads them.  Scores are in MOS units.
+    Images are (H, W, 3) or (B, H, W, 3), uint8, uint16 or float in [0, 1], grey or with alpha too, of 32
+    pixels or more on each side; below the model's crop size they are mirrored up to it.  A file's name or
+    path, its content as bytes, an open file and an image of Pillow's are taken too, as `read_image` reads
+    them; and lists of any of these, of any sizes.  Scores are in MOS units.
 
     A mask, (H, W) or (B, H, W), bool or from 0 to 1, asks for the score of the part that it shows: of the
     windows of the protocol in the box around it, each by its share of the part, or of those of the grid where
@@ -138,14 +125,14 @@ class Metric(abc.ABC):
 
     @abc.abstractmethod
     def __call__(self, *images: Any, **options: Any) -> np.ndarray:
-        """MOS of the distorted images, () for (H, W, 3) and (B,) for (B, H, W, 3)."""
+        """MOS of the distorted images, () for (H, W, 3) and (B,) for (B, H, W, 3) or a list of B."""
 
     @abc.abstractmethod
     def check(self, *images: Any, **options: Any) -> None:
         """Raises UserError unless the metric takes these images."""
 
     @abc.abstractmethod
-    def stream(self, items: Iterable[tuple[Array, ...]], /) -> Iterator[np.floating]:
+    def stream(self, items: Iterable[tuple[Given, ...]], /) -> Iterator[np.floating]:
         """MOS of single images, of any sizes, in their order."""
 
     @abc.abstractmethod
@@ -160,9 +147,7 @@ class Metric(abc.ABC):
         height, width = image.shape[-3:-1]
         return places(self.crops, height, width, self._size)
 
-    def _stream(
-        self, items: Iterable[tuple[Reference | None, Array, np.ndarray | None]]
-    ) -> Iterator[np.floating]:
+    def _stream(self, items: Iterable[Item]) -> Iterator[np.floating]:
         """Scores of images of any sizes, in their order; windows of several go through together."""
         weights: deque[np.ndarray | None] = deque()
 
@@ -227,60 +212,68 @@ class FullReferenceMetric(Metric):
     full_reference = True
 
     def __call__(
-        self, reference: Given | Prepared, distorted: Given, *, mask: Given | None = None
+        self,
+        reference: Given | Several | Prepared,
+        distorted: Given | Several,
+        *,
+        mask: Given | Several | None = None,
     ) -> np.ndarray:
-        """MOS of `distorted`, () for (H, W, 3) and (B,) for (B, H, W, 3).
+        """MOS of `distorted`, () for (H, W, 3) and (B,) for (B, H, W, 3) or for a list of B images.
 
         Args:
-          reference: images of the same shape, or what `prepare` gave.
-          mask: of the part that is asked for, if not for the whole.
+          reference: images of the same shape, or what `prepare` gave; for a list of distorted images a list
+            of as many, or the one reference of all.
+          distorted: an image, a batch, or a list or tuple of images of any sizes.
+          mask: of the part that is asked for, if not for the whole; for a list a list, or one for all.
         Raises:
           UserError: anything else came; says what, and what is wanted.
         """
-        references, distorted = self._references(reference, distorted)
-        return self._scores(references, distorted, mask)
+        if isinstance(distorted, list | tuple):
+            return np.stack(list(self._stream(self._items(reference, distorted, mask))))
+        references, images = self._references(reference, distorted)
+        return self._scores(references, images, mask)
 
-    def check(self, reference: Array, distorted: Array, mask: Array | None = None) -> None:
+    def check(
+        self,
+        reference: Given | Several | Prepared,
+        distorted: Given | Several,
+        mask: Given | Several | None = None,
+    ) -> None:
         """Raises UserError unless the metric takes these images."""
-        pair_of(reference, distorted)
+        if isinstance(distorted, list | tuple):
+            for _ in self._items(reference, distorted, mask):
+                pass
+            return
+        _, images = self._references(reference, distorted)
         if mask is not None:
-            mask_of(mask, distorted)
+            mask_of(mask, images)
 
-    def stream(self, pairs: Iterable[tuple[Array, ...]]) -> Iterator[np.floating]:
+    def stream(self, pairs: Iterable[tuple[Given, ...]]) -> Iterator[np.floating]:
         """MOS of (reference, distorted) pairs of single images, of any sizes, in their order.
 
         A mask may stand third.  The pairs are taken as they are needed, and windows of several go through the
-        model together.  Where pairs that follow one another have the very same reference array, its features
+        model together.  Where pairs that follow one another have the very same reference object, its features
         are computed once.
 
         Raises:
           UserError: see `__call__`; earlier pairs have been scored.
         """
+        return self._stream(items_of(pairs, self._keeps))
 
-        def items():
-            latest, one = None, None
-            for reference, given, *mask in pairs:
-                distorted = image_of(given, "distorted", "stream")
-                if one is None or reference is not latest:
-                    image = image_of(reference, "reference", "stream")
-                    latest, one = reference, Reference(image, keep=self._keeps(image))
-                check_one_shape(one.image, distorted)
-                yield one, distorted, mask_of(mask[0], distorted) if mask else None
-
-        return self._stream(items())
-
-    def prepare(self, reference: Given) -> Prepared:
+    def prepare(self, reference: Given | Several) -> Prepared:
         """Computes references' features once, to be given in their place for many distorted versions.
 
         Args:
-          reference: (H, W, 3) or (B, H, W, 3).
+          reference: an image, a batch, or a list or tuple of images of any sizes.
         """
-        images = images_of(reference, "reference")
-        keep = self._keeps(images)
-        references = tuple(Reference(x, keep=keep) for x in (images if images.ndim == 4 else [images]))
-        if keep:
-            self._engine.features(references, self._places)
-        return Prepared(images.shape, self, references)
+        if isinstance(reference, list | tuple):
+            shape, images = None, [image_of(x, f"reference[{k}]", "prepare") for k, x in enumerate(reference)]
+        else:
+            whole = images_of(reference, "reference")
+            shape, images = whole.shape, list(whole) if whole.ndim == 4 else [whole]
+        references = tuple(Reference(image, keep=self._keeps(image)) for image in images)
+        self._engine.features([one for one in references if one.keep], self._places)
+        return Prepared(shape, self, references)
 
     def loss(
         self,
@@ -312,29 +305,34 @@ class FullReferenceMetric(Metric):
         """A quality map at image size, from windows that overlap by half or more.
 
         Args:
-          reference: (H, W, 3), or what `prepare` gave of one.
-          distorted: (H, W, 3).
+          reference: an image, or what `prepare` gave of one.
+          distorted: an image.
         """
         image = image_of(distorted, "distorted", "map")
         (one,), _ = self._references(reference, image)
         return self._map(Reference(one.image, keep=False), image)
 
+    def _items(self, reference: Any, distorted: Any, mask: Any) -> Iterator[Item]:
+        """The pictures of a list, with their references."""
+        if isinstance(reference, Prepared):
+            reference.check_metric(self)
+            reference = reference.of_each()
+        return items_of_list(distorted, mask, reference=reference, keeps=self._keeps)
+
     def _keeps(self, image: Array) -> bool:
         """Whether the features of all its windows are to be kept."""
         return len(self._places(image)) <= KEPT_WINDOWS
 
-    def _references(self, reference: Given | Prepared, given: Given) -> tuple[list[Reference], np.ndarray]:
+    def _references(self, reference: Any, given: Any) -> tuple[list[Reference], np.ndarray]:
         """Of each of the distorted images that are given, and these, checked against them."""
         if not isinstance(reference, Prepared):
             images, distorted = pair_of(reference, given)
             return [Reference(x, keep=False) for x in (images if images.ndim == 4 else [images])], distorted
         distorted = images_of(given, "distorted")
         if distorted.shape != reference.shape:
-            raise UserError(
-                f"distorted {distorted.shape}: expected {reference.shape}, the prepared reference's"
-            )
-        if reference.metric is not self:
-            raise UserError("a reference that another metric prepared; prepare it with this one")
+            expected = reference.shape or f"a list of {len(reference.references)} images"
+            raise UserError(f"distorted {distorted.shape}: expected {expected}, the prepared reference's")
+        reference.check_metric(self)
         return list(reference.references), distorted
 
 
@@ -343,24 +341,31 @@ class BlindMetric(Metric):
 
     full_reference = False
 
-    def __call__(self, distorted: Given, *, mask: Given | None = None) -> np.ndarray:
-        """MOS of `distorted`, () for (H, W, 3) and (B,) for (B, H, W, 3).
+    def __call__(self, distorted: Given | Several, *, mask: Given | Several | None = None) -> np.ndarray:
+        """MOS of `distorted`, () for (H, W, 3) and (B,) for (B, H, W, 3) or for a list of B images.
 
         Args:
-          mask: of the part that is asked for, if not for the whole.
+          distorted: an image, a batch, or a list or tuple of images of any sizes.
+          mask: of the part that is asked for, if not for the whole; for a list a list, or one for all.
         Raises:
           UserError: anything else came; says what, and what is wanted.
         """
+        if isinstance(distorted, list | tuple):
+            return np.stack(list(self._stream(items_of_list(distorted, mask))))
         images = images_of(distorted, "distorted")
         return self._scores([None] * (1 if images.ndim == 3 else len(images)), images, mask)
 
-    def check(self, distorted: Array, mask: Array | None = None) -> None:
+    def check(self, distorted: Given | Several, mask: Given | Several | None = None) -> None:
         """Raises UserError unless the metric takes this image."""
-        images_of(distorted, "distorted")
+        if isinstance(distorted, list | tuple):
+            for _ in items_of_list(distorted, mask):
+                pass
+            return
+        images = images_of(distorted, "distorted")
         if mask is not None:
-            mask_of(mask, distorted)
+            mask_of(mask, images)
 
-    def stream(self, images: Iterable[tuple[Array, ...]]) -> Iterator[np.floating]:
+    def stream(self, images: Iterable[tuple[Given, ...]]) -> Iterator[np.floating]:
         """MOS of single images, each a tuple of one, of any sizes, in their order; as they are needed.
 
         A mask may stand second.
@@ -369,12 +374,7 @@ class BlindMetric(Metric):
           UserError: see `__call__`; earlier images have been scored.
         """
 
-        def items():
-            for given, *mask in images:
-                distorted = image_of(given, "distorted", "stream")
-                yield None, distorted, mask_of(mask[0], distorted) if mask else None
-
-        return self._stream(items())
+        return self._stream(items_of(images, None))
 
     def loss(
         self, distorted: jax.Array, *, windows: int | None = None, key: jax.Array | None = None

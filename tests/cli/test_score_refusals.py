@@ -49,7 +49,7 @@ def test_references_without_targets(started, references, output):
         ((), "nothing to score: give -t FILES"),
         (("-r", "one.csv", "two.csv"), "-r one.csv: expected images, or a single table"),
         (("-t", "dis.png", "-r", "ref.png", "two.csv"), "-r two.csv: expected images, or a single table"),
-        (("-t", "one.csv", "two.csv"), "-t one.csv: expected images, or a single table"),
+        (("-t", "one.csv", "dis.png"), "-t one.csv: expected images, or tables alone"),
         (("-t", "one.csv", "-r", "two.csv"), "two tables; give the one of the pairs, after -r"),
         (("-r", "empty.csv"), "empty.csv: lists no pair"),
         (("-t", "empty.csv"), "empty.csv: lists no pair"),

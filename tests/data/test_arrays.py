@@ -1,5 +1,9 @@
 """What is taken as an image or a mask, what is refused, and what is said then."""
 
+import io
+import tempfile
+import warnings
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +11,9 @@ import pytest
 from PIL import Image
 
 from iqa_jax.data.arrays import images_of, mask_of, pair_of, read_mask, traceable
+from iqa_jax.data.images import read_image
 from iqa_jax.errors import UserError
+from tests.data.test_images import png
 
 pytestmark = pytest.mark.quick
 IMAGE = np.random.default_rng(0).integers(0, 256, (40, 48, 3), np.uint8)
@@ -46,7 +52,6 @@ def test_any_layout_and_any_float_is_taken(given):
         (jnp.asarray(FLOAT * 65535), "divide by 65535"),
         (FLOAT * 1e6, r"expected \[0, 1\]$"),
         (np.full_like(FLOAT, np.inf), "holds NaN or infinite values"),
-        (IMAGE.astype(np.uint16), "uint16; .*of 16 bits, give image / 65535"),
         (IMAGE.astype(object), "image: object; expected"),
         (IMAGE.astype(np.complex64), "image: complex64; expected"),
         (np.ma.array(FLOAT, mask=IMAGE > 9), "image: a masked array"),
@@ -60,6 +65,139 @@ def test_what_is_refused_says_how_it_is_mended(given, message):
     for take in (images_of, traceable):
         with pytest.raises(UserError, match=message):
             take(given, "image")
+
+
+DEEP = IMAGE.astype(np.uint16) * 257 + np.uint16(100) * (IMAGE < 255)
+ALPHA = np.random.default_rng(1).integers(0, 256, (40, 48, 1), np.uint8)
+
+
+def with_channels(values, alpha, kind):
+    values = values[..., :1] if kind in ("L", "LA") else values
+    return np.concatenate([values, alpha], axis=-1) if "A" in kind else values
+
+
+@pytest.mark.filterwarnings("ignore:transparent images")
+@pytest.mark.parametrize("kind", ["L", "LA", "RGB", "RGBA"])
+def test_arrays_are_taken_as_their_files_are(tmp_path, kind):
+    values = with_channels(IMAGE, ALPHA, kind)
+    Image.fromarray(values[..., 0] if kind == "L" else values, kind).save(tmp_path / "8.png")
+    expected = images_of(tmp_path / "8.png", "image")
+    for given in (values, jnp.asarray(values), np.asfortranarray(values)):
+        np.testing.assert_array_equal(images_of(given, "image"), expected)
+    np.testing.assert_array_equal(images_of(np.stack([values, values]), "images"), [expected, expected])
+    np.testing.assert_allclose(images_of(values / 255, "image") * 255, expected, atol=1)
+    deep = with_channels(DEEP, ALPHA.astype(np.uint16) * 257, kind)
+    (tmp_path / "16.png").write_bytes(png(deep, {"L": 0, "LA": 4, "RGB": 2, "RGBA": 6}[kind]))
+    expected = images_of(tmp_path / "16.png", "image")
+    for given in (deep, jnp.asarray(deep), deep.astype(">u2")):
+        np.testing.assert_array_equal(images_of(given, "image"), expected)
+
+
+def test_grey_without_an_axis_of_channels():
+    for values in (IMAGE[..., 0], DEEP[..., 0], FLOAT[..., 0]):
+        np.testing.assert_array_equal(images_of(values, "image"), images_of(values[..., None], "image"))
+        assert images_of(values, "image").shape == (40, 48, 3)
+
+
+def test_transparency_of_arrays_is_mentioned_as_that_of_files():
+    opaque, clear = np.full_like(ALPHA, 255), ALPHA
+    for scale in (1, 1 / 255):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            images_of(np.concatenate([IMAGE, opaque], axis=-1) * scale if scale < 1 else IMAGE, "image")
+        with pytest.warns(UserWarning, match=r"composited over mid-grey \(128\)"):
+            values = np.concatenate([IMAGE, clear], axis=-1)
+            images_of(values if scale == 1 else values * scale, "image")
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (IMAGE.astype(np.uint16), r"uint16, and no value is above 255; of 8 bits, give image.astype"),
+        (np.zeros((40, 48, 5)), r"shape \(40, 48, 5\); expected"),
+        (np.zeros((1, 40, 48)), "channels come last"),
+        (np.zeros((4, 40, 48)), "channels come last"),
+        (np.zeros((8, 40, 48)), r"grey images of a batch are \(B, H, W, 1\)"),
+        (np.zeros((31, 40)), "expected 32 pixels or more"),
+        (np.full((40, 48, 4), 2.0), r"values from 2.0 to 2.0; expected \[0, 1\]"),
+        (np.zeros((40, 48), np.int16), "int16; expected"),
+        (np.zeros((0, 40, 48, 1), np.uint16), "an empty batch"),
+    ],
+)
+def test_arrays_that_no_file_would_hold(given, message):
+    with pytest.raises(UserError, match=message):
+        images_of(given, "image")
+
+
+def test_a_black_picture_of_16_bits_is_a_picture():
+    assert not images_of(np.zeros((40, 48, 3), np.uint16), "image").any()
+
+
+def test_a_loss_takes_rgb_alone():
+    for given, message in (
+        (DEEP, "uint16; .*of 16 bits, give image / 65535"),
+        (
+            FLOAT[..., 0],
+            r"shape \(40, 48\); expected a NumPy or JAX array \(H, W, 3\) or \(B, H, W, 3\), uint8",
+        ),
+        (FLOAT[..., :1], r"shape \(40, 48, 1\)"),
+    ):
+        with pytest.raises(UserError, match=message):
+            traceable(given, "image")
+
+
+class Stream(io.RawIOBase):
+    """Cannot go back, as what comes from a network."""
+
+    def __init__(self, content):
+        self._rest = io.BytesIO(content)
+
+    def readable(self):
+        return True
+
+    def readinto(self, buffer):
+        return self._rest.readinto(buffer)
+
+
+def test_bytes_and_open_files_are_what_their_files_are(tmp_path):
+    path = saved(tmp_path, Image.fromarray(IMAGE), "image.png")
+    content = path.read_bytes()
+    buffer = io.BytesIO()
+    Image.fromarray(IMAGE).save(buffer, "PNG")  # stands at its end
+    with open(path, "rb") as file, tempfile.SpooledTemporaryFile() as spooled:
+        spooled.write(content)
+        for given in (content, bytearray(content), memoryview(content), file, file, buffer, spooled):
+            np.testing.assert_array_equal(images_of(given, "image"), IMAGE)
+            np.testing.assert_array_equal(read_image(given), IMAGE)
+    np.testing.assert_array_equal(images_of(io.BufferedReader(Stream(content)), "image"), IMAGE)
+    mask = io.BytesIO()
+    Image.fromarray(HALF).save(mask, "PNG")
+    for given in (mask, mask.getvalue()):
+        np.testing.assert_array_equal(mask_of(given, np.zeros((32, 32, 3))), HALF / np.float32(255))
+
+
+def test_bytes_and_open_files_are_named_in_errors(tmp_path):
+    path = tmp_path / "broken.png"
+    path.write_bytes(b"no image")
+    closed = open(path, "rb")
+    closed.close()
+    with open(path, "rb") as file, open(path, encoding="utf-8") as text, open(path, "ab") as written:
+        for given, message in (
+            (b"no image", "distorted: bytes: not an image, or damaged; expected PNG"),
+            (b"", "distorted: bytes: empty file"),
+            (io.BytesIO(b"no image"), "distorted: BytesIO: not an image"),
+            (file, f"distorted: {path}: not an image"),
+            (text, f'distorted: {path}: opened as text; open it in binary mode, open\\(path, "rb"\\)'),
+            (written, f"distorted: {path}: cannot be read"),
+            (closed, f"distorted: {path}: cannot be read .*closed"),
+        ):
+            with pytest.raises(UserError, match=message):
+                images_of(given, "distorted")
+    reader = type("Reader", (), {"seekable": lambda self: False, "read": lambda self: IMAGE})()
+    with pytest.raises(UserError, match=r"distorted: Reader: its read\(\) gives a ndarray; expected bytes"):
+        images_of(reader, "distorted")
+    with pytest.raises(UserError, match="mask: bytes: not an image"):
+        mask_of(b"no image", IMAGE)
 
 
 @pytest.mark.parametrize(

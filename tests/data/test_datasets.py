@@ -331,8 +331,12 @@ def test_csv_files_lie_side_by_side_in_one_directory(tmp_path):
     }
     with pytest.raises(DataError, match="are called pairs/other set"):
         prepare_dataset("pairs/mine", data_dir=tmp_path, manual_dir=other)
-    with pytest.raises(DataError, match="not a file"):
+    with pytest.raises(
+        DataError, match="the pairs of .* are called pairs/test_csv"
+    ):  # a folder, of another name
         prepare_dataset("pairs/mine", data_dir=tmp_path, manual_dir=tmp_path)
+    with pytest.raises(DataError, match="none.csv is no file or folder"):
+        prepare_dataset("pairs/mine", data_dir=tmp_path, manual_dir=tmp_path / "none.csv")
 
 
 def test_pairs_are_of_a_table(tmp_path):

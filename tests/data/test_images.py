@@ -44,7 +44,7 @@ def png(values: np.ndarray, color_type: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
 
 
-@pytest.mark.parametrize("extension", ["png", "bmp", "tiff", "TIF", "PNG"])
+@pytest.mark.parametrize("extension", ["png", "bmp", "tiff", "TIF", "PNG", "ppm", "jp2", "J2K"])
 def test_lossless_formats(tmp_path, extension):
     read_back = read(tmp_path, Image.fromarray(PICTURE), extension)
     assert read_back.dtype == np.uint8
@@ -265,7 +265,7 @@ def bomb() -> bytes:
         ("cut.webp", lambda: encoded(Image.fromarray(PICTURE), "WEBP")[:100], ""),
         ("header.png", lambda: encoded(Image.fromarray(PICTURE), "PNG")[:20], "Truncated"),
         ("float.tiff", lambda: encoded(Image.fromarray(np.full((40, 40), 9, np.float32)), "TIFF"), "0 to 1"),
-        ("other.ppm", lambda: encoded(Image.fromarray(PICTURE), "PPM"), "expected PNG"),
+        ("other.tga", lambda: encoded(Image.fromarray(PICTURE), "TGA"), "expected PNG"),
     ],
 )
 def test_bad_files_are_named(tmp_path, name, make, reason):

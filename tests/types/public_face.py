@@ -25,6 +25,12 @@ assert_type(metric("original.png", "restored.png"), np.ndarray)
 assert_type(metric(distorted=Path("restored.png"), reference=Image.new("RGB", (64, 64))), np.ndarray)
 assert_type(metric(metric.prepare(reference), distorted, mask="part.png"), np.ndarray)
 assert_type(blind("restored.png"), np.ndarray)
+
+# The content of files, open files, lists of pictures of any sizes.
+assert_type(metric(Path("original.png").read_bytes(), open("restored.png", "rb")), np.ndarray)
+assert_type(metric("original.png", ["blurred.png", "sharpened.png"]), np.ndarray)
+assert_type(metric(metric.prepare(["a.png", "b.png"]), (reference, b"")), np.ndarray)
+assert_type(blind([distorted, Path("restored.png")], mask=[None, "part.png"]), np.ndarray)
 assert_type(blind(distorted=distorted), np.ndarray)
 assert_type(metric.map(reference, distorted), QualityMap)
 assert_type(blind.map(distorted).values, np.ndarray)

@@ -5,19 +5,24 @@ import functools
 import math
 import os
 import statistics
+import sys
 import unicodedata
 from pathlib import Path
 
 from PIL import Image
+from tqdm import tqdm
 
 from iqa_jax.data.datasets.base import Contents, DistortedImage, Encoded, PairBuilder, Score, as_bytes
 from iqa_jax.data.images import read_image
+from iqa_jax.data.layouts import PairTable, read_pair_table
 from iqa_jax.data.numerals import AmbiguousNumber, numbers
+from iqa_jax.data.pairing import find_pairs
 from iqa_jax.data.png import png_bytes
-from iqa_jax.data.tables import PAIR_ALIASES, Rows, listed_path, table_rows
+from iqa_jax.data.tables import Rows
 from iqa_jax.errors import DataError
 
 UNLABELLED = "unlabelled"
+_PAIRED_FOLDERS = ("references", "distorted")
 _HIGHEST_LEVEL = 2**31 - 1
 _THUMBNAIL = 64  # pixels, of the thumbnail that replaces a reference
 
@@ -40,7 +45,7 @@ class TableOptions:
 
 
 class Pairs(PairBuilder):
-    """The pairs that a table lists; one builder configuration a file, named after it.
+    """The pairs that a table lists, or a folder holds; one builder configuration each, named after it.
 
     Columns: reference, distorted (paths relative to the file), and, if there are any, mos (higher is
     better) or dmos (lower is better), distortion, level.  Rows with a score make up the split
@@ -48,6 +53,8 @@ class Pairs(PairBuilder):
 
     A table without the column reference is for models that need none.  Each picture then counts as its own
     content, unless a column content groups them; splits keep a content together.
+
+    A folder holds such pictures without labels, or, in `references` and `distorted`, pairs without labels.
     """
 
     options = TableOptions()
@@ -56,32 +63,39 @@ class Pairs(PairBuilder):
     DESCRIPTION = "Pairs of images, or single images, listed in a table."
     MANUAL_DOWNLOAD_INSTRUCTIONS = (
         "Give a table with the columns reference, distorted and, if there are scores, mos or dmos, "
-        "as manual_dir; without references: image, mos."
+        "as manual_dir; without references: image, mos; without labels, a folder of images."
     )
 
     @classmethod
     def configuration(cls, asked: str, source: Path | None) -> str:
         if source is None and not asked:
             raise DataError(f"pairs: of which file?  {cls.MANUAL_DOWNLOAD_INSTRUCTIONS}")
-        if source and not source.is_file():
-            raise DataError(f"pairs: {source} is not a file.  {cls.MANUAL_DOWNLOAD_INSTRUCTIONS}")
-        if source and asked not in ("", source.stem):
-            raise DataError(f"pairs/{asked}: the pairs of {source} are called pairs/{source.stem}")
-        return source.stem if source else asked
+        if not source:
+            return asked
+        if not (source.is_file() or source.is_dir()):
+            raise DataError(f"pairs: {source} is no file or folder.  {cls.MANUAL_DOWNLOAD_INSTRUCTIONS}")
+        name = source.resolve().name if source.is_dir() else source.stem
+        if asked not in ("", name):
+            raise DataError(f"pairs/{asked}: the pairs of {source} are called pairs/{name}")
+        return name
 
     def find(self, source: Path) -> Contents:
         contents = Contents()
-        rows = table_rows(source, ("distorted",), contents.problems, aliases=PAIR_ALIASES)
+        if source.is_dir():
+            folder, table = source, _table_of_folder(source)
+        else:
+            folder, table = source.parent, read_pair_table(source, ("distorted",), contents.problems, _say)
+        rows = table.rows
         columns = rows[0][1] if rows else {}
         if "mos" in columns and "dmos" in columns:
             contents.problems.append(f"{source.name}: columns mos and dmos, expected one of them")
         label = "dmos" if "dmos" in columns else "mos"
         paired = "reference" in columns
-        images = self._images(source, rows, label, paired, contents.problems)
+        images = self._images(source, folder, table, label, paired, contents.problems)
         for image in images:
-            reference: Encoded = source.parent / _path(image.reference)
+            reference: Encoded = folder / _path(image.reference)
             if not paired:
-                reference = functools.partial(_thumbnail, source.parent / _path(image.name))
+                reference = functools.partial(_thumbnail, folder / _path(image.name))
             contents.references.setdefault(image.reference, reference)
             split = UNLABELLED if math.isnan(image.mos) else "train"
             contents.splits.setdefault(split, []).append(image)
@@ -103,16 +117,17 @@ class Pairs(PairBuilder):
         return contents
 
     def _images(
-        self, file: Path, rows, label: str, paired: bool, problems: list[str]
+        self, file: Path, folder: Path, table: PairTable, label: str, paired: bool, problems: list[str]
     ) -> list[DistortedImage]:
         """The image of each row; of several rows of one image, the mean of their scores on request."""
         by_name: dict[str, list[DistortedImage]] = {}
         lines: dict[str, int] = {}
+        rows = table.rows
         scores = _numbers(file, rows, label, self.options.scale)
         levels = _numbers(file, rows, "level")
         for (number, row), score, level in zip(rows, scores, levels, strict=True):
             try:
-                image = _image(file.parent, row, label, score, level, paired)
+                image = _image(folder, table, row, label, score, level, paired)
                 first = lines.setdefault(image.name, number)
                 before = by_name.setdefault(image.name, [])
                 if before and not self.options.average_opinions:
@@ -142,6 +157,30 @@ class Pairs(PairBuilder):
         ]
 
 
+def _say(text: str) -> None:
+    tqdm.write(text, file=sys.stderr)
+
+
+def _table_of_folder(folder: Path) -> PairTable:
+    """The pictures in a folder, as a table without labels.
+
+    Where it holds the folders `references` and `distorted`, these are paired by path and name.
+
+    Raises:
+      DataError: no image, or one without a reference.
+    """
+    both = [folder / name for name in _PAIRED_FOLDERS]
+    paired = all(place.is_dir() for place in both)
+    targets, references = ([str(both[1])], [str(both[0])]) if paired else ([str(folder)], [])
+    rows: Rows = []
+    for number, (target, reference) in enumerate(find_pairs(targets, references, say=_say), start=1):
+        row = {"distorted": str(target.relative_to(folder))}
+        if reference:
+            row["reference"] = str(reference.relative_to(folder))
+        rows.append((number, row))
+    return PairTable(rows)
+
+
 def _numbers(
     file: Path, rows: Rows, column: str, within: tuple[float, float] | None = None
 ) -> list[float | None]:
@@ -154,12 +193,18 @@ def _numbers(
 
 
 def _image(
-    folder: Path, row: dict[str, str], label: str, mos: float | None, level: float | None, paired: bool
+    folder: Path,
+    table: PairTable,
+    row: dict[str, str],
+    label: str,
+    mos: float | None,
+    level: float | None,
+    paired: bool,
 ) -> DistortedImage:
     """Raises DataError for a file that is missing or text that is not a number."""
     # One spelling of each path, or a reference would count as two.
     columns = ("reference", "distorted") if paired else ("distorted",)
-    paths = {column: listed_path(folder, row[column]) for column in columns}
+    paths = {column: table.path(folder, row[column]) for column in columns}
     for name in paths.values():
         if not (folder / name).is_file():
             other = "not a regular file:" if (folder / name).exists() and name != "." else "no such file"

@@ -51,7 +51,7 @@ def _layers():
 
 
 def train_network(pictures: list[np.ndarray], path: Path, *, steps: int = 600) -> None:
-    """Trains the network on pictures (H, W, 3) uint8, one core, and writes its weights; resumes at nothing."""
+    """Trains the network on pictures (H, W, 3) uint8, on one core, and writes its weights."""
     import torch
 
     torch.manual_seed(0)
@@ -69,9 +69,7 @@ def train_network(pictures: list[np.ndarray], path: Path, *, steps: int = 600) -
             crop = image[top : top + size, left : left + size]
             sharp.append(crop)
             soft.append(_enlarged(crop, rng.uniform(1.5, 4)))
-        target, given = (
-            torch.tensor(np.stack(x)).permute(0, 3, 1, 2).float() / 255 for x in (sharp, soft)
-        )
+        target, given = (torch.tensor(np.stack(x)).permute(0, 3, 1, 2).float() / 255 for x in (sharp, soft))
         loss = (given + network(given) - target).abs().mean()
         optimizer.zero_grad()
         loss.backward()
@@ -158,7 +156,8 @@ def bled_colours(image, u, rng):
     flow = ndimage.gaussian_filter(rng.standard_normal((2, *luma.shape[:2])), (0, 24, 24))
     flow *= reach / max(np.abs(flow).max(), 1e-6)
     grid = np.indices(luma.shape[:2]) + flow
-    moved = np.stack([ndimage.map_coordinates(c, grid, order=1, mode="nearest") for c in colour.transpose(2, 0, 1)], -1)
+    planes = [ndimage.map_coordinates(c, grid, order=1, mode="nearest") for c in colour.transpose(2, 0, 1)]
+    moved = np.stack(planes, axis=-1)
     return _as_image(luma + ndimage.gaussian_filter(moved, (reach / 2, reach / 2, 0)))
 
 

@@ -97,15 +97,14 @@ class Compared(NamedTuple):
     Attributes:
       reference, distorted: features (B, h, w, C), averages or their projections.
       magnitudes: with the configuration's `magnitudes`, (B, h, w, channels).
-      similarities, visible, error: with its `similarities`, what `iqa_jax.ops.similarity` gives: maps
-        (B, h, w, channels), what there is to see (B, h, w) and mean squared error (B,).
+      similarities, error: with its `similarities`, what `iqa_jax.ops.similarity` gives: maps
+        (B, h, w, channels) and mean squared error (B,).
     """
 
     reference: jax.Array
     distorted: jax.Array
     magnitudes: jax.Array | None = None
     similarities: jax.Array | None = None
-    visible: jax.Array | None = None
     error: jax.Array | None = None
 
 
@@ -151,7 +150,7 @@ class FullReferenceModel(IQAModel):
             details["magnitudes"] = self.magnitudes(reference, distorted)
         if self.config.similarities:
             planes = self.planes(reference), self.planes(distorted)
-            details["similarities"], details["visible"] = similarity.compared(*planes, self.grid)
+            details["similarities"] = similarity.compared(*planes, self.grid)
             details["error"] = similarity.error(*planes)
         return details
 
@@ -189,14 +188,16 @@ class FullReferenceModel(IQAModel):
     def graded(self, prediction: jax.Array, compared: "Compared") -> jax.Array:
         """The score (B,) float32 from the last layer's output.
 
-        With `similarities` the output says how far the score is below the best: never above it, and at the
-        best for equal crops.  Errors with a PSNR far above 70 dB count for nothing.
+        With `similarities` the output says how far the score is below the best, in quarters of the scale.  So
+        no score is above the best, and equal crops have it.  Errors with a PSNR far above 70 dB do not count.
         """
         prediction = prediction.astype(jnp.float32)
         if compared.error is None:
             return prediction
-        best = (self.config.mos_high - self.config.mos_mean) / self.config.mos_std
-        return best - jax.nn.softplus(prediction) * compared.error / (compared.error + 1e-7)
+        config = self.config
+        best = (config.mos_high - config.mos_mean) / config.mos_std
+        quarter = (config.mos_high - config.mos_low) / config.mos_std / 4
+        return best - quarter * jax.nn.softplus(prediction) * compared.error / (compared.error + 1e-7)
 
     def __call__(
         self, reference: jax.Array, distorted: jax.Array, *, rngs: nnx.Rngs | None = None

@@ -9,8 +9,8 @@ and plain errors.  The formulas are brought to one form, so they differ from the
 import jax
 import jax.numpy as jnp
 
-SCALES = 4  # 1, 1/2, 1/4 and 1/8 of the window's size
-CHANNELS = 6 * SCALES + 4 * 3 + 2 * 2 + 2 + 3
+SCALES = 3  # 1/2, 1/4 and 1/8 of the window's size
+CHANNELS = 6 * SCALES + 4 * (SCALES - 1) + 2 + 2 * 2 + 6
 SMALLEST_CELL = 8  # pixels of a window on a side; places are of this size or a multiple
 
 _LUMA = (0.299, 0.587, 0.114)
@@ -46,24 +46,20 @@ def error(reference: tuple[jax.Array, jax.Array], distorted: tuple[jax.Array, ja
 
 def compared(
     reference: tuple[jax.Array, jax.Array], distorted: tuple[jax.Array, jax.Array], grid: int
-) -> tuple[jax.Array, jax.Array]:
-    """What differs at each of grid x grid places, and how much there is to see.
+) -> jax.Array:
+    """What differs at each of grid x grid places: (B, grid, grid, CHANNELS).
+
+    Where both are equal it is about 0, but for three maps that show how much there is to see.
 
     Args:
       reference, distorted: what `planes` gave of the same windows.
-    Returns:
-      Differences (B, grid, grid, CHANNELS), 0 where both are equal but for three maps of what can be seen;
-      and what can be seen, (B, grid, grid): the mean of the larger gradient at a quarter of the size.
     """
     a, b = reference[0], distorted[0]
-    maps, visible = [], None
+    maps = []
     for scale in range(SCALES):
-        if scale:
-            a, b = halved(a), halved(b)
+        a, b = halved(a), halved(b)
         maps += _gradients(a, b, grid)
-        if scale == 2:
-            visible = maps[-1]
-        if scale < 3:
+        if scale < SCALES - 1:
             maps += _structure(a, b, grid)
     maps += [_root(_cells((a - b) ** 2, grid)), jnp.abs(_cells(a - b, grid))]  # brightness
     hues = reference[1], distorted[1]
@@ -73,10 +69,28 @@ def compared(
         c, d = hues
         unlike = 1 - (2 * (c * d).sum(-1) + _COLOUR) / ((c * c).sum(-1) + (d * d).sum(-1) + _COLOUR)
         maps += [_cells(unlike, grid), _root(_cells(unlike**2, grid))]
-    maps += [_root(_cells((reference[0] - distorted[0]) ** 2, grid))]
+    maps += _errors(reference[0] - distorted[0], grid)
     maps += [_root(_cells((reference[1][..., k] - distorted[1][..., k]) ** 2, grid)) for k in (0, 1)]
-    assert visible is not None
-    return jnp.stack(maps, axis=-1), visible
+    return jnp.stack(maps, axis=-1)
+
+
+def _errors(difference, grid):
+    """Four maps of luma's errors at full size: their mean size, power and peaks, and how fine they are."""
+    squared = difference**2
+    down, across = _steps(difference, 1), _steps(difference, 2)
+    return [
+        _cells(jnp.abs(difference), grid),
+        _root(_cells(squared, grid)),
+        _root(_root(_cells(squared**2, grid))),
+        _root(_cells(down**2 + across**2, grid)),
+    ]
+
+
+def _steps(x, axis):
+    """Differences of neighbours of (B, H, W), 0 after the last."""
+    padding = [(0, 0)] * 3
+    padding[axis] = (0, 1)
+    return jnp.pad(jnp.diff(x, axis=axis), padding)
 
 
 def _gradients(a, b, grid):

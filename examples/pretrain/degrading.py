@@ -9,6 +9,7 @@ import io
 from collections.abc import Callable
 from typing import Any, NamedTuple, cast
 
+import generative
 import numpy as np
 from PIL import Image
 from scipy import fft as scipy_fft
@@ -242,6 +243,16 @@ def comfort_noise(image, u, rng):
 def uniform_quantization(image, u, rng):
     step = between(u, (2, 14, 22, 34, 52, 80), log=True)
     return as_image((np.floor(image / step) + 0.5) * step)
+
+
+def channel_quantization(image, u, rng):
+    """Few levels in one channel, of RGB or of YCbCr."""
+    levels = round(between(u, (40, 24, 14, 9, 6, 3), log=True))
+    mode, channel = ("RGB", "YCbCr")[int(rng.integers(2))], int(rng.integers(3))
+    x = np.array(Image.fromarray(image).convert(mode))
+    step = 256 / levels
+    x[..., channel] = np.minimum((np.floor(x[..., channel] / step) + 0.5) * step, 255)
+    return np.asarray(Image.fromarray(x, mode).convert("RGB"))
 
 
 def dithered_palette(image, u, rng):
@@ -531,6 +542,7 @@ OTHERS = {
         row_noise,
         comfort_noise,
         uniform_quantization,
+        channel_quantization,
         dithered_palette,
         dct_denoised,
         non_local_denoised,
@@ -552,7 +564,10 @@ OTHERS = {
     for f in (jpeg_errors, jpeg2000_errors, block_offsets, moved_patches, lost_blocks, local_blur)
 }
 
-KINDS = KADID | OTHERS
+GENERATIVE = {
+    f.__name__: Kind(f, (0.2, 5.2), local=f is generative.repainted_blocks) for f in generative.GENERATIVE
+}
+KINDS = KADID | OTHERS | GENERATIVE
 
 
 def two_together(image, u, rng, kinds):

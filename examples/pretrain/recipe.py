@@ -1,44 +1,58 @@
-"""The recipes of the shipped metrics, two light models on EfficientNet-Lite0's first stages.
+"""The shipped metrics: their architecture and how long they are trained."""
 
-train.py --config examples/pretrain/recipe.py:conformer
-train.py --config examples/pretrain/recipe.py:student --config.teacher=RUN
-"""
+from typing import NamedTuple
 
-from ml_collections import ConfigDict
+import jax
+from fit import Settings
+from flax import nnx
 
-from iqa_jax.configs import conformer, student
+from iqa_jax.models import IQA_MODELS, ModelConfig
+from iqa_jax.models.base import IQAModel
+from iqa_jax.weights.flat import STORED, flat_weights, iqa_model_with
+from iqa_jax.weights.pytorch.convert import pretrained_backbone
 
 
-def get_config(recipe: str) -> ConfigDict:
-    """The recipe for "conformer", the full-reference metric, or "student", the blind one."""
-    c = {"conformer": conformer, "student": student}[recipe].get_config("demo")
-    c.dataset = "pairs/windows"
-    c.train_split, c.validation_split = "train", "train"  # `splits` divides it
-    c.rotation = 0.0  # of a turned window the corners would be black
-    # 6 x 6 positions instead of 24 x 24: what the finer maps show is averaged over cells of 32 x 32 pixels.
-    c.stride = 32
-    c.dim = 64
-    c.learning_rate = 2e-3
-    c.warmup_steps = 100
-    c.ema_decay = 0.998
-    c.keep_epochs = False
-    c.eval_every = 1200
-    c.checkpoint_every = 200
-    if recipe == "conformer":
-        # How much the finer maps differ pixel by pixel is looked at beside their averages.
-        c.taps, c.magnitudes = "stage1,stage2,stage3", "stage1,stage2"
-        c.dropout = 0.0
-        c.batch_size = 64
-        c.num_epochs = 3
-        return c
-    c.taps = "stage1,stage2,stage3,stage4"
-    # The teacher scores the labelled windows too: what it sees in both images goes beyond the labels.
-    c.unlabelled, c.unlabelled_split = "pairs/windows", "train"
-    c.pseudo_crops = "center"  # a window is one crop
-    c.pseudo_weight = 0.5
-    c.noise.rotation = 0.0
-    c.noise.cut_out = c.noise.grid_mask = 0.25
-    c.noise.dropout = c.noise.stochastic_depth = 0.05
-    c.batch_size = 48
-    c.num_epochs = 2
-    return c
+class Recipe(NamedTuple):
+    config: ModelConfig
+    settings: Settings
+
+
+_COMMON = {"backbone": "efficientnet_lite0", "dim": 64, "stride": 32}
+# Scores are 5 less what the network adds, so that 5 is exact.
+_COMMON |= {"mos_mean": 5.0, "mos_std": 1.0, "mos_low": 1.0, "mos_high": 5.0}
+
+RECIPES = {
+    # 6 x 6 positions: what the finer maps show is averaged over cells of 32 x 32 pixels.  How much the finest
+    # differ pixel by pixel, and what classical measures compare, stands beside the averages.
+    "full-reference": Recipe(
+        ModelConfig(
+            "iqa_conformer",
+            taps=("stage1", "stage2", "stage3"),
+            magnitudes=("stage1", "stage2"),
+            similarities=True,
+            dropout=0.0,
+            **_COMMON,
+        ),
+        Settings(steps=3000),
+    ),
+    "blind": Recipe(
+        ModelConfig(
+            "blind_student",
+            taps=("stage1", "stage2", "stage3", "stage4", "stage5"),
+            dropout=0.1,
+            stochastic_depth=0.1,
+            **_COMMON,
+        ),
+        Settings(steps=2000),
+    ),
+}
+
+
+def new_model(config: ModelConfig, seed: int) -> IQAModel:
+    """A model with ImageNet's backbone and random weights behind it, in evaluation mode."""
+    model = IQA_MODELS[config.name](config, rngs=nnx.Rngs(jax.random.key(seed)))
+    weights = flat_weights(nnx.state(model, STORED))
+    whole, _ = pretrained_backbone(config.backbone, "auto")
+    backbone = {f"backbone.{name}": array for name, array in whole.items()}
+    weights |= {name: array for name, array in backbone.items() if name in weights}
+    return iqa_model_with(config, weights)

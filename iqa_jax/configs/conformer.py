@@ -42,6 +42,7 @@ def get_config(dataset: str = "auto") -> ConfigDict:
     c.taps = ""  # maps of the backbone, "stage1,stage2", averaged over cells; "": the backbone's own
     c.stride = 0  # side of a cell, pixels
     c.magnitudes = ""  # maps of which the model also sees |f_ref - f_dis|
+    c.similarities = False  # whether it also sees maps of similarity, as classical measures do
     c.dropout = 0.1
     c.dtype = "float32"  # of the arithmetic; "bfloat16" is faster on GPUs and TPUs
 

@@ -18,7 +18,7 @@ def get_config(dataset: str = "auto") -> ConfigDict:
     c = conformer.get_config(dataset)
     c.model = "blind_student"
     del c.dropout  # of the teacher's recipe; the student's belongs to the noise
-    del c.magnitudes  # there is no reference
+    del c.magnitudes, c.similarities  # there is no reference
 
     # Pseudo-labels.
     c.teacher = ""  # a full-reference model: a run, an average, "full-reference", hf://OWNER/NAME

@@ -2,7 +2,7 @@
 
 import abc
 from collections.abc import Callable
-from typing import cast
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +11,7 @@ from flax import nnx
 from iqa_jax.models.backbones import build_backbone
 from iqa_jax.models.config import ModelConfig
 from iqa_jax.models.layers import dense
+from iqa_jax.ops import similarity
 from iqa_jax.ops.programs import few_at_a_time
 
 
@@ -48,7 +49,8 @@ class IQAModel(nnx.Module):
         """Backbone features of crops (B, S, S, 3), uint8 or float in [0, 1]: (B, h, w, C).
 
         Where the configuration has `magnitudes`, every pixel of those maps stands behind the taps' channels,
-        at the position that it belongs to.
+        at the position that it belongs to; where it has `similarities`, the planes of
+        `iqa_jax.ops.similarity` stand behind both.
 
         Raises:
           ValueError: the crops are not of the size the model was made for.
@@ -63,16 +65,19 @@ class IQAModel(nnx.Module):
         return few_at_a_time(taps, as_unit_float(images))
 
     def _averaged_taps(self, images: jax.Array) -> jax.Array:
-        taps, pixelwise = self.config.taps, self.config.magnitudes if self.full_reference else ()
+        taps, pixelwise = self.config.taps, self.config.magnitudes
         maps = self.backbone.features(images, tuple(dict.fromkeys(taps + pixelwise)))
         cells = {name: cells_of(values, self.grid) for name, values in maps.items()}
         averages = [cells[name].mean(axis=-2) for name in taps]
-        pixels = [cells[name].reshape(*cells[name].shape[:3], -1) for name in pixelwise]
-        return jnp.concatenate(averages + pixels, axis=-1)
+        pixels = [cells[name] for name in pixelwise]
+        if self.config.similarities:
+            luma, chroma = similarity.planes(images)
+            pixels += [cells_of(luma[..., None], self.grid), cells_of(chroma, self.grid)]
+        return jnp.concatenate(averages + [x.reshape(*x.shape[:3], -1) for x in pixels], axis=-1)
 
     def projected(self, features: jax.Array) -> jax.Array:
-        """Features after `conv_proj`; the pixels for `magnitudes` stay as they are, behind them."""
-        if not self.config.magnitudes:
+        """Features after `conv_proj`; single pixels stay as they are, behind them."""
+        if features.shape[-1] == self.conv_proj.in_features:
             return self.conv_proj(features)
         averages, pixels = jnp.split(features, [self.conv_proj.in_features], axis=-1)
         return jnp.concatenate([self.conv_proj(averages), pixels], axis=-1)
@@ -86,30 +91,82 @@ class IQAModel(nnx.Module):
         return prediction * self.config.mos_std + self.config.mos_mean
 
 
+class Compared(NamedTuple):
+    """What a full-reference model's last layers see of pairs of crops.
+
+    Attributes:
+      reference, distorted: features (B, h, w, C), averages or their projections.
+      magnitudes: with the configuration's `magnitudes`, (B, h, w, channels).
+      similarities, error: with its `similarities`, what `iqa_jax.ops.similarity` gives: maps
+        (B, h, w, channels) and mean squared error (B,).
+    """
+
+    reference: jax.Array
+    distorted: jax.Array
+    magnitudes: jax.Array | None = None
+    similarities: jax.Array | None = None
+    error: jax.Array | None = None
+
+
 class FullReferenceModel(IQAModel):
-    """Compares the projections of f_ref and of f_ref - f_dis; subclasses give `assess`."""
+    """Compares the projections of f_ref and of f_ref - f_dis; subclasses give `judge`."""
 
     full_reference = True
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
         super().__init__(config, rngs=rngs)
         channels = sum(self.backbone.maps[name][0] for name in config.magnitudes)
-        dtype = jnp.dtype(config.dtype)
-        self.magnitude_proj = dense(channels, config.dim, dtype=dtype, rngs=rngs) if channels else None
+        kw: dict[str, Any] = {"dtype": jnp.dtype(config.dtype), "rngs": rngs}
+        self.magnitude_proj = dense(channels, config.dim, **kw) if channels else None
+        self.similarity_proj = dense(similarity.CHANNELS, config.dim, **kw) if config.similarities else None
 
-    def compared(self, reference: jax.Array, distorted: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """The projections of f_ref and of f_ref - f_dis, each (B, h, w, D), from what `project` gave.
+    def compared(self, reference: jax.Array, distorted: jax.Array) -> "Compared":
+        """What `judge` takes, from what `project` gave of both images.
 
-        The projection of f_ref - f_dis is the difference of both projections plus the bias, so each image is
-        projected once, and a reference once for all its distorted versions.
+        Each image is projected once, and a reference once for all its distorted versions.
         """
         dim = self.config.dim
+        pixels = reference[..., dim:], distorted[..., dim:]
+        return Compared(reference[..., :dim], distorted[..., :dim], **self._details(*pixels))
+
+    def compared_features(self, reference: jax.Array, distorted: jax.Array) -> "Compared":
+        """All that training needs of `features` of both images, with averages that are not yet projected.
+
+        It depends on frozen weights alone, so that it can be kept; `projected_comparison` goes on from it.
+        """
+        channels = self.conv_proj.in_features
+        pixels = reference[..., channels:], distorted[..., channels:]
+        return Compared(reference[..., :channels], distorted[..., :channels], **self._details(*pixels))
+
+    def projected_comparison(self, features: "Compared") -> "Compared":
+        """What `judge` takes, from what `compared_features` gave."""
+        reference, distorted = self.conv_proj(features.reference), self.conv_proj(features.distorted)
+        return features._replace(reference=reference, distorted=distorted)
+
+    def _details(self, reference: jax.Array, distorted: jax.Array) -> dict[str, Any]:
+        """What single pixels of both images show, by the fields of `Compared`."""
+        details: dict[str, Any] = {}
+        if self.config.magnitudes:
+            details["magnitudes"] = self.magnitudes(reference, distorted)
+        if self.config.similarities:
+            planes = self.planes(reference), self.planes(distorted)
+            details["similarities"] = similarity.compared(*planes, self.grid)
+            details["error"] = similarity.error(*planes)
+        return details
+
+    def difference(self, compared: "Compared") -> jax.Array:
+        """The projection of f_ref - f_dis and of what else tells them apart, (B, h, w, D).
+
+        The projection of f_ref - f_dis is the difference of both projections plus the bias.
+        """
         parameter = cast("nnx.Param[jax.Array]", self.conv_proj.bias)  # `dense` gives one
-        bias = parameter[...].astype(reference.dtype).reshape(1, 1, 1, -1)
-        difference = reference[..., :dim] - distorted[..., :dim] + bias
+        bias = parameter[...].astype(compared.reference.dtype).reshape(1, 1, 1, -1)
+        difference = compared.reference - compared.distorted + bias
         if self.magnitude_proj is not None:
-            difference += self.magnitude_proj(self.magnitudes(reference[..., dim:], distorted[..., dim:]))
-        return reference[..., :dim], difference
+            difference += self.magnitude_proj(cast(jax.Array, compared.magnitudes))
+        if self.similarity_proj is not None:
+            difference += self.similarity_proj(cast(jax.Array, compared.similarities))
+        return difference
 
     def magnitudes(self, reference: jax.Array, distorted: jax.Array) -> jax.Array:
         """The mean of |f_ref - f_dis| over the pixels of each position, (B, h, w, channels)."""
@@ -121,6 +178,26 @@ class FullReferenceModel(IQAModel):
             means.append(differences.reshape(*differences.shape[:3], -1, channels).mean(axis=-2))
             start = end
         return jnp.concatenate(means, axis=-1)
+
+    def planes(self, projected: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """What `iqa_jax.ops.similarity.compared` takes, from what `project` gave of an image."""
+        side = self.config.stride
+        luma, chroma = jnp.split(projected[..., -(side**2) * 3 // 2 :], [side**2], axis=-1)
+        return image_of_cells(luma, side, 1)[..., 0], image_of_cells(chroma, side // 2, 2)
+
+    def graded(self, prediction: jax.Array, compared: "Compared") -> jax.Array:
+        """The score (B,) float32 from the last layer's output.
+
+        With `similarities` the output says how far the score is below the best, in quarters of the scale.  So
+        no score is above the best, and equal crops have it.  Errors with a PSNR far above 70 dB do not count.
+        """
+        prediction = prediction.astype(jnp.float32)
+        if compared.error is None:
+            return prediction
+        config = self.config
+        best = (config.mos_high - config.mos_mean) / config.mos_std
+        quarter = (config.mos_high - config.mos_low) / config.mos_std / 4
+        return best - quarter * jax.nn.softplus(prediction) * compared.error / (compared.error + 1e-7)
 
     def __call__(
         self, reference: jax.Array, distorted: jax.Array, *, rngs: nnx.Rngs | None = None
@@ -140,11 +217,15 @@ class FullReferenceModel(IQAModel):
         projected = self.project(images)  # backbone and conv_proj: (2 B, h, w, D)
         return self.assess(*jnp.split(projected, 2), rngs=rngs)  # (B,)
 
-    @abc.abstractmethod
     def assess(
         self, reference: jax.Array, distorted: jax.Array, *, rngs: nnx.Rngs | None = None
     ) -> jax.Array:
         """Normalised MOS (B,) from what `project` gave of both images."""
+        return self.judge(self.compared(reference, distorted), rngs=rngs)
+
+    @abc.abstractmethod
+    def judge(self, compared: "Compared", *, rngs: nnx.Rngs | None = None) -> jax.Array:
+        """Normalised MOS (B,) from the comparison of projected features."""
 
 
 def cells_of(values: jax.Array, grid: int) -> jax.Array:
@@ -153,6 +234,13 @@ def cells_of(values: jax.Array, grid: int) -> jax.Array:
     side = height // grid
     cells = values.reshape(batch, grid, side, grid, side, channels).swapaxes(2, 3)
     return cells.reshape(batch, grid, grid, side * side, channels)
+
+
+def image_of_cells(cells: jax.Array, side: int, channels: int) -> jax.Array:
+    """What `cells_of` took apart: (B, grid, grid, side * side * C) -> (B, H, W, C)."""
+    batch, grid = cells.shape[:2]
+    image = cells.reshape(batch, grid, grid, side, side, channels).swapaxes(2, 3)
+    return image.reshape(batch, grid * side, grid * side, channels)
 
 
 def split_model(model: IQAModel, *, tune_backbone: bool = False) -> tuple[nnx.GraphDef, nnx.State, nnx.State]:

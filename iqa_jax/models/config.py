@@ -6,6 +6,7 @@ import typing
 from collections.abc import Mapping
 
 from iqa_jax.models.backbones import BACKBONES
+from iqa_jax.ops.similarity import SMALLEST_CELL
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,6 +24,8 @@ class ModelConfig:
         for each position; () and 0 for the backbone's own taps and grid, as in the paper.
       magnitudes: of a full-reference model with a `stride`, maps of which it also sees the mean of
         |f_ref - f_dis| over the pixels of each cell.
+      similarities: of a full-reference model with a `stride`, whether it also sees the maps of
+        `iqa_jax.ops.similarity`; then identical crops get `mos_high`.
       mos_mean, mos_std: MOS = prediction * mos_std + mos_mean (PIPAL's by default).
       mos_low, mos_high: ends of the MOS scale.
       dtype: compute type, "float32" or "bfloat16"; parameters are float32.
@@ -39,6 +42,7 @@ class ModelConfig:
     taps: tuple[str, ...] = ()
     stride: int = 0
     magnitudes: tuple[str, ...] = ()
+    similarities: bool = False
     mos_mean: float = 1448.9595
     mos_std: float = 121.5351
     mos_low: float = 916.71
@@ -51,10 +55,11 @@ class ModelConfig:
 
 
 _TYPES = typing.get_type_hints(ModelConfig)
-_TYPE_NAMES = {str: "a text", int: "a whole number", float: "a finite number"}
+_TYPE_NAMES = {str: "a text", int: "a whole number", float: "a finite number", bool: "true or false"}
 # Every network here lies within these ends; a value beyond them is damage that would take long to show.
 _SIZES = {"num_classes": (0, 2**20), "dim": (1, 2**14), "heads": (1, 2**14), "crop_size": (32, 2**14)}
 _SIZES |= {"stride": (0, 2**14)}
+_LATER = ("similarities",)  # fields that weights of earlier versions do without
 
 
 def checked_config(values: object, models: Mapping[str, typing.Any]) -> ModelConfig:
@@ -72,6 +77,8 @@ def checked_config(values: object, models: Mapping[str, typing.Any]) -> ModelCon
         raise ValueError(f"{_shown(name)}: no such field; expected {', '.join(fields)}")
     for name in fields:
         if name not in values:
+            if name in _LATER:
+                continue
             raise ValueError(f"{name}: is missing")
         if expected := _type_problem(_TYPES[name], values[name]):
             raise ValueError(f"{name} {_shown(values[name])}: expected {expected}")
@@ -85,7 +92,7 @@ def _type_problem(kind: type, value: object) -> str | None:
     """What was expected of a field of this type; None if `value` has it."""
     if kind is float:
         fits = isinstance(value, int | float) and not isinstance(value, bool) and _is_finite(value)
-    elif kind in (int, str):
+    elif kind in (int, str, bool):
         fits = type(value) is kind
     else:
         fits = isinstance(value, list | tuple) and all(type(name) is str for name in value)
@@ -134,16 +141,18 @@ def _backbone_problem(config: ModelConfig) -> str | None:
     unknown = next((tap for tap in config.taps if tap not in maps), None)
     if unknown is not None:
         return f"taps {_shown(unknown)}: {config.name} has {', '.join(maps) or 'no choice'}"
-    if config.magnitudes or config.stride:
-        return "magnitudes and stride: expected none for a backbone without an IQA model"
+    if config.magnitudes or config.stride or config.similarities:
+        return "magnitudes, stride and similarities: expected none for a backbone without an IQA model"
     return None
 
 
 def _iqa_model_problem(config: ModelConfig, models: Mapping[str, typing.Any]) -> str | None:
     if config.num_classes:
         return f"num_classes {config.num_classes}: expected 0, {config.name} has no classifier"
-    if config.magnitudes and not models[config.name].full_reference:
-        return f"magnitudes: expected none, {config.name} sees no reference"
+    if not models[config.name].full_reference:
+        for name in ("magnitudes", "similarities"):
+            if getattr(config, name):
+                return f"{name}: expected none, {config.name} sees no reference"
     return taps_problem(config)
 
 
@@ -151,11 +160,15 @@ def taps_problem(config: ModelConfig) -> str | None:
     """What is wrong with `taps`, `stride` and `magnitudes`, as a sentence; None if nothing is."""
     chosen, maps = config.taps + config.magnitudes, BACKBONES[config.backbone].maps
     if not config.stride:
+        if config.similarities:
+            return "similarities need a stride"
         return "taps and magnitudes need a stride" if chosen else None
     if not config.taps:
         return f"stride {config.stride} needs taps: {', '.join(maps) or f'{config.backbone} has none'}"
     if config.crop_size % config.stride:
         return f"stride {config.stride}: expected a divisor of the crop size, {config.crop_size}"
+    if config.similarities and config.stride % SMALLEST_CELL:
+        return f"stride {config.stride}: expected a multiple of {SMALLEST_CELL}, which similarities need"
     for name in chosen:
         if name not in maps:
             return f"tap {name}: {config.backbone} has {', '.join(maps) or 'no choice'}"

@@ -154,11 +154,10 @@ class IQAConformer(FullReferenceModel):
         self.decoder = ConformerBlock(config, cross=True, rngs=rngs)
         self.head = Head(config.dim, dtype=jnp.dtype(config.dtype), rngs=rngs)
 
-    def assess(self, reference, distorted, *, rngs=None):
+    def judge(self, compared, *, rngs=None):
         def positioned(x):
             return self.dropout(x + self.emb_p[None].astype(x.dtype), rngs=rngs)
 
-        reference, difference = self.compared(reference, distorted)  # (B, h, w, D) each
-        encoded = self.encoder(positioned(difference), rngs=rngs)  # (B, h, w, D)
-        decoded = self.decoder(positioned(reference), encoded, rngs=rngs)  # (B, h, w, D)
-        return self.head(decoded.mean((1, 2))).astype(jnp.float32)  # (B, D) -> (B,)
+        encoded = self.encoder(positioned(self.difference(compared)), rngs=rngs)  # (B, h, w, D)
+        decoded = self.decoder(positioned(compared.reference), encoded, rngs=rngs)  # (B, h, w, D)
+        return self.graded(self.head(decoded.mean((1, 2))), compared)  # (B, D) -> (B,)

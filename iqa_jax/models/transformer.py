@@ -64,14 +64,13 @@ class IQATransformer(FullReferenceModel):
         self.decoder = TransformerBlock(config, cross=True, rngs=rngs)
         self.head = Head(config.dim, dtype=jnp.dtype(config.dtype), rngs=rngs)
 
-    def assess(self, reference, distorted, *, rngs=None):
+    def judge(self, compared, *, rngs=None):
         def tokens(x, quality_token):
             x = x.reshape(x.shape[0], -1, x.shape[-1])  # (B, h * w, D)
             first = jnp.broadcast_to(quality_token, (x.shape[0], 1, x.shape[-1])).astype(x.dtype)
             x = jnp.concatenate([first, x], axis=1) + self.emb_p[None].astype(x.dtype)
             return self.dropout(x, rngs=rngs)  # (B, L, D)
 
-        reference, difference = self.compared(reference, distorted)  # (B, h, w, D) each
-        encoded = self.encoder(tokens(difference, self.emb_q[1]), rngs=rngs)  # (B, L, D)
-        decoded = self.decoder(tokens(reference, self.emb_q[0]), encoded, rngs=rngs)  # (B, L, D)
-        return self.head(decoded[:, 0]).astype(jnp.float32)  # (B, D) -> (B,)
+        encoded = self.encoder(tokens(self.difference(compared), self.emb_q[1]), rngs=rngs)  # (B, L, D)
+        decoded = self.decoder(tokens(compared.reference, self.emb_q[0]), encoded, rngs=rngs)  # (B, L, D)
+        return self.graded(self.head(decoded[:, 0]), compared)  # (B, D) -> (B,)

@@ -173,6 +173,8 @@ class TrainConfig:
     dropout: float = _field(0.1, **_BELOW_ONE, reads=True)
     # Maps of which the model also sees |f_ref - f_dis|.
     magnitudes: str = _field("", str, reads=True, idle=_GIVEN_ARCHITECTURE)
+    # Whether it also sees maps of similarity, and gives identical crops the best score.
+    similarities: bool = _field(False, bool, reads=True, idle=_GIVEN_ARCHITECTURE)
     dtype: str = _one_of("float32", ("float32", "bfloat16"))  # of the arithmetic
 
     # Optimisation.
@@ -249,7 +251,12 @@ class TrainConfig:
         def names(text: str) -> tuple[str, ...]:
             return tuple(name.strip() for name in text.split(",") if name.strip())
 
-        return {"taps": names(self.taps), "stride": self.stride, "magnitudes": names(self.magnitudes)}
+        return {
+            "taps": names(self.taps),
+            "stride": self.stride,
+            "magnitudes": names(self.magnitudes),
+            "similarities": self.similarities,
+        }
 
 
 def leaves(values: Mapping) -> dict[str, object]:

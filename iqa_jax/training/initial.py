@@ -66,6 +66,7 @@ def with_architecture(config: TrainConfig, start: Start | None) -> TrainConfig:
     chosen["taps"] = ",".join(start.config.taps)
     if config.full_reference:
         chosen["magnitudes"] = ",".join(start.config.magnitudes)
+        chosen["similarities"] = start.config.similarities
     return dataclasses.replace(config, **chosen)
 
 
@@ -81,7 +82,8 @@ def reuse(weights: dict[str, Array], start: Start, config: ModelConfig) -> tuple
     merged = {**weights, **reused}
     scale = "same scale"
     if {"head.output.kernel", "head.output.bias"} <= reused.keys():
-        factor, offset = _rescaling(start.config, config)
+        # With `similarities` the output is on the scale of any labels already.
+        factor, offset = (1.0, 0.0) if config.similarities else _rescaling(start.config, config)
         merged["head.output.kernel"] = reused["head.output.kernel"] * factor
         merged["head.output.bias"] = reused["head.output.bias"] * factor + offset
         if (start.config.mos_low, start.config.mos_high) != (config.mos_low, config.mos_high):

@@ -603,6 +603,36 @@ def test_chosen_maps_are_averaged_over_cells():
         np.testing.assert_allclose(magnitudes[:, row, column], np.concatenate(means, 1), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", [name for name, model in IQA_MODELS.items() if model.full_reference])
+def test_similarities_give_identical_crops_the_best_score(name):
+    scale = {"mos_mean": 0.3, "mos_std": 0.7, "mos_low": -1.0, "mos_high": 2.0}
+    model = small_model(name, **CHOSEN, similarities=True, **scale)
+    images, distorted = map(unit, reference.pair(5, 64, 2))
+    graph, state = nnx.split(model)
+
+    @jax.jit
+    def computed(state, images, distorted):
+        def score(distorted):
+            model = nnx.merge(graph, state)
+            return model.denormalise(model(images, distorted))
+
+        model = nnx.merge(graph, state)
+        kept = model.compared_features(model.features(images), model.features(distorted))
+        again = model.denormalise(model.judge(model.projected_comparison(kept)))
+        return (
+            score(distorted),
+            again,
+            score(images),
+            *(jax.grad(lambda x: score(x).sum())(x) for x in (images, distorted)),
+        )
+
+    scores, again, same, slope_at_identity, slope = computed(state, images, distorted)
+    np.testing.assert_allclose(same, 2.0, rtol=1e-6)
+    assert (scores < 2).all()
+    np.testing.assert_allclose(again, scores, rtol=1e-5)
+    assert np.isfinite(slope_at_identity).all() and np.isfinite(slope).all() and np.abs(slope).max() > 0
+
+
 @pytest.mark.parametrize("name", IQA_MODELS)
 def test_no_layer_is_there_after_the_last_map_that_is_chosen(name):
     config = ModelConfig(name, "efficientnet_lite0", taps=("stage1",), stride=16)
@@ -618,6 +648,8 @@ def test_no_layer_is_there_after_the_last_map_that_is_chosen(name):
         ({"stride": 16}, "stride 16 needs taps: conv_stem, stage0"),
         ({"stride": 16, "taps": ("stage9",)}, "tap stage9: efficientnet_lite0 has conv_stem, stage0"),
         ({"stride": 8, "taps": ("stage4",)}, "tap stage4: has stride 16, expected a divisor of stride 8"),
+        ({"similarities": True}, "similarities need a stride"),
+        ({"stride": 4, "taps": ("stage1",), "similarities": True}, "stride 4: expected a multiple of 8"),
         ({"stride": 28, "taps": ("stage1",)}, "stride 28: expected a divisor of the crop size, 64"),
         (
             {"stride": 16, "taps": ("x",), "backbone": "inception_resnet_v2"},

@@ -36,6 +36,7 @@ REFUSED = {
     "taps": [["stage9"], "stage1", [3], None, [], [["stage1"]]],
     "stride": [-32, "32", None, 24, 0],
     "magnitudes": [["stage9"], "stage1", None, [None]],
+    "similarities": [0, 1, "true", None, [True]],
     "mos_mean": ["3", None, math.nan, math.inf, [3.0], 10**400],
     "mos_std": [0, -1, "1", None, math.nan],
     "mos_low": [5.0, 7, "1", None, -math.inf],

@@ -1,0 +1,151 @@
+"""How alike two pictures are, place by place: the maps that classical measures are made of.
+
+Gradients at several scales (GMSD: Xue et al., 2014; MDSI: Nafchi et al., 2016), the share of them that was
+lost and that was added, their similarity weighted by what is visible (HaarPSI: Reisenhofer et al., 2018),
+local structure and information (SSIM: Wang et al., 2004; VIF: Sheikh and Bovik, 2006), chroma, brightness,
+and plain errors.  The formulas are brought to one form, so they differ from the published ones in detail.
+"""
+
+import jax
+import jax.numpy as jnp
+
+SCALES = 3  # 1/2, 1/4 and 1/8 of the window's size
+CHANNELS = 6 * SCALES + 4 * (SCALES - 1) + 2 + 2 * 2 + 6
+SMALLEST_CELL = 8  # pixels of a window on a side; places are of this size or a multiple
+
+_LUMA = (0.299, 0.587, 0.114)
+_CHROMA = ((0.3, 0.04, -0.35), (0.34, -0.6, 0.17))  # H and M of MDSI
+_GRADIENT = 0.0026  # 170 / 255², GMSD's constant for values in [0, 1]
+_STRUCTURE = 0.0009  # (0.03)², SSIM's second constant
+_SEEN = 3e-5  # 2 / 255², the power of the eye's noise in VIF
+_COLOUR = 0.0085  # 550 / 255², MDSI's constant of chroma
+
+
+def planes(images: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Luma (B, S, S) and chroma at half the size (B, S/2, S/2, 2) of pictures (B, S, S, 3) in [0, 1]."""
+    luma = _mixed(images, _LUMA)  # no matrix product, which some devices round
+    small = halved(images)
+    return luma, jnp.stack([_mixed(small, weights) for weights in _CHROMA], axis=-1)
+
+
+def _mixed(images, weights):
+    return sum(weight * images[..., channel] for channel, weight in enumerate(weights))
+
+
+def halved(x: jax.Array) -> jax.Array:
+    """Means of 2 x 2 pixels of (B, H, W, …)."""
+    batch, height, width = x.shape[:3]
+    return x.reshape(batch, height // 2, 2, width // 2, 2, *x.shape[3:]).mean((2, 4))
+
+
+def error(reference: tuple[jax.Array, jax.Array], distorted: tuple[jax.Array, jax.Array]) -> jax.Array:
+    """Mean squared error (B,) of both kinds of `planes`."""
+    luma, chroma = (jnp.square(a - b) for a, b in zip(reference, distorted, strict=True))
+    return luma.mean((1, 2)) + chroma.mean((1, 2, 3))
+
+
+def compared(
+    reference: tuple[jax.Array, jax.Array], distorted: tuple[jax.Array, jax.Array], grid: int
+) -> jax.Array:
+    """What differs at each of grid x grid places: (B, grid, grid, CHANNELS).
+
+    Where both are equal it is about 0, but for three maps that show how much there is to see.
+
+    Args:
+      reference, distorted: what `planes` gave of the same windows.
+    """
+    a, b = reference[0], distorted[0]
+    maps = []
+    for scale in range(SCALES):
+        a, b = halved(a), halved(b)
+        maps += _gradients(a, b, grid)
+        if scale < SCALES - 1:
+            maps += _structure(a, b, grid)
+    maps += [_root(_cells((a - b) ** 2, grid)), jnp.abs(_cells(a - b, grid))]  # brightness
+    hues = reference[1], distorted[1]
+    for scale in range(2):
+        if scale:
+            hues = halved(hues[0]), halved(hues[1])
+        c, d = hues
+        unlike = 1 - (2 * (c * d).sum(-1) + _COLOUR) / ((c * c).sum(-1) + (d * d).sum(-1) + _COLOUR)
+        maps += [_cells(unlike, grid), _root(_cells(unlike**2, grid))]
+    maps += _errors(reference[0] - distorted[0], grid)
+    maps += [_root(_cells((reference[1][..., k] - distorted[1][..., k]) ** 2, grid)) for k in (0, 1)]
+    return jnp.stack(maps, axis=-1)
+
+
+def _errors(difference, grid):
+    """Four maps of luma's errors at full size: their mean size, power and peaks, and how fine they are."""
+    squared = difference**2
+    down, across = _steps(difference, 1), _steps(difference, 2)
+    return [
+        _cells(jnp.abs(difference), grid),
+        _root(_cells(squared, grid)),
+        _root(_root(_cells(squared**2, grid))),
+        _root(_cells(down**2 + across**2, grid)),
+    ]
+
+
+def _steps(x, axis):
+    """Differences of neighbours of (B, H, W), 0 after the last."""
+    padding = [(0, 0)] * 3
+    padding[axis] = (0, 1)
+    return jnp.pad(jnp.diff(x, axis=axis), padding)
+
+
+def _gradients(a, b, grid):
+    """Six maps of two planes' gradient magnitudes."""
+    ga, gb = _magnitude(a), _magnitude(b)
+    unlike = (ga - gb) ** 2 / (ga**2 + gb**2 + _GRADIENT)  # 1 - similarity
+    larger = jnp.maximum(ga, gb)
+    seen = _cells(larger, grid)
+    change = (gb - ga) / (ga + gb + 0.05)
+    return [
+        _cells(unlike, grid),
+        _root(_cells(unlike**2, grid)),
+        _cells(unlike * larger, grid) / (seen + 1e-3),
+        _cells(jax.nn.relu(change), grid),
+        _cells(jax.nn.relu(-change), grid),
+        seen,
+    ]
+
+
+def _structure(a, b, grid):
+    """Four maps of means, variances and covariance of blocks."""
+    size = 4 if a.shape[1] // grid % 4 == 0 else 2
+
+    def mean(x):
+        batch, height, width = x.shape
+        return x.reshape(batch, height // size, size, width // size, size).mean((2, 4))
+
+    ma, mb = mean(a), mean(b)
+    va, vb = jax.nn.relu(mean(a * a) - ma * ma), jax.nn.relu(mean(b * b) - mb * mb)
+    both = mean(a * b) - ma * mb
+    unlike = 1 - (2 * both + _STRUCTURE) / (va + vb + _STRUCTURE)
+    gain = jax.nn.relu(both) / (va + 1e-6)
+    rest = jax.nn.relu(vb - gain * both)
+    kept, all_of_it = jnp.log1p(gain**2 * va / (rest + _SEEN)), jnp.log1p(va / _SEEN)
+    kept, all_of_it = _cells(kept, grid), _cells(all_of_it, grid)
+    share = (kept + 0.1) / (all_of_it + 0.1)
+    return [_cells(unlike, grid), _root(_cells(unlike**2, grid)), 1 - share, jax.nn.relu(share - 1)]
+
+
+def _magnitude(x):
+    """Scharr's gradient of (B, H, W), the border repeated."""
+    x = jnp.pad(x, ((0, 0), (1, 1), (1, 1)), mode="edge")
+    down = x[:, 2:] - x[:, :-2]
+    across = x[:, :, 2:] - x[:, :, :-2]
+    down = (3 * down[:, :, :-2] + 10 * down[:, :, 1:-1] + 3 * down[:, :, 2:]) / 16
+    across = (3 * across[:, :-2] + 10 * across[:, 1:-1] + 3 * across[:, 2:]) / 16
+    return _root(down**2 + across**2)
+
+
+def _root(x):
+    """Square root with a finite slope at 0."""
+    return jnp.sqrt(x + 1e-8) - 1e-4
+
+
+def _cells(x, grid):
+    """Means over grid x grid cells of (B, H, W)."""
+    batch, height, width = x.shape
+    return x.reshape(batch, grid, height // grid, grid, width // grid).mean((2, 4))

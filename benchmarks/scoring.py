@@ -1,6 +1,7 @@
-"""Seconds and memory of scoring on a CPU, for iqa_jax and PyTorch.
+"""Seconds and memory of scoring, for iqa_jax and PyTorch.
 
     python benchmarks/scoring.py --output docs/scoring_speed.md
+    python benchmarks/scoring.py --gpu                             # both on the GPU
 
 The contestants take turns in three tasks on the IQA Conformer with Inception-ResNet-v2: a ten-crop pair; one
 reference with 66 distorted versions, as in PIPAL's test set, ten crops each; a folder of 12-megapixel JPEG
@@ -78,7 +79,7 @@ def ours():
 
 
 def pytorch(careful: bool):
-    """The same two functions by PyTorch."""
+    """The same two functions by PyTorch; on a GPU in float32 throughout, as ours."""
     import torch
 
     from iqa_jax.ops.windows import covering
@@ -87,7 +88,9 @@ def pytorch(careful: bool):
 
     model = torch_reference.IQAConformer()
     model.load_state_dict({k: torch.as_tensor(v) for k, v in figures.fill_rule(_MODEL).items()})
-    model.eval()
+    device = "cpu" if os.environ.get("JAX_PLATFORMS") == "cpu" else "cuda"
+    torch.backends.cudnn.allow_tf32 = False
+    model.eval().to(device)
     features, compare = model.features, model.compare
     memory = torch.channels_last if careful else torch.contiguous_format
     guard = torch.inference_mode if careful else torch.no_grad
@@ -96,14 +99,15 @@ def pytorch(careful: bool):
         features, compare = torch.compile(features, dynamic=False), torch.compile(compare, dynamic=False)
 
     def ten(image):
-        x = torch_reference.network_input(image[None])[0]
+        x = torch_reference.network_input(image[None])[0].to(device)
         return [torch_reference.ten_crop(x).contiguous(memory_format=memory)]
 
     def grid(image):
         offsets = [(t, x) for t in covering(image.shape[0], 192) for x in covering(image.shape[1], 192)]
         for start in range(0, len(offsets), 16):
             windows = [image[t : t + 192, x : x + 192] for t, x in offsets[start : start + 16]]
-            yield torch_reference.network_input(np.stack(windows)).contiguous(memory_format=memory)
+            crops = torch_reference.network_input(np.stack(windows)).to(device)
+            yield crops.contiguous(memory_format=memory)
 
     def of_pair(f_reference, crops):
         scores = []
@@ -139,9 +143,12 @@ def peak_memory() -> float:
     return int(status.partition("VmHWM:")[2].split()[0]) / 1024
 
 
-def serve(who: str, folder: Path, pipe) -> None:
+def serve(who: str, folder: Path, gpu: bool, pipe) -> None:
     """A contestant's process: gets (task, count), answers (scores, seconds, peak memory in MiB)."""
-    os.environ["JAX_PLATFORMS"] = "cpu"
+    if gpu:
+        os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # the contestants share it
+    else:
+        os.environ["JAX_PLATFORMS"] = "cpu"
     score, score_folder = CONTESTANTS[who]()
     while (asked := pipe.recv()) is not None:
         task, count = asked
@@ -182,6 +189,7 @@ def table(results: dict, titles: dict[str, str]) -> str:
 
 def main(
     rounds: Annotated[int, typer.Option(min=1, help="How often each contestant is measured.")] = 9,
+    gpu: Annotated[bool, typer.Option("--gpu", help="Score on the GPU; in place of the CPU.")] = False,
     small: Small = False,
     output: Output = None,
 ) -> None:
@@ -202,7 +210,7 @@ def main(
         pipes = {}
         for who in contestants:
             pipes[who], theirs = context.Pipe()
-            process = context.Process(target=serve, args=(who, folder, theirs), daemon=True)
+            process = context.Process(target=serve, args=(who, folder, gpu, theirs), daemon=True)
             process.start()
             theirs.close()  # so that a contestant that dies is noticed
             stack.callback(process.terminate)

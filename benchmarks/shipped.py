@@ -1,4 +1,4 @@
-"""Seconds of the shipped metrics on a CPU, and of other weights.
+"""Seconds of the shipped metrics on JAX's default device, and of other weights.
 
     python benchmarks/shipped.py --beside runs/conformer      # a run of configs/conformer.py:demo
 

@@ -9,7 +9,8 @@ On PIPAL this is the paper's recipe: 30 epochs of Adam at 1e-4 in batches of 16,
 Inception-ResNet-v2 features.  Published for it: PLCC 0.8035 / SRCC 0.7878 on the challenge's
 validation set.  On the built-in set it is a short schedule of our own on EfficientNet-Lite0
 features, which takes about four minutes on two CPU cores and reaches a validation SRCC above 0.90.
-Fine-tuning on a few pairs starts from the weights that ship with the package.
+Fine-tuning on a few pairs starts from the weights that ship with the package, and computes
+the features of the frozen backbone once.
 """
 
 from ml_collections import ConfigDict
@@ -28,6 +29,8 @@ def get_config(dataset: str = "auto") -> ConfigDict:
     c.validation_split = "train[80%:]"
     c.splits = ""  # a file that `splits` wrote, in place of these two
     c.rotation = 180.0  # largest rotation of a training crop, degrees
+    c.turns = False  # whether it is also turned by quarters
+    c.keep_features = 0  # places of each picture whose features are kept; 0: crops anywhere, computed anew
     c.crop_size = 192
     c.data = ConfigDict()
     c.data.placement = "auto"  # of decoded images: "device", "host" (memory), "stream" (decoded as needed)
@@ -71,6 +74,7 @@ def get_config(dataset: str = "auto") -> ConfigDict:
         c.dataset = "pairs/mine"
         c.backbone = "efficientnet_lite0"
         c.rotation = 0.0
+        c.keep_features = 8
         c.batch_size = 4
         c.num_epochs = 40
         c.ema_decay = 0.0

@@ -3,6 +3,7 @@
     python train.py --config configs/student.py --config.teacher=runs/conformer
     python train.py --config configs/student.py:pipal --config.data_dir=DIR --config.teacher=RUN
     python train.py --config configs/student.py:demo --config.pseudo_ratio=0        # labels alone
+    python train.py --config configs/student.py:finetune --config.dataset=pairs/mine --config.splits=FILE
 
 The teacher, a full-reference model, scores unlabelled pairs; the student trains on the labelled and on
 these pseudo-labelled distorted images, the latter with noise.  The paper names the parts; sizes,

@@ -98,19 +98,31 @@ def cut_crop(image: jax.Array, corner: jax.Array, size: int) -> jax.Array:
     return jax.lax.dynamic_slice(image, (corner[0], corner[1], 0), (size, size, image.shape[-1]))
 
 
-def flip_and_rotate(key: jax.Array, crop: jax.Array, *, rotation: float = 180.0) -> jax.Array:
+def quarter_turned(image: jax.Array, quarters: jax.Array) -> jax.Array:
+    """(S, S, C) turned counter-clockwise by 0 to 3 quarters; no pixel is lost."""
+    turns = [lambda x, k=k: jnp.rot90(x, k) for k in range(4)]
+    return jax.lax.switch(quarters, turns, image)
+
+
+def flip_and_rotate(
+    key: jax.Array, crop: jax.Array, *, rotation: float = 180.0, turns: bool = False
+) -> jax.Array:
     """The original's training transform of a crop that is cut.
 
     A horizontal flip with probability 1/2, then a rotation by a uniform angle, corners filled with
-    mid-grey.
+    mid-grey.  Quarter turns are ours.
 
     Args:
       key: of this example.
       crop: (S, S, C) float in [0, 1]; of a pair, both images one behind the other in C.
       rotation: largest angle either way, in degrees; 0 for none.
+      turns: whether the crop is also turned by 0 to 3 quarters, each as likely.
     """
     _, _, key_flip, key_angle = jax.random.split(key, 4)
     crop = jnp.where(jax.random.bernoulli(key_flip), crop[:, ::-1], crop)
+    if turns:
+        quarters = jax.random.randint(jax.random.fold_in(key_angle, 1), (), 0, 4)
+        crop = quarter_turned(crop, quarters)
     if rotation:
         crop = rotate(crop, jax.random.uniform(key_angle, minval=-rotation, maxval=rotation))
     return crop

@@ -21,6 +21,7 @@ class Purpose(enum.IntEnum):
     NOISE = 4
     DROPOUT = 5
     STATISTICS = 6
+    PLACES = 7
 
 
 def key_for(seed: int | Array, purpose: Purpose | Array) -> jax.Array:

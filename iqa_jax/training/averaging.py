@@ -173,7 +173,9 @@ def _with_new_statistics(
     order = Order(examples.lengths, [config.batch_size], seed=config.seed)
     cropping = Cropping(config.seed, config.crop_size)
     feed = Feed(examples, order, cropping, mesh, kept=config.data.placement)
-    statistics_step = make_statistics_step(graph, seed=config.seed, rotation=config.rotation)
+    statistics_step = make_statistics_step(
+        graph, seed=config.seed, rotation=config.rotation, turns=config.turns
+    )
     take_step = jit(
         lambda trained, frozen, store, inputs, number: statistics_step(
             trained, frozen, feed.batch(store, inputs), number

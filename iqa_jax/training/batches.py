@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from iqa_jax.data.source import PairSource
+from iqa_jax.models.base import Compared
 from iqa_jax.ops import Array
 from iqa_jax.ops.augment import Cropping
 from iqa_jax.ops.keys import Purpose, generator_for
@@ -35,6 +36,24 @@ class Batch:
     distorted: Array
     mos: Array
     pseudo: Array
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class KeptBatch:
+    """Pairs of crops whose features were kept, see `iqa_jax.training.kept`.
+
+    Attributes:
+      features: what the frozen backbone gives of the pairs, (B, …) float32.
+      mos, pseudo: as in `Batch`.
+    """
+
+    features: Compared | Array
+    mos: Array
+    pseudo: Array
+
+
+AnyBatch = Batch | KeptBatch
 
 
 @jax.tree_util.register_dataclass

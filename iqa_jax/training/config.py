@@ -41,8 +41,12 @@ _STEPS_ALONE = _Idle(
     lambda c: c.num_steps > 0 and c.schedule == "constant",
     "the run ends at config.num_steps, and its rate is constant",
 )
+_KEPT_FEATURES = _Idle(
+    lambda c: c.keep_features > 0, "with config.keep_features no images are kept, their features are"
+)
+_ANY_ANGLE = _Idle(lambda c: c.rotation >= 180, "config.rotation=180 turns crops by any angle already")
 _NOT_ON_DEVICES = _Idle(
-    lambda c: c.data.placement in ("host", "stream") and c.data.steps_at_once > 1,
+    lambda c: (c.data.placement in ("host", "stream") or c.keep_features > 0) and c.data.steps_at_once > 1,
     "several steps go in one dispatch only with config.data.placement=device",
 )
 
@@ -122,7 +126,7 @@ class DataConfig:
     """How the images of the training pairs are kept and fed to the steps."""
 
     # Where decoded images are kept: "device", "host" (memory), "stream" (decoded as needed).
-    placement: str = _one_of("auto", ("auto", "device", "host", "stream"))
+    placement: str = _one_of("auto", ("auto", "device", "host", "stream"), idle=_KEPT_FEATURES)
     # In one dispatch, with the images on the devices; 0: ten.
     steps_at_once: int = _whole(0, 0, 10_000, idle=_NOT_ON_DEVICES)
 
@@ -157,6 +161,9 @@ class TrainConfig:
     validation_split: str = _field("train[80%:]", str, required=True, idle=_GIVEN_SPLITS)
     splits: str = _field("", str)  # a file of `splits`, in place of these two
     rotation: float = _field(180.0, **_DEGREES)  # largest rotation of a training crop
+    turns: bool = _field(False, bool, idle=_ANY_ANGLE)  # whether it is also turned by quarters
+    # Places of each picture whose features are computed once and kept; 0: crops anywhere, computed anew.
+    keep_features: int = _whole(0, 0, 10_000)
     crop_size: int = _whole(192, 96, 8192, idle=_GIVEN_ARCHITECTURE)  # side in pixels
     data: DataConfig = DataConfig()
 
@@ -336,6 +343,25 @@ def _check(config: TrainConfig) -> None:
         raise ConfigError(f"config.stride={config.stride}: {problem}")
     if config.pseudo_labelled:
         _check_pseudo_labels(config)
+    if config.keep_features:
+        _check_crops_are_finite(config)
+
+
+def _check_crops_are_finite(config: TrainConfig) -> None:
+    """Raises ConfigError for what gives each step crops or a backbone of its own."""
+    for name, why in (
+        (
+            "rotation",
+            "a crop that is turned by any angle is a new one each time; config.turns takes quarters",
+        ),
+        ("backbone_learning_rate", "the features of a backbone that is trained change in every step"),
+        ("pseudo_ratio", "noise makes every pseudo-labelled crop a new one"),
+    ):
+        if name in fields_of(config.full_reference) and (value := getattr(config, name)):
+            raise ConfigError(
+                f"config.{name}={value}: expected 0 with config.keep_features={config.keep_features}, since "
+                f"{why}"
+            )
 
 
 def _check_pseudo_labels(config: TrainConfig) -> None:

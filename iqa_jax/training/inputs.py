@@ -114,6 +114,7 @@ class Schedule:
       total_steps: of all epochs, over which the learning rate changes.
       last_step: where the run ends.
       eval_every, checkpoint_every: steps from one to the next.
+      evaluates_first: whether the weights that a run starts from are evaluated too.
     """
 
     steps_per_epoch: int
@@ -121,6 +122,7 @@ class Schedule:
     last_step: int
     eval_every: int
     checkpoint_every: int
+    evaluates_first: bool = False
 
     @classmethod
     def of(cls, config: TrainConfig, steps_per_epoch: int) -> "Schedule":
@@ -143,11 +145,14 @@ class Schedule:
             last_step=config.num_steps or total_steps,
             eval_every=config.eval_every or steps_per_epoch,
             checkpoint_every=config.checkpoint_every or steps_per_epoch,
+            evaluates_first=bool(config.init_from),
         )
 
     def evaluates_at(self, step: int) -> bool:
         """Whether an evaluation is due."""
-        return step > 0 and (step % self.eval_every == 0 or step >= self.last_step)
+        if step == 0:
+            return self.evaluates_first
+        return step % self.eval_every == 0 or step >= self.last_step
 
     def next_due(self, step: int) -> int:
         """The first step after this one with an evaluation, a checkpoint or the end."""

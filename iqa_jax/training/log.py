@@ -100,7 +100,7 @@ class Log:
         shown = ", ".join(
             f"{n} {metrics[n]:.4f}" for n in ("loss", "plcc", "srcc", "rmse", "ema_srcc") if n in metrics
         )
-        say(f"step {step}: {shown}")
+        say(f"step {step}: {shown}" if step else f"before training: {shown}")
 
     def has(self, step: int) -> bool:
         """Whether there is a line of that step."""
@@ -193,7 +193,7 @@ def _show_table(lines: list[dict], best: int | None, workdir: Path) -> None:
     shown = [c for c in columns if c in lines[-1]]
     for column in shown:
         table.add_column(column, justify="right")
-    for line in lines[-10:]:
+    for line in lines if len(lines) <= 10 else [*lines[: lines[0]["step"] == 0], *lines[-10:]]:
         table.add_row(*(_cell(line.get(column)) for column in shown))
     console = Console(width=None if sys.stdout.isatty() else 120)
     console.print(table)

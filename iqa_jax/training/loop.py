@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 
 import jax
+import optax
 from flax import nnx
 from tqdm import tqdm
 
@@ -15,6 +16,7 @@ from iqa_jax.training.config import TrainConfig
 from iqa_jax.training.feed import Feed, feed_of
 from iqa_jax.training.initial import start_of, with_architecture
 from iqa_jax.training.inputs import Schedule, batch_sizes, check_divisible, open_data
+from iqa_jax.training.kept import KeptFeed, KeptScores, kept_of
 from iqa_jax.training.log import Log, Losses, closing_report, progress_bar, say, say_pairs
 from iqa_jax.training.mesh import DataMesh
 from iqa_jax.training.run import check_settings, run_directory, start_run
@@ -85,31 +87,23 @@ def train(
         tuned = config.backbone_learning_rate > 0  # else the backbone is frozen
         graphs, trained, frozen = split_for_training(model, tune_backbone=tuned)
 
-        optimizer = make_optimizer(
-            config.learning_rate,
-            kind=config.optimizer,
-            schedule=config.schedule,
-            warmup_steps=config.warmup_steps,
-            total_steps=schedule.total_steps,
-            backbone_learning_rate=config.backbone_learning_rate,
-        )
-        train_step = make_train_step(
-            graphs.training,
-            optimizer,
-            seed=config.seed,
-            rotation=config.rotation,
-            accumulation=config.accumulation,
-            ema_decay=config.ema_decay,
-            noise=config.noise if config.pseudo_labelled else None,
-            pseudo_weight=config.pseudo_weight,
-        )
+        optimizer, train_step = _optimizer_and_step(config, schedule, graphs.training)
         state = initial_state(trained, optimizer, ema=config.ema_decay > 0)
+        kept = None
+        if config.keep_features:
+            weights = graphs.evaluation, trained, frozen
+            kept = kept_of(config, training, validation, weights, workdir=workdir)
 
         def open_steps() -> Steps:
-            feed = feed_of(config, training, pseudo, sizes, mesh, say=say)
+            feed: Feed | KeptFeed
+            if kept is not None:
+                feed = KeptFeed(config, kept, sizes[0], mesh)
+            else:
+                feed = feed_of(config, training, pseudo, sizes, mesh, say=say)
             return Steps(train_step, feed, mesh, at_once=config.data.steps_at_once)
 
-        evaluator = Evaluator(validation, graphs.evaluation, crops=config.crops)
+        scores = KeptScores(graphs.evaluation, kept) if kept else None
+        evaluator = Evaluator(validation, graphs.evaluation, crops=config.crops, kept=scores)
         every = per_epoch if config.keep_epochs else None
         with Checkpoints(workdir, keep=config.keep_checkpoints, every=every, say=say) as checkpoints:
             state, lines = _resumed(state, checkpoints, schedule.last_step)
@@ -118,8 +112,36 @@ def train(
             with Log(workdir, lines, first_step=int(state.step), writes=processes.is_first()) as log:
                 run_steps(state, frozen, schedule, open_steps, evaluator, checkpoints, log)
             best = checkpoints.best_step()
+        if kept is not None:
+            kept.remove_files()
         closing_report(workdir, log.lines, best, evaluator.predicted, validation.mos)
         return log.lines[-1]
+
+
+def _optimizer_and_step(
+    config: TrainConfig, schedule: Schedule, graphdef: nnx.GraphDef
+) -> tuple[optax.GradientTransformation, Callable]:
+    """What changes the weights, for a model of this structure in training mode."""
+    optimizer = make_optimizer(
+        config.learning_rate,
+        kind=config.optimizer,
+        schedule=config.schedule,
+        warmup_steps=config.warmup_steps,
+        total_steps=schedule.total_steps,
+        backbone_learning_rate=config.backbone_learning_rate,
+    )
+    train_step = make_train_step(
+        graphdef,
+        optimizer,
+        seed=config.seed,
+        rotation=config.rotation,
+        turns=config.turns,
+        accumulation=config.accumulation,
+        ema_decay=config.ema_decay,
+        noise=config.noise if config.pseudo_labelled else None,
+        pseudo_weight=config.pseudo_weight,
+    )
+    return optimizer, train_step
 
 
 def _resumed(state: TrainState, checkpoints: Checkpoints, last_step: int) -> tuple[TrainState, list[dict]]:
@@ -139,7 +161,7 @@ def _resumed(state: TrainState, checkpoints: Checkpoints, last_step: int) -> tup
 class Steps:
     """Takes steps: one, or several in one dispatch where the images are on the devices."""
 
-    def __init__(self, train_step: Callable, feed: Feed, mesh: DataMesh, *, at_once: int):
+    def __init__(self, train_step: Callable, feed: Feed | KeptFeed, mesh: DataMesh, *, at_once: int):
         """Takes how many steps go in one dispatch; 0 for `_AT_ONCE`."""
         self._feed = feed
         self._one = jit_step(train_step, mesh, feed.batch)
@@ -238,7 +260,7 @@ def _evaluate_and_save(
         since = step - int(state.evaluated_step)
         loss = float(state.loss_sum) / since if since else math.nan  # of a line that is lost
         try:
-            metrics = {"loss": loss} | evaluator(state, frozen, stopped=lambda: bool(stop))
+            metrics = ({"loss": loss} if step else {}) | evaluator(state, frozen, stopped=lambda: bool(stop))
         except Abandoned:
             stopping = True
         else:
@@ -249,7 +271,8 @@ def _evaluate_and_save(
             bar.unpause()  # the time left is that of steps
             bar.set_postfix_str(f"srcc {srcc:.3f}")
     replace &= srcc is not None
-    checkpoints.save(step, to_arrays(state), srcc=srcc, evaluations=log.lines, replace=replace)
+    if step:
+        checkpoints.save(step, to_arrays(state), srcc=srcc, evaluations=log.lines, replace=replace)
     if stopping or processes.any_of(bool(stop)):
         checkpoints.wait()
         raise Interrupted(stop.signal, step)

@@ -17,7 +17,8 @@ from iqa_jax.ops.augment import flip_and_rotate
 from iqa_jax.ops.keys import Purpose, example_key, step_key
 from iqa_jax.ops.noise import InputNoise, add_noise
 from iqa_jax.ops.programs import jit
-from iqa_jax.training.batches import Batch
+from iqa_jax.training.batches import AnyBatch, Batch, KeptBatch
+from iqa_jax.training.kept import judged
 from iqa_jax.training.mesh import DataMesh
 from iqa_jax.weights.flat import check_weights, filled_state, flat_weights
 
@@ -159,20 +160,24 @@ def _parameters(trained: nnx.State) -> nnx.State:
 
 
 def _make_forward(
-    graphdef: nnx.GraphDef, *, seed: int, rotation: float, noise: InputNoise | None = None
+    graphdef: nnx.GraphDef, *, seed: int, rotation: float, turns: bool, noise: InputNoise | None = None
 ) -> Callable:
-    """A training-mode pass over an augmented batch: predictions, model configuration, new statistics."""
+    """A training-mode pass over an augmented batch: predictions, model configuration, new statistics.
+
+    A `KeptBatch` was augmented and has been through the backbone.
+    """
 
     def augmented(keys, *images):
         """(B, S, S, 3) in [0, 1] of each; all images of an example are transformed alike."""
         together = jnp.concatenate(images, axis=-1).astype(jnp.float32) / 255.0
-        transformed = jax.vmap(partial(flip_and_rotate, rotation=rotation))(keys, together)
-        return tuple(jnp.split(transformed, len(images), axis=-1))
+        transform = partial(flip_and_rotate, rotation=rotation, turns=turns)
+        return tuple(jnp.split(jax.vmap(transform)(keys, together), len(images), axis=-1))
 
-    def forward(parameters, statistics, frozen, batch, key):
-        model = nnx.merge(graphdef, parameters, statistics, frozen, copy=True)
+    def predictions(model, batch, rngs):
+        if isinstance(batch, KeptBatch):
+            keys = rngs if model.full_reference else NoiseFor(rngs, batch.pseudo)
+            return judged(model, batch.features, keys)
         keys = jax.vmap(example_key, (None, 0, 0, 0))(seed, batch.epoch, batch.index, batch.pseudo)
-        rngs = nnx.Rngs(dropout=key)
         if model.full_reference:
             images = augmented(keys, batch.reference, batch.distorted)
         else:
@@ -182,7 +187,11 @@ def _make_forward(
                 noisy = jax.vmap(partial(add_noise, noise=noise))(keys, plain)
                 crops = jnp.where(batch.pseudo[:, None, None, None], noisy, crops)
             images, rngs = (crops,), NoiseFor(rngs, batch.pseudo)
-        predicted = model(*images, rngs=rngs)
+        return model(*images, rngs=rngs)
+
+    def forward(parameters, statistics, frozen, batch, key):
+        model = nnx.merge(graphdef, parameters, statistics, frozen, copy=True)
+        predicted = predictions(model, batch, nnx.Rngs(dropout=key))
         changed = nnx.Not(nnx.PathContains("backbone"))
         statistics = nnx.state(model, nnx.All(nnx.BatchStat, changed))
         return predicted, model.config, statistics
@@ -191,13 +200,13 @@ def _make_forward(
 
 
 def make_statistics_step(
-    graphdef: nnx.GraphDef, *, seed: int, rotation: float = 180.0
+    graphdef: nnx.GraphDef, *, seed: int, rotation: float = 180.0, turns: bool = False
 ) -> Callable[[nnx.State, nnx.State, Batch, jax.Array], nnx.State]:
     """The function (trained, frozen, batch, step) -> trained with the statistics of one more batch.
 
     No parameter changes: this is for BatchNorm after weight averaging.  See `make_train_step`.
     """
-    forward = _make_forward(graphdef, seed=seed, rotation=rotation)
+    forward = _make_forward(graphdef, seed=seed, rotation=rotation, turns=turns)
 
     def statistics_step(trained, frozen, batch, step):
         parameters, statistics = nnx.split_state(trained, nnx.Param, nnx.BatchStat)
@@ -214,11 +223,12 @@ def make_train_step(
     *,
     seed: int,
     rotation: float = 180.0,
+    turns: bool = False,
     accumulation: int = 1,
     ema_decay: float = 0.0,
     noise: InputNoise | None = None,
     pseudo_weight: float = 1.0,
-) -> Callable[[TrainState, nnx.State, Batch], tuple[TrainState, jax.Array]]:
+) -> Callable[[TrainState, nnx.State, AnyBatch], tuple[TrainState, jax.Array]]:
     """The function (state, frozen backbone, batch) -> (next state, loss), to be jitted.
 
     The loss is the mean squared error on normalised MOS.  Augmentation and dropout depend on
@@ -229,15 +239,14 @@ def make_train_step(
     Args:
       graphdef: structure of the model in training mode.
       optimizer: for the trained parameters.
-      seed, rotation: see `iqa_jax.ops.augment`.
+      seed, rotation, turns: see `iqa_jax.ops.augment`.
       accumulation: number of equal parts in which the batch goes through the model, to save memory;
         BatchNorm sees one part at a time.
       ema_decay: of the moving average of the weights; 0 for none.
       noise: on pseudo-labelled images; None for the same augmentation as the others'.
       pseudo_weight: of their squared errors in the mean, the others' is 1.
     """
-
-    forward = _make_forward(graphdef, seed=seed, rotation=rotation, noise=noise)
+    forward = _make_forward(graphdef, seed=seed, rotation=rotation, turns=turns, noise=noise)
 
     def weights(batch):
         return jnp.where(batch.pseudo, pseudo_weight, 1.0)
@@ -266,7 +275,7 @@ def make_train_step(
         (loss, gradient, statistics), _ = jax.lax.scan(add_part, start, (keys, parts))
         return (loss, statistics), gradient
 
-    def train_step(state: TrainState, frozen: nnx.State, batch: Batch) -> tuple[TrainState, jax.Array]:
+    def train_step(state: TrainState, frozen: nnx.State, batch: AnyBatch) -> tuple[TrainState, jax.Array]:
         parameters, statistics = nnx.split_state(state.trained, nnx.Param, nnx.BatchStat)
         key = step_key(seed, Purpose.DROPOUT, state.step)
         compute, keys = loss_and_gradient, key

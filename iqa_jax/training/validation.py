@@ -14,6 +14,7 @@ from iqa_jax.evaluation.baselines import baselines
 from iqa_jax.parallel import processes
 from iqa_jax.scoring.dataset import predict
 from iqa_jax.scoring.engine import Network
+from iqa_jax.training.kept import KeptScores
 from iqa_jax.training.log import progress_bar
 from iqa_jax.training.step import TrainState
 
@@ -27,9 +28,15 @@ class Abandoned(Exception):
 class Evaluator:
     """Raw and averaged weights on the whole validation split, beside PSNR and SSIM."""
 
-    def __init__(self, source: PairSource, graphdef: nnx.GraphDef, *, crops: str):
-        """Takes the structure of the model in evaluation mode and the crop protocol."""
-        self.source = source
+    def __init__(
+        self, source: PairSource, graphdef: nnx.GraphDef, *, crops: str, kept: KeptScores | None = None
+    ):
+        """Takes the structure of the model in evaluation mode and the crop protocol.
+
+        Args:
+          kept: predicts in place of the network, where features are kept.
+        """
+        self.source, self._kept = source, kept
         self._graphdef, self._crops = graphdef, crops
         self._baselines: dict | None = None
         self.predicted: np.ndarray | None = None  # (N,) by the latest evaluation; averaged weights if kept
@@ -49,6 +56,9 @@ class Evaluator:
           Abandoned: `stopped` became true, in one of the processes.
         """
         sets = [state.trained] if state.ema is None else [state.trained, state.ema]
+        if self._kept is not None:
+            with _agreed(stopped):
+                return self._kept(*processes.local((frozen, sets)))
         references = list(dict.fromkeys(self.source.reference))[jax.process_index() :: jax.process_count()]
         mine = np.flatnonzero(np.isin(self.source.reference, references))
         predicted = np.zeros((len(sets), len(self.source)), np.float32)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import reference
 
-from iqa_jax.ops.augment import augment_pair, rotate
+from iqa_jax.ops.augment import augment_pair, flip_and_rotate, rotate
 from iqa_jax.ops.keys import example_key
 
 GOLDEN = reference.figures("rotation_golden")
@@ -49,3 +49,12 @@ def test_without_rotation_it_is_a_crop_of_the_image_proper_or_its_mirror():
         np.testing.assert_array_equal(columns[0], np.arange(left, left + 24)[::step])
         tops.add(top), lefts.add(left), flips.add(step)
     assert (tops, lefts, flips) == (set(range(7)), set(range(13)), {-1, 1})
+
+
+def test_quarter_turns_give_each_of_the_eight_forms_of_a_crop():
+    crop = jnp.arange(4 * 4 * 3, dtype=jnp.float32).reshape(4, 4, 3)
+    keys = jax.vmap(example_key, (None, None, 0))(0, 0, jnp.arange(200))
+    forms = jax.vmap(lambda key: flip_and_rotate(key, crop, rotation=0.0, turns=True))(keys)
+    shown = {np.asarray(form).tobytes() for form in forms}
+    expected = (np.rot90(x, k) for x in (crop, crop[:, ::-1]) for k in range(4))
+    assert shown == {np.asarray(form).tobytes() for form in expected}

@@ -240,6 +240,11 @@ def test_fields_of_a_recipe_of_ones_own(tmp_path, recipe, change, message):
             "conformer --config.data.placement=host --config.data.steps_at_once=5",
             "config.data.steps_at_once=5 has no effect: several steps",
         ),
+        (
+            "conformer:finetune --config.data.placement=host",
+            "config.data.placement=host has no effect: with config.keep_features",
+        ),
+        ("conformer:demo --config.turns=true", "config.turns=True has no effect: config.rotation=180"),
     ],
 )
 def test_an_option_without_effect_is_refused(arguments, message):
@@ -264,6 +269,27 @@ def test_an_option_without_effect_is_refused(arguments, message):
 def test_an_option_with_an_effect_is_not(arguments):
     recipe, *rest = arguments.split()
     parse([f"--config={recipe}", *rest])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("conformer:demo --config.keep_features=4", "config.rotation=180.0: expected 0 with config.keep_fea"),
+        (
+            "student:finetune --config.backbone_learning_rate=1e-5",
+            "config.backbone_learning_rate=1e-05: expected 0 with config.keep_features=8",
+        ),
+        (
+            "student:finetune --config.pseudo_ratio=1 --config.teacher=x",
+            "config.pseudo_ratio=1.0: expected 0 with .* noise makes",
+        ),
+    ],
+)
+def test_features_are_kept_of_finite_crops_alone(arguments, message):
+    recipe, *rest = arguments.split()
+    with pytest.raises(ConfigError, match=message) as error:
+        parse([f"--config={recipe}", *rest])
+    assert "\n" not in str(error.value)
 
 
 def test_every_recipe_has_a_folder_of_its_own():

@@ -108,7 +108,10 @@ def test_a_student_reuses_a_full_reference_model_and_needs_no_references(trained
         train(configured(tmp_path / "data", **fields), tmp_path / "conformer")
     out = trained("student:finetune", "pairs/own", "--config.num_steps=1")
     assert "; initialised " in out
-    (line,) = (json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines())
+    assert "features: kept in memory" in out and "before training: plcc" in out
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    first, line = (json.loads(line) for line in lines)
+    assert first["step"] == 0 and "loss" not in first and np.isfinite(first["rmse"])
     assert "psnr_srcc" not in line and np.isfinite(line["loss"])
 
 

@@ -191,7 +191,7 @@ def test_rounding_errors_are_clipped_and_more_is_told_at_full_precision(metric):
         ),
         (((72, 72, 3), (72, 72, 3)), 255, "expected .0, 1.; divide by 255"),
         (((20, 20, 3), (20, 20, 3)), 1, "expected 32 pixels or more"),
-        (((72, 72), (72, 72)), 1, r"expected a NumPy or JAX array \(H, W, 3\)"),
+        (((72, 72, 5), (72, 72, 5)), 1, r"expected a NumPy or JAX array \(H, W, 3\)"),
     ],
 )
 def test_the_loss_says_what_the_metric_says(metric, shapes, scale, message):

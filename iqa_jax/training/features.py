@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import count, islice
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, cast
 
 import jax
 import numpy as np
@@ -62,7 +62,8 @@ def views_of_picture(
     if len(where) > number:
         where = [where[k] for k in np.sort(generator.choice(len(where), number, replace=False))]
     while len(where) < number:
-        where.append(Place(*(int(generator.integers(side - size + 1)) for side in (height, width))))
+        top, left = (int(generator.integers(side - size + 1)) for side in (height, width))
+        where.append(Place(top, left))
     quarters = range(4 if turns else 1)
     every = [View(place, flip, k) for place in where for flip in (False, True) for k in quarters]
     return list(dict.fromkeys(every))
@@ -112,7 +113,7 @@ class KeptFeatures:
     """
 
     features: Compared | Array
-    references: Array | None
+    references: np.ndarray | None
     first: np.ndarray
     reference_first: np.ndarray
     counts: np.ndarray
@@ -124,7 +125,7 @@ class KeptFeatures:
         if self.references is None:
             return found
         references = np.asarray(self.references[self.reference_first[positions] + views])
-        return found._replace(reference=references)
+        return cast(Compared, found)._replace(reference=cast(jax.Array, references))
 
 
 class _Extractor:
@@ -140,13 +141,13 @@ class _Extractor:
             model = nnx.merge(graphdef, *weights)
             return _as_float32(few_at_a_time(model.features, windows, count=count))
 
-        def beside(weights, windows, reference, count):
+        def beside(weights, reference, distorted, count):  # without the backbone, which is long to compile
             model = nnx.merge(graphdef, *weights)
 
-            def compared(reference, windows):
-                return model.compared_features(reference, model.features(windows))._replace(reference=None)
+            def compared(reference, distorted):
+                return model.compared_features(reference, distorted)._replace(reference=None)
 
-            return _as_float32(few_at_a_time(compared, reference, windows, count=count))
+            return _as_float32(few_at_a_time(compared, reference, distorted, count=count))
 
         exact = jax.default_matmul_precision("highest")  # as for scores
         self._alone, self._beside = jit(exact(alone)), jit(exact(beside))
@@ -158,7 +159,8 @@ class _Extractor:
 
     def beside(self, windows: Sequence[np.ndarray], reference: np.ndarray) -> Compared:
         """What `compared_features` gives beside the reference's features, without these."""
-        found = self._beside(self._weights, _filled(windows), _filled(reference), len(windows))
+        distorted = self._alone(self._weights, _filled(windows), len(windows))
+        found = self._beside(self._weights, _filled(reference), distorted, len(windows))
         return jax.tree.map(lambda leaf: np.asarray(leaf)[: len(windows)], found)
 
     def shapes(self, paired: bool) -> tuple[Any, Any]:
@@ -167,7 +169,7 @@ class _Extractor:
         alone = jax.eval_shape(self._alone, self._weights, windows, 0)
         if not paired:
             return alone.shape[1:], None
-        beside = jax.eval_shape(self._beside, self._weights, windows, alone, 0)
+        beside = jax.eval_shape(self._beside, self._weights, alone, alone, 0)
         return jax.tree.map(lambda leaf: leaf.shape[1:], beside), (*alone.shape[1:-1], self.averaged)
 
 
@@ -337,7 +339,7 @@ def _compute(
         image = mirrored_up(examples.reference_image(number), size)
         windows = (view.of(image, size) for view in views)
         whole = np.concatenate([extractor.alone(part) for part in in_parts(windows, _AT_ONCE)])
-        kept.references[start : start + len(views)] = whole[..., : extractor.averaged]  # type: ignore[index]  # NumPy's
+        kept.references[start : start + len(views)] = whole[..., : extractor.averaged]
         start += len(views)
         progress(len(views))
         for part in in_parts(crops_of(np.flatnonzero(picture == number).tolist()), _AT_ONCE):

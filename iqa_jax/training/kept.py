@@ -89,7 +89,7 @@ class KeptFeed:
     def take(self, number: int) -> KeptBatch:
         """What the step of this number takes, on the devices."""
         chosen = self._order(number).rows(self._rows)
-        positions = chosen.position
+        positions = np.asarray(chosen.position)
         batch = KeptBatch(
             features=self._features.rows(positions, self._views(chosen)),
             mos=self._examples.mos[positions],
@@ -99,7 +99,8 @@ class KeptFeed:
 
     def _views(self, chosen: BatchIndex) -> np.ndarray:
         """Which of its crops each example shows in its epoch."""
-        counts, index = self._features.counts[chosen.position], self._examples.index[chosen.position]
+        positions = np.asarray(chosen.position)
+        counts, index = self._features.counts[positions], self._examples.index[positions]
         return np.array(
             [
                 generator_for(self._seed, Purpose.AUGMENTATION, epoch, i).integers(n)

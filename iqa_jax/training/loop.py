@@ -4,6 +4,7 @@ import functools
 import math
 import os
 from collections.abc import Callable
+from typing import cast
 
 import jax
 import optax
@@ -178,7 +179,8 @@ class Steps:
         """The state after one or several steps, none of them after `due`, and their losses."""
         several = 1 < self._at_once <= due - step
         program = self._several if several else self._one
-        inputs = self._feed.several(step, self._at_once) if several else self._feed.take(step)
+        # Several are of a `Feed` with its images on the devices.
+        inputs = cast(Feed, self._feed).several(step, self._at_once) if several else self._feed.take(step)
         if several in self._compiled:
             return program(state, frozen, self._feed.store, inputs)
         self._compiled.add(several)

@@ -43,7 +43,8 @@ def keeping(model, source, workdir, **fields):
     """What a run of the model on these pairs keeps, and the parts of the model."""
     save_weights(workdir / "backbone", model.config, networks.random_weights(model.config), {"file": "x"})
     graphs, trained, frozen = split_for_training(model)
-    config = TrainConfig(**{**FIELDS, "model": model.config.name, **fields})
+    labels_alone = {} if model.full_reference else {"pseudo_ratio": 0.0}
+    config = TrainConfig(**{**FIELDS, **labels_alone, "model": model.config.name, **fields})
     object.__setattr__(config, "crop_size", SIZE)
     weights = graphs.evaluation, trained, frozen
     return kept.kept_of(config, source, source, weights, workdir=workdir), config, weights
@@ -102,7 +103,7 @@ def test_the_places_are_those_of_the_grid_and_others():
 
 
 def test_what_is_too_large_for_the_memory_is_in_files(pairs, tmp_path, monkeypatch):
-    model = networks.random_model(MODELS["full-reference"])
+    model = networks.random_model(MODELS["blind"])
     in_memory = keeping(model, pairs, tmp_path)[0]["training"]
     monkeypatch.setattr(features, "_MEMORY_SHARE", 0.0)
     positions, numbers = np.arange(len(pairs)), np.arange(len(pairs))

@@ -1,6 +1,6 @@
 """Arrays in, arrays out; JAX alone.
 
-This file and `windows` do not import JAX, so that files are scored without it where an exported metric is at hand.
+This file and `windows` do not import JAX: an ONNX file scores pictures where it is not installed.
 """
 
 import sys
@@ -18,9 +18,9 @@ else:
 
 def is_array(given: Any) -> bool:
     """Whether it is an array of NumPy's or of JAX's; nobody has one of JAX's who has not imported it."""
-    return isinstance(given, np.ndarray) or (
-        "jax" in sys.modules and isinstance(given, sys.modules["jax"].Array)
-    )
+    if isinstance(given, np.ndarray):
+        return True
+    return "jax" in sys.modules and isinstance(given, sys.modules["jax"].Array)
 
 
 def is_traced(given: Any) -> bool:

@@ -130,9 +130,13 @@ def _engine_for(path: str | os.PathLike, given_file: bool, asked: str) -> str:
     chosen = asked or of_file or ("jax" if _is_installed("jax") else "onnx")
     if not _is_installed(chosen):
         package, extra = ENGINES[chosen]
-        instead = "" if asked or of_file else ", nor is JAX (the extra jax)"
+        if asked or of_file:
+            raise UserError(
+                f"{package} is not installed; it comes with: pip install 'iqa-conformer[{extra}]'"
+            )
         raise UserError(
-            f"{package} is not installed{instead}; it comes with: pip install 'iqa-conformer[{extra}]'"
+            "neither JAX nor onnxruntime is installed; pip install 'iqa-conformer[jax]' brings the first, "
+            "pip install 'iqa-conformer[lite]' the second, which scores pictures without JAX"
         )
     return chosen
 

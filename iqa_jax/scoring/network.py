@@ -1,4 +1,4 @@
-"""A network with its weights as a `WindowModel`: what is compiled of it, for one or several sets of weights."""
+"""A network with one or several sets of weights, as a `WindowModel`, and the programs of it."""
 
 import functools
 from collections.abc import Callable, Sequence

@@ -95,11 +95,11 @@ def _metadata(metric: Metric, model: Network) -> dict[str, str]:
         "outputs": "mos: (batch,) float32, the MOS of each window",
         "window_size": str(size),
         "smallest_side": str(SMALLEST),
-        "protocol": "grid, the fewest evenly spaced windows that cover the picture: along a side of n pixels, "
-        "max(n, window_size) after mirroring, count = ceil(n / window_size) windows; window k begins at "
+        "protocol": "grid, the fewest evenly spaced windows that cover the picture: along a side of n pixels "
+        "(after mirroring) count = ceil(n / window_size) windows; window k begins at "
         "round(k * (n - window_size) / max(count - 1, 1)), halves rounded to the even number",
-        "mirroring": "a picture below window_size on a side is mirrored at the bottom or on the right: pixel i "
-        "is pixel j = i mod 2n of its n, or 2n - 1 - j where j >= n",
+        "mirroring": "a side of n pixels below window_size is mirrored at the bottom or on the right to "
+        "window_size pixels: pixel i is the picture's pixel j = i mod 2n, or 2n - 1 - j where j >= n",
         "pooling": "the mean of the windows' MOS",
         "worst": str(config.mos_low),
         "best": str(config.mos_high),
@@ -176,11 +176,9 @@ def _silence():
 
 
 def _replayed(jaxpr, consts: Sequence, arguments: Sequence) -> list:
-    """Traces a program again as the converter takes it: no calls, constants computed, no split of the batch."""
-    known = {
-        **dict(zip(jaxpr.constvars, consts, strict=True)),
-        **dict(zip(jaxpr.invars, arguments, strict=True)),
-    }
+    """A program traced again as the converter takes it: without calls, constants and splits of the batch."""
+    known = dict(zip(jaxpr.constvars, consts, strict=True))
+    known |= dict(zip(jaxpr.invars, arguments, strict=True))
 
     def value(variable):
         return variable.val if isinstance(variable, Literal) else known[variable]
@@ -225,7 +223,7 @@ def _simplified(model):
 
 
 def _folded(model):
-    """What onnxruntime makes of a model for any machine: constants computed, convolutions with their biases."""
+    """What onnxruntime makes of a model for any machine: constants computed, biases in convolutions."""
     import onnx
     import onnxruntime
 

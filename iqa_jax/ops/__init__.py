@@ -18,11 +18,11 @@ else:
 
 def is_array(given: Any) -> bool:
     """Whether it is an array of NumPy's or of JAX's; nobody has one of JAX's who has not imported it."""
-    if isinstance(given, np.ndarray):
-        return True
-    return "jax" in sys.modules and isinstance(given, sys.modules["jax"].Array)
+    jax = sys.modules.get("jax")
+    return isinstance(given, np.ndarray) or (jax is not None and isinstance(given, jax.Array))
 
 
 def is_traced(given: Any) -> bool:
     """Whether `jax.jit`, `jax.vmap` or `jax.grad` traces it, so that its values are not known."""
-    return "jax" in sys.modules and isinstance(given, sys.modules["jax"].core.Tracer)
+    jax = sys.modules.get("jax")
+    return jax is not None and isinstance(given, jax.core.Tracer)

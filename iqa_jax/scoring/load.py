@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import sys
 from pathlib import Path
 from typing import Literal, overload
 
@@ -142,7 +143,8 @@ def _engine_for(path: str | os.PathLike, given_file: bool, asked: str) -> str:
 
 
 def _is_installed(engine: str) -> bool:
-    return importlib.util.find_spec(ENGINES[engine][0]) is not None
+    package, _ = ENGINES[engine]
+    return sys.modules.get(package) is not None or importlib.util.find_spec(package) is not None
 
 
 def _revision(path: str | os.PathLike, place: os.PathLike) -> dict:

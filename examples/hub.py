@@ -3,7 +3,7 @@
     python examples/hub.py --output hub
     hf upload OWNER/full-reference hub/full-reference
 
-With --refresh it writes the ONNX files in the package again, as they must be after weights or network changed.
+With --refresh it writes the ONNX files in the package again, which weights or a network that changed ask for.
 Needs the extra onnx.
 """
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 FILE = "metric.onnx"  # in a folder of weights
+_EXPECTED = "expected a metric in ONNX, which `python -m iqa_jax export --format onnx` writes"
 _LENGTH, _CONTENT, _SEAL = "content_bytes", "content_sha256", "metadata_sha256"
 
 
@@ -128,6 +129,3 @@ def read_onnx(path: str | os.PathLike) -> tuple[OnnxModel, dict]:
         return OnnxModel.from_bytes(content)
     except ValueError as error:
         raise WeightsError(f"{file}: {error}") from None
-
-
-_EXPECTED = "expected a metric in ONNX, which `python -m iqa_jax export --format onnx` writes"

@@ -150,6 +150,15 @@ def test_pack_keeps_sources_and_licence_and_no_path(call, tmp_path, small_weight
     assert "## Sources\n\n- file: random" in text and "## Licence" in text
 
 
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_shipped_metric_is_packed_with_its_card_and_licence(name, call, tmp_path):
+    code, _, err = call("pack", "--weights", name, "--output", tmp_path / name)
+    assert code == 0, err
+    assert (tmp_path / name / CARD).read_text() == (SHIPPED[name] / CARD).read_text()
+    record = json.loads((tmp_path / name / "config.json").read_text())
+    assert record["source"]["licence"] == "apache-2.0"
+
+
 def test_a_run_is_packed_with_its_backbone_and_step():
     record = {
         "source": {"dataset": "x"},

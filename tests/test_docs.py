@@ -14,7 +14,7 @@ from iqa_jax.cli.app import app
 from iqa_jax.configs import conformer, student, transformer
 from iqa_jax.data.datasets import iqa_demo
 from iqa_jax.data.distortions import KADID_TYPES
-from iqa_jax.weights.reading import SHIPPED
+from iqa_jax.weights.places import SHIPPED
 from tests import miniature
 
 ROOT = Path(__file__).parent.parent

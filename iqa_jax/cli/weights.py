@@ -97,7 +97,7 @@ def export(
     if form not in ("jax", "onnx"):
         raise UserError(f"--format {form}: expected jax or onnx")
     if form == "onnx":
-        for package in ("onnxruntime", "jax2onnx"):  # before the work, not after it
+        for package in ("jax2onnx", "onnxruntime"):  # before the work, not after it
             if importlib.util.find_spec(package) is None:
                 raise ModuleNotFoundError(name=package)
     import iqa_jax

@@ -158,7 +158,8 @@ def keep_programs() -> None:
     """Lets JAX keep compiled programs in the cache directory, so that a second start is quick.
 
     For commands and the first `load`; a setting of `JAX_COMPILATION_CACHE_DIR` stays as it is.  A store that
-    cannot be written is only read.  Beyond `STORE_BYTES` JAX removes the programs that were used least recently.
+    cannot be written is only read.  Beyond `STORE_BYTES` JAX removes the programs that were used least
+    recently.
     """
     if jax.config.jax_compilation_cache_dir:  # type: ignore[attr-defined]  # JAX adds its options at run time
         return

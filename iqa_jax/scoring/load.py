@@ -3,14 +3,13 @@
 import importlib.util
 import os
 import sys
-from pathlib import Path
 from typing import Literal, overload
 
 from iqa_jax.errors import UserError, WeightsError, missing_devices_named
 from iqa_jax.scoring.engine import BATCH_SIZE, WindowModel, check_process
 from iqa_jax.scoring.metric import BlindMetric, FullReferenceMetric, Metric
-from iqa_jax.weights.hub import on_hub, taken_from
-from iqa_jax.weights.places import check_choice, is_file, place_of
+from iqa_jax.weights.hub import on_hub
+from iqa_jax.weights.places import check_choice, is_file, named, place_of
 
 FULL_REFERENCE, BLIND = "full-reference", "blind"  # the metrics that ship with the package
 # What runs a metric: the package that it needs, and the extra that installs it.
@@ -109,7 +108,7 @@ def load_model(
         check_choice(path, step=step, ema=ema)
         place = place_of(path)
         model, record = read_onnx(place)
-        return model, record | _revision(path, place)
+        return model, record | (named(path, place, record) if on_hub(path) else {})
     from iqa_jax.ops.programs import keep_programs
 
     keep_programs()
@@ -147,15 +146,21 @@ def _is_installed(engine: str) -> bool:
     return sys.modules.get(package) is not None or importlib.util.find_spec(package) is not None
 
 
-def _revision(path: str | os.PathLike, place: os.PathLike) -> dict:
-    """The name of weights from the model hub, with the revision that was fetched."""
-    if not on_hub(path):
-        return {}
-    repository, revision = taken_from(os.fspath(path), Path(place))
-    return {"name": f"{repository}@{revision[:12]}", "revision": revision}
-
-
 def _network(path: str | os.PathLike, step: int | str, ema: bool) -> tuple[WindowModel, dict]:
+    """A network that JAX runs; without Flax where an earlier start has kept the programs of these weights."""
+    from iqa_jax.scoring import traced
+
+    place = place_of(path)
+    is_plain = step == "best" and not ema
+    if is_plain and (found := traced.kept(place, lambda: _read(path, step, ema)[0])):
+        model, record = found
+        return model, record | named(path, place, record)
+    network, weights, record = _read(path, step, ema)
+    return (traced.keeping(place, network, weights) if is_plain else network), record
+
+
+def _read(path: str | os.PathLike, step: int | str, ema: bool):
+    """A network, its weights by name, and their record."""
     from iqa_jax.models import IQA_MODELS
     from iqa_jax.scoring.network import Network
     from iqa_jax.weights.flat import iqa_model_with
@@ -167,7 +172,7 @@ def _network(path: str | os.PathLike, step: int | str, ema: bool) -> tuple[Windo
             f"{path}: a backbone's weights ({config.name}), expected an IQA model's; for the network itself "
             "call iqa_jax.weights.reading.load_backbone"
         )
-    return Network.from_model(iqa_model_with(config, weights)), record
+    return Network.from_model(iqa_model_with(config, weights)), weights, record
 
 
 def metric_of(model: WindowModel, record: dict, **options) -> Metric:

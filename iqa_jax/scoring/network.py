@@ -1,7 +1,7 @@
 """A network with one or several sets of weights, as a `WindowModel`, and the programs of it."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -57,6 +57,16 @@ class Network:
     def predict(self, *windows):
         return self.model.denormalise(self.model(*windows))
 
+    def with_weights(self, kind: str) -> Callable:
+        """`features` or `scores` as a function of the weights by name, then of its other arguments."""
+        function = window_functions(self._graphdef)[("features", "scores").index(kind)]
+
+        def of_weights(weights, windows, count, *reference):
+            frozen, trained = (_with(state, weights) for state in (self._frozen, self._weights[0]))
+            return function(frozen, (trained,), windows, count, *reference)
+
+        return of_weights
+
     def __reduce__(self):
         """For pickle: the weights of the first set as arrays, without the programs."""
         weights = flat_weights(nnx.state(self.model, STORED))
@@ -65,6 +75,14 @@ class Network:
 
 def _network(config: ModelConfig, weights: dict) -> Network:
     return Network.from_model(iqa_model_with(config, weights))
+
+
+def _with(state: nnx.State, weights: Mapping) -> nnx.State:
+    """A part of a network's state with the weights that belong to it, traced ones too."""
+    leaves = [(path, ".".join(map(str, path)), leaf) for path, leaf in nnx.to_flat_state(state)]
+    return nnx.from_flat_state(
+        [(path, leaf.replace(weights[name]) if name in weights else leaf) for path, name, leaf in leaves]
+    )
 
 
 def window_functions(graphdef: nnx.GraphDef) -> tuple[Callable, Callable]:

@@ -1,19 +1,15 @@
 """A metric in an ONNX file, run by onnxruntime; nothing here needs JAX."""
 
-import dataclasses
 import hashlib
 import json
 import os
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
 from iqa_jax.errors import UserError, WeightsError, first_line
 from iqa_jax.files import local_path
-
-if TYPE_CHECKING:
-    from iqa_jax.models.config import ModelConfig
+from iqa_jax.weights.record import config_like
 
 FORMAT = 1
 FILE = "metric.onnx"  # in a folder of weights
@@ -42,7 +38,7 @@ class OnnxModel:
         """Takes a file that `from_bytes` checked, and onnxruntime's session of it."""
         self._content, self._session = content, session
         self.full_reference = metadata["metric"] == "full-reference"
-        self.config = _config(json.loads(metadata["model"]))
+        self.config = config_like(json.loads(metadata["model"]))
 
     @classmethod
     def from_bytes(cls, content: bytes) -> "tuple[OnnxModel, dict]":
@@ -85,12 +81,6 @@ class OnnxModel:
 
 def _from_bytes(content: bytes) -> OnnxModel:
     return OnnxModel.from_bytes(content)[0]
-
-
-def _config(values: Mapping) -> "ModelConfig":
-    """The fields of a `ModelConfig`, whose own module needs Flax; checksums vouch for them."""
-    fields = [(name, type(value)) for name, value in values.items()]
-    return cast("ModelConfig", dataclasses.make_dataclass("OnnxConfig", fields, frozen=True)(**values))
 
 
 def _session(content: bytes):

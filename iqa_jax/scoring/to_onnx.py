@@ -58,11 +58,12 @@ def export_onnx(metric: Metric, path: str | os.PathLike) -> Path:
       ModuleNotFoundError: onnx, onnxruntime or jax2onnx is not installed.
     """
     path = output_file(path, ".onnx")
-    if not isinstance(metric.model, Network):
+    network = getattr(metric.model, "network", metric.model)  # of one whose programs are kept
+    if not isinstance(network, Network):
         raise UserError(
             "an exported metric cannot be exported again; give the weights or the run that it was made of"
         )
-    model = _in_float32(metric.model)
+    model = _in_float32(network)
     content = _simplified(_converted(model)).SerializeToString(deterministic=True)
     whole = content + _metadata_bytes(sealed(_metadata(metric, model), content))
     _check(model, OnnxModel.from_bytes(whole)[0])

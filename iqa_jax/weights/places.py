@@ -2,11 +2,13 @@
 
 import difflib
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from iqa_jax.errors import WeightsError
 from iqa_jax.files import local_path
-from iqa_jax.weights.hub import fetched_folder, on_hub
+from iqa_jax.weights.hub import fetched_folder, on_hub, taken_from
+from iqa_jax.weights.record import name_of
 
 # The weights that ship with the package, by name.
 SHIPPED = {name: Path(__file__).parent / "shipped" / name for name in ("full-reference", "blind")}
@@ -46,3 +48,16 @@ def check_choice(path: str | os.PathLike, *, step: int | str, ema: bool) -> None
                 f"{path}: one set of weights, no training run; {name} chooses between those of a run, "
                 "leave it out"
             )
+
+
+def named(path: str | os.PathLike, directory: Path, record: Mapping) -> dict:
+    """The name of the weights, for their record; on the model hub with the revision that was fetched."""
+    given = os.fspath(path)
+    if given in SHIPPED:
+        return {"name": given}
+    if on_hub(given):
+        repository, revision = taken_from(given, directory)
+        return {"name": f"{repository}@{revision[:12]}", "revision": revision}
+    if "step" in record:
+        return {"name": f"{record['run']}, step {record['step']}{', EMA' if record['ema'] else ''}"}
+    return {"name": name_of(directory, record)}

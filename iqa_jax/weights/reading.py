@@ -2,7 +2,6 @@
 
 import dataclasses
 import os
-from collections.abc import Mapping
 from pathlib import Path
 
 from flax import nnx
@@ -13,9 +12,8 @@ from iqa_jax.ops import Array
 from iqa_jax.weights.checkpoints import Saved
 from iqa_jax.weights.directory import FILE, holds_weights, read_weights
 from iqa_jax.weights.flat import Weights, check_finite, content_hash, in_file, model_with, weight_shapes
-from iqa_jax.weights.hub import on_hub, taken_from
-from iqa_jax.weights.places import SHIPPED, check_choice, place_of
-from iqa_jax.weights.record import config_in, name_of, read_config
+from iqa_jax.weights.places import check_choice, named, place_of
+from iqa_jax.weights.record import config_in, read_config
 
 
 def read_any(
@@ -45,20 +43,7 @@ def read_any(
         raise WeightsError(
             f"{directory}: has neither {FILE} nor checkpoints/; expected weights, or a run with a checkpoint"
         )
-    return config, weights, record | _named(path, directory, record)
-
-
-def _named(path: str | os.PathLike, directory: Path, record: Mapping) -> dict:
-    """The name of the weights, for their record; on the model hub with the revision that was fetched."""
-    given = os.fspath(path)
-    if given in SHIPPED:
-        return {"name": given}
-    if on_hub(given):
-        repository, revision = taken_from(given, directory)
-        return {"name": f"{repository}@{revision[:12]}", "revision": revision}
-    if "step" in record:
-        return {"name": f"{record['run']}, step {record['step']}{', EMA' if record['ema'] else ''}"}
-    return {"name": name_of(directory, record)}
+    return config, weights, record | named(path, directory, record)
 
 
 def load_backbone(path: str | os.PathLike) -> nnx.Module:

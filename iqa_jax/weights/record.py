@@ -12,7 +12,7 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from iqa_jax.errors import WeightsError
 from iqa_jax.files import local_path
@@ -124,6 +124,12 @@ def config_in(record: Mapping) -> "ModelConfig":
     from iqa_jax.models import ModelConfig
 
     return ModelConfig(**record["model"])
+
+
+def config_like(values: Mapping) -> "ModelConfig":
+    """The fields of a `ModelConfig`, whose own room needs Flax; for records that checksums vouch for."""
+    fields = [(name, type(value)) for name, value in values.items()]
+    return cast("ModelConfig", dataclasses.make_dataclass("Config", fields, frozen=True)(**values))
 
 
 def identity_of(config: "ModelConfig", sha256: str) -> str:

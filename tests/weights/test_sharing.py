@@ -13,7 +13,8 @@ from iqa_jax.errors import UserError, WeightsError
 from iqa_jax.scoring.dataset import Predictor
 from iqa_jax.weights.directory import CARD, FILE, read_weights, save_weights, whole_directory
 from iqa_jax.weights.flat import content_hash
-from iqa_jax.weights.reading import SHIPPED, read_any
+from iqa_jax.weights.places import SHIPPED
+from iqa_jax.weights.reading import read_any
 from iqa_jax.weights.record import made_record, text_of
 from iqa_jax.weights.sharing import source_of, without_paths
 from tests import hub

@@ -25,9 +25,20 @@ def need(package: str, install: str = "-r requirements-dev.txt") -> Any:
         sys.exit(f"this benchmark needs {package}: pip install {install}")
 
 
-def put_out(text: str, output: Path | None) -> None:
-    """Prints a table and, if asked, writes it to a file; what the file says above its first table stays."""
+def put_out(text: str, output: Path | None, *, heading: str = "") -> None:
+    """Prints a table and, if asked, writes it to a file, in the place of the first one and what follows it.
+
+    What the file says above, and its later sections, stay.
+
+    Args:
+      heading: of the section whose table it is; the page's if not given.
+    """
     print(text)
     if output:
         page = output.read_text() if output.exists() else ""
-        output.write_text(page[: f"\n{page}\n|".find("\n|")] + text)
+        if heading and heading not in page:
+            page += f"\n{heading}\n\n"
+        start = page.find(heading)
+        end = f"{page}\n## ".find("\n## ", start + 1)
+        table = f"\n{page[:end]}\n|".find("\n|", start)
+        output.write_text(page[:table] + text + page[end:])

@@ -14,7 +14,7 @@ from iqa_jax.cli.app import app
 from iqa_jax.configs import conformer, student, transformer
 from iqa_jax.data.datasets import iqa_demo
 from iqa_jax.data.distortions import KADID_TYPES
-from iqa_jax.weights.reading import SHIPPED
+from iqa_jax.weights.places import SHIPPED
 from tests import miniature
 
 ROOT = Path(__file__).parent.parent
@@ -93,6 +93,9 @@ def test_python_snippets_run(code, tmp_path, monkeypatch):
 
         export(iqa_jax.load(), "conformer.jaxexport")
         reference, distorted = (np.float32(image[None, :192, :192]) / 255 for image in (reference, distorted))
+    if "onnxruntime" in code:
+        pytest.importorskip("onnxruntime")
+        (tmp_path / "metric.onnx").symlink_to(SHIPPED["full-reference"] / "metric.onnx")
     mask = np.zeros(distorted.shape[:2], bool)
     mask[:100] = True
     namespace = {"reference": reference, "distorted": distorted, "mask": mask}

@@ -19,9 +19,9 @@ import iqa_jax
 import iqa_jax.torch as bridge
 from iqa_jax.errors import UserError
 from iqa_jax.models import ModelConfig
-from iqa_jax.scoring.engine import Network
 from iqa_jax.scoring.export import _without_gradient
 from iqa_jax.scoring.metric import BlindMetric, FullReferenceMetric
+from iqa_jax.scoring.network import Network
 from iqa_jax.torch import Loss
 from tests import networks
 

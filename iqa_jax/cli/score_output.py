@@ -128,9 +128,6 @@ def _summary(metric, results: Sequence) -> str:
 
 def _print_scores(metric, results: Sequence) -> None:
     """The score alone of one pair, a table of several."""
-    from rich.console import Console
-    from rich.table import Table
-
     from iqa_jax.scoring.alignment import describe
     from iqa_jax.scoring.results import scale_text
 
@@ -141,6 +138,9 @@ def _print_scores(metric, results: Sequence) -> None:
             if results[0].shift:
                 remark(f"aligned: the target lay {describe(results[0].shift)} its reference")
         return
+    from rich.console import Console
+    from rich.table import Table
+
     aligned = any(result.shift for result in results)
     table = Table(caption=_summary(metric, results))
     table.add_column("target", overflow="fold")

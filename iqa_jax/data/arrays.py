@@ -8,10 +8,7 @@ import warnings
 from collections.abc import Callable
 from typing import cast
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 from PIL import Image
 
 from iqa_jax.data.images import (
@@ -24,7 +21,7 @@ from iqa_jax.data.images import (
     read_image,
 )
 from iqa_jax.errors import DataError, UserError
-from iqa_jax.ops import Array
+from iqa_jax.ops import Array, is_array, is_traced
 from iqa_jax.ops.windows import SMALLEST
 
 Given = Array | str | os.PathLike | Image.Image | Encoded  # what counts as an image
@@ -64,7 +61,7 @@ def images_of(given: Given, name: str) -> np.ndarray:
         given = from_pillow(given)
     elif is_encoded(given):
         given = _read_encoded(read_image, given, name)
-    if isinstance(given, Tracer):
+    if is_traced(given):
         raise UserError(
             f"{name}: traced by jax.jit, jax.vmap or jax.grad; a metric scores arrays whose values are "
             "known: inside a transformed function, use metric.loss"
@@ -102,7 +99,7 @@ def traceable(images: Array, name: str) -> Array:
       UserError: see there; files are not taken.
     """
     _check_kind(images, name, traced=True)
-    if isinstance(images, Tracer):
+    if is_traced(images):
         return images
     if isinstance(images, np.ndarray) or images.is_fully_addressable:  # else other processes have a part
         host = _on_host(images, name)
@@ -139,9 +136,9 @@ def mask_of(given: object, images: Array, name: str = "mask") -> np.ndarray:
         given = read_mask(given)
     elif is_encoded(given):
         given = _read_encoded(read_mask, given, name)
-    if isinstance(given, Tracer):
+    if is_traced(given):
         raise UserError(f"{name}: traced by jax.jit, jax.vmap or jax.grad; a mask's values have to be known")
-    if not isinstance(given, np.ndarray | jax.Array):
+    if not is_array(given):
         raise UserError(f"{name}: a {type(given).__name__}; {_WANTED_MASK}, or an image file")
     if given.dtype not in (np.bool_, np.uint8) and not _is_float(given.dtype):
         raise UserError(f"{name}: {given.dtype}; {_WANTED_MASK}; of labels, give mask == label")
@@ -189,7 +186,7 @@ def read_mask(
 def _check_kind(images: Array, name: str, *, traced: bool = False) -> None:
     """Raises UserError unless type, shape and dtype are those of images, or of RGB images to be traced."""
     wanted = _WANTED_TRACEABLE if traced else _WANTED
-    if not isinstance(images, np.ndarray | jax.Array):
+    if not is_array(images):
         hint = _CONVERTED.get(type(images).__module__.partition(".")[0], wanted)
         raise UserError(f"{name}: a {type(images).__name__}; {hint}")
     if np.ma.is_masked(images):
@@ -222,7 +219,15 @@ def _is_16_bit(dtype) -> bool:
 
 def _is_float(dtype) -> bool:
     """Whether it is a float of NumPy's or JAX's; JAX refuses to compare others, such as objects."""
-    return dtype.kind == "f" or (dtype.kind == "V" and jnp.issubdtype(dtype, jnp.floating))
+    if dtype.kind != "V":
+        return dtype.kind == "f"
+    try:
+        from ml_dtypes import finfo  # of JAX's package of number formats, such as bfloat16
+
+        finfo(dtype)
+    except (ImportError, ValueError):
+        return False
+    return True
 
 
 def _on_host(images: Array, name: str) -> np.ndarray:

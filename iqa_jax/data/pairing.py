@@ -13,6 +13,7 @@ from iqa_jax.data.tables import TABLES
 from iqa_jax.errors import DataError, UserError
 from iqa_jax.files import local_path, shortest_unique_names
 
+_ADDRESS = re.compile("[A-Za-z][A-Za-z0-9+.-]*://")
 _LISTED = 20  # problems that an error message shows
 _SHOWN = 3  # files that fit a target equally, which it shows
 _WAYS_OUT = {
@@ -258,6 +259,11 @@ def _listed(
     folder = path.parent
 
     def file(name: str) -> Path:
+        if _ADDRESS.match(name):
+            raise DataError(
+                f"{path}: {name} is an address, nothing is fetched from it; download the pictures and list "
+                "their files"
+            )
         try:
             return folder / table.path(folder, str(local_path(name)) if name.startswith("~") else name)
         except UserError as error:

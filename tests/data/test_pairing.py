@@ -146,6 +146,10 @@ def test_csv(tmp_path):
             "no line with the columns distorted, reference; it begins",
         ),
         ("target,reference\n", "lists no pair"),
+        (
+            "target,reference\nhttps://example.org/a.png,b.png\n",
+            "https://.* is an address, nothing is fetched",
+        ),
         ("target,reference\na,b\na\n", "line 3: expected a target and a reference"),
         (None, "cannot be read as text"),
     ],

@@ -86,6 +86,18 @@ def start(tmp_path, monkeypatch):
     return call
 
 
+def test_in_python_the_first_metric_keeps_programs_as_commands_do(tmp_path, small_weights):
+    code = (
+        "import sys, jax, iqa_jax; before = jax.config.jax_compilation_cache_dir\n"
+        "iqa_jax.load(sys.argv[1]); print(before, jax.config.jax_compilation_cache_dir)"
+    )
+    variables = {k: v for k, v in os.environ.items() if not k.startswith("JAX_") or k == "JAX_PLATFORMS"}
+    variables |= {"IQA_JAX_CACHE": str(tmp_path), "PYTHONPATH": os.getcwd()}
+    command = [sys.executable, "-c", code, small_weights]
+    done = subprocess.run(command, env=variables, capture_output=True, text=True)
+    assert done.stdout.split() == ["None", str(tmp_path / "programs")], done.stderr
+
+
 def test_the_store_is_bounded(store):
     first = kept(store)
     size = sum((store / name).stat().st_size for name in kept(store))

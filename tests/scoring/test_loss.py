@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import iqa_jax
-from iqa_jax.weights.reading import SHIPPED
+from iqa_jax.weights.places import SHIPPED
 from tests import miniature
 
 

@@ -9,7 +9,7 @@ from iqa_jax.data.source import PairSource
 from iqa_jax.errors import ConfigError
 from iqa_jax.ops.windows import mirrored_up
 from iqa_jax.scoring.dataset import predict
-from iqa_jax.scoring.engine import Network
+from iqa_jax.scoring.network import Network
 from iqa_jax.training import features, kept
 from iqa_jax.training.batches import Examples
 from iqa_jax.training.config import TrainConfig

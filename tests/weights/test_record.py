@@ -13,7 +13,8 @@ from iqa_jax.errors import WeightsError
 from iqa_jax.models import ModelConfig
 from iqa_jax.weights.directory import FILE, read_weights, save_weights
 from iqa_jax.weights.flat import content_hash
-from iqa_jax.weights.reading import SHIPPED, read_any
+from iqa_jax.weights.places import SHIPPED
+from iqa_jax.weights.reading import read_any
 from iqa_jax.weights.record import (
     identity_of,
     made_record,

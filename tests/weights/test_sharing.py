@@ -13,7 +13,8 @@ from iqa_jax.errors import UserError, WeightsError
 from iqa_jax.scoring.dataset import Predictor
 from iqa_jax.weights.directory import CARD, FILE, read_weights, save_weights, whole_directory
 from iqa_jax.weights.flat import content_hash
-from iqa_jax.weights.reading import SHIPPED, read_any
+from iqa_jax.weights.places import SHIPPED
+from iqa_jax.weights.reading import read_any
 from iqa_jax.weights.record import made_record, text_of
 from iqa_jax.weights.sharing import source_of, without_paths
 from tests import hub
@@ -148,6 +149,15 @@ def test_pack_keeps_sources_and_licence_and_no_path(call, tmp_path, small_weight
     assert code == 0, err
     text = (tmp_path / "short" / CARD).read_text()
     assert "## Sources\n\n- file: random" in text and "## Licence" in text
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_shipped_metric_is_packed_with_its_card_and_licence(name, call, tmp_path):
+    code, _, err = call("pack", "--weights", name, "--output", tmp_path / name)
+    assert code == 0, err
+    assert (tmp_path / name / CARD).read_text() == (SHIPPED[name] / CARD).read_text()
+    record = json.loads((tmp_path / name / "config.json").read_text())
+    assert record["source"]["licence"] == "apache-2.0"
 
 
 def test_a_run_is_packed_with_its_backbone_and_step():

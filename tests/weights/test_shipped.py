@@ -13,7 +13,8 @@ from safetensors.numpy import load_file
 import iqa_jax
 from iqa_jax.errors import WeightsError
 from iqa_jax.weights.directory import CARD, FILE, read_weights, save_weights
-from iqa_jax.weights.reading import SHIPPED, read_any
+from iqa_jax.weights.places import SHIPPED
+from iqa_jax.weights.reading import read_any
 from tests import hub, miniature
 from tests.reference import figures
 

@@ -41,8 +41,8 @@ def _drawn():
     from flax import nnx
 
     from iqa_jax.models import IQAModel, ModelConfig, build
-    from iqa_jax.scoring.engine import Network
     from iqa_jax.scoring.load import metric_of
+    from iqa_jax.scoring.network import Network
 
     config = ModelConfig(name="iqa_conformer", backbone="inception_resnet_v2")
     model = cast(IQAModel, build(config, rngs=nnx.Rngs(0)))

@@ -58,9 +58,9 @@ def folder_pairs(folder: Path) -> list[tuple[Path, Path]]:
 
 def ours():
     """`(score(reference, distorted versions), score_folder(pairs of files))` by iqa_jax."""
-    from iqa_jax.scoring.engine import Network
     from iqa_jax.scoring.files import score_files
     from iqa_jax.scoring.metric import FullReferenceMetric
+    from iqa_jax.scoring.network import Network
     from iqa_jax.weights.flat import iqa_model_with
     from iqa_jax.weights.pytorch.convert import convert_state_dict
     from tests import reference as figures

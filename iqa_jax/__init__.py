@@ -51,7 +51,15 @@ if not TYPE_CHECKING:
         """Imports a public name at its first use, since JAX and Flax take seconds."""
         if name not in __all__:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        module = importlib.import_module(_MODULES.get(name, "iqa_jax.scoring.metric"))
+        try:
+            module = importlib.import_module(_MODULES.get(name, "iqa_jax.scoring.metric"))
+        except ModuleNotFoundError as error:
+            if (error.name or "").partition(".")[0] not in ("jax", "jaxlib", "flax"):
+                raise
+            raise ModuleNotFoundError(
+                f"iqa_jax.{name} needs {error.name}, which comes with: pip install 'iqa-conformer[jax]'",
+                name=error.name,
+            ) from None
         return getattr(module, name)
 
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from iqa_jax.cli.train_arguments import parse
-from iqa_jax.scoring.engine import Network
 from iqa_jax.scoring.metric import FullReferenceMetric
+from iqa_jax.scoring.network import Network
 from tests import miniature, networks
 
 _EXAMPLES = Path(__file__).parent.parent / "examples"

@@ -7,7 +7,7 @@ import pytest
 
 from iqa_jax.models import BACKBONES, IQA_MODELS, ModelConfig, split_model
 from iqa_jax.ops.noise import InputNoise
-from iqa_jax.scoring.engine import window_functions
+from iqa_jax.scoring.network import window_functions
 from iqa_jax.training.batches import Batch
 from iqa_jax.training.step import initial_state, make_optimizer, make_train_step
 from tests import networks

@@ -86,6 +86,12 @@ def score(
     workers: Workers = 0,
     step: Step = "best",
     ema: Ema = False,
+    engine: Annotated[
+        str,
+        typer.Option(
+            help="jax, or onnx for onnxruntime, which starts sooner; default: jax if it is installed."
+        ),
+    ] = "",
     as_json: Json = False,
 ) -> None:
     """Score images against their references (folders are paired by path and name) or without references.
@@ -106,18 +112,19 @@ def score(
     )
     _check_optional_packages(ray, map_dir, page)
     from iqa_jax.data.pairing import is_table
-    from iqa_jax.ops.programs import keep_programs
     from iqa_jax.reporting.scores import Outputs, check_not_read
     from iqa_jax.scoring.load import BLIND, FULL_REFERENCE, load
+    from iqa_jax.scoring.onnx_model import OnnxModel
 
     tables = [name for name in (*references, *targets) if is_table(name)]
     if csv:
         check_not_read([local_path(csv)], map(local_path, tables))
     name = weights or (FULL_REFERENCE if any(its for _, its in pairs) else BLIND)
-    keep_programs()
-    say_of_device()
     options: dict = {"crops": crops, "batch_size": batch_size, "step": step_of(step), "ema": ema}
+    options["engine"] = engine
     metric = load(name, **options)
+    if not isinstance(metric.model, OnnxModel):
+        say_of_device()
     say_of_revision(metric.record)
     scorer = None
     if ray:

@@ -107,9 +107,6 @@ def _summary(metric, results: Sequence) -> str:
 
 def _print_scores(metric, results: Sequence) -> None:
     """The score alone of one pair, a table of several."""
-    from rich.console import Console
-    from rich.table import Table
-
     from iqa_jax.scoring.results import scale_text
 
     if len(results) == 1:
@@ -117,6 +114,9 @@ def _print_scores(metric, results: Sequence) -> None:
             print(f"{results[0].score:z.4f}")
             remark(f"on a scale {scale_text(metric.range)}")
         return
+    from rich.console import Console
+    from rich.table import Table
+
     table = Table(caption=_summary(metric, results))
     table.add_column("target", overflow="fold")
     table.add_column("reference", overflow="fold")

@@ -1,5 +1,6 @@
 """Weights from the command line: averaging and export."""
 
+import importlib.util
 from pathlib import Path
 from typing import Annotated
 
@@ -76,24 +77,43 @@ def average(
 
 
 def export(
-    output: Annotated[Path, typer.Option(help="The file to write; a .json with metadata goes beside it.")],
+    output: Annotated[
+        Path, typer.Option(help="The file to write; beside a .jaxexport goes a .json with metadata.")
+    ],
     weights: WeightsOrShipped = "full-reference",
+    form: Annotated[
+        str,
+        typer.Option("--format", help="jax or onnx; default: by the ending of --output."),
+    ] = "",
     step: Step = "best",
     ema: Ema = False,
     as_json: Json = False,
 ) -> None:
-    """Write a metric as one file that runs with JAX alone, on CPUs, CUDA and TPUs.
+    """Write a metric as one file: for JAX alone (.jaxexport), or for ONNX's many languages (.onnx).
 
-    Example: python -m iqa_jax export --weights runs/conformer --output conformer.jaxexport
+    Example: python -m iqa_jax export --weights runs/conformer --format onnx --output conformer.onnx
     """
+    form = form or ("onnx" if output.suffix.lower() == ".onnx" else "jax")
+    if form not in ("jax", "onnx"):
+        raise UserError(f"--format {form}: expected jax or onnx")
+    if form == "onnx":
+        for package in ("onnxruntime", "jax2onnx"):  # before the work, not after it
+            if importlib.util.find_spec(package) is None:
+                raise ModuleNotFoundError(name=package)
     import iqa_jax
-    from iqa_jax.scoring.export import export as write
 
-    output = output_file(output, ".jaxexport")
+    output = output_file(output, ".onnx" if form == "onnx" else ".jaxexport")
     metric = iqa_jax.load(weights, step=step_of(step), ema=ema)
     say_of_revision(metric.record)
-    files = [str(path) for path in write(metric, output)]
-    put_out({"output": files}, as_json, f"wrote {files[0]} and {files[1]}")
+    if form == "onnx":
+        from iqa_jax.scoring.to_onnx import export_onnx
+
+        files = [str(export_onnx(metric, output))]
+    else:
+        from iqa_jax.scoring.export import export as write
+
+        files = [str(path) for path in write(metric, output)]
+    put_out({"output": files}, as_json, f"wrote {' and '.join(files)}")
 
 
 def pack(

@@ -7,15 +7,12 @@ import os
 import warnings
 from collections.abc import Callable
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 from PIL import Image
 
 from iqa_jax.data.images import from_pillow, read_image
 from iqa_jax.errors import UserError
-from iqa_jax.ops import Array
+from iqa_jax.ops import Array, is_array, is_traced
 from iqa_jax.ops.windows import SMALLEST
 
 Given = Array | str | os.PathLike | Image.Image  # what counts as an image
@@ -47,7 +44,7 @@ def images_of(given: Given, name: str) -> np.ndarray:
         given = read_image(given)
     elif isinstance(given, Image.Image):
         given = from_pillow(given)
-    if isinstance(given, Tracer):
+    if is_traced(given):
         raise UserError(
             f"{name}: traced by jax.jit, jax.vmap or jax.grad; a metric scores arrays whose values are "
             "known: inside a transformed function, use metric.loss"
@@ -84,7 +81,7 @@ def traceable(images: Array, name: str) -> Array:
       UserError: see there; files are not taken.
     """
     _check_kind(images, name)
-    if isinstance(images, Tracer):
+    if is_traced(images):
         return images
     if isinstance(images, np.ndarray) or images.is_fully_addressable:  # else other processes have a part
         host = _on_host(images, name)
@@ -118,9 +115,9 @@ def mask_of(given: Given, images: Array) -> np.ndarray:
     """
     if isinstance(given, str | os.PathLike | Image.Image):
         given = read_mask(given)
-    if isinstance(given, Tracer):
+    if is_traced(given):
         raise UserError("mask: traced by jax.jit, jax.vmap or jax.grad; a mask's values have to be known")
-    if not isinstance(given, np.ndarray | jax.Array):
+    if not is_array(given):
         raise UserError(f"mask: a {type(given).__name__}; {_WANTED_MASK}, or an image file")
     if given.dtype not in (np.bool_, np.uint8) and not _is_float(given.dtype):
         raise UserError(f"mask: {given.dtype}; {_WANTED_MASK}; of labels, give mask == label")
@@ -159,7 +156,7 @@ def read_mask(
 
 def _check_kind(images: Array, name: str) -> None:
     """Raises UserError unless type, shape and dtype are those of images."""
-    if not isinstance(images, np.ndarray | jax.Array):
+    if not is_array(images):
         hint = _CONVERTED.get(type(images).__module__.partition(".")[0], _WANTED)
         raise UserError(f"{name}: a {type(images).__name__}; {hint}")
     if np.ma.is_masked(images):
@@ -181,7 +178,15 @@ def _check_kind(images: Array, name: str) -> None:
 
 def _is_float(dtype) -> bool:
     """Whether it is a float of NumPy's or JAX's; JAX refuses to compare others, such as objects."""
-    return dtype.kind == "f" or (dtype.kind == "V" and jnp.issubdtype(dtype, jnp.floating))
+    if dtype.kind != "V":
+        return dtype.kind == "f"
+    try:
+        from ml_dtypes import finfo  # of JAX's package of number formats, such as bfloat16
+
+        finfo(dtype)
+    except (ImportError, ValueError):
+        return False
+    return True
 
 
 def _on_host(images: Array, name: str) -> np.ndarray:

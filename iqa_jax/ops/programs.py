@@ -43,7 +43,7 @@ def compiler_options() -> dict[str, str]:
 
 def jit(function: Callable, **options) -> Callable:
     """`jax.jit` for a program's outermost function, for the default backend alone, with its options."""
-    traced = functools.wraps(function)(_traced_for(jax.default_backend(), function))
+    traced = functools.wraps(function)(traced_for(jax.default_backend(), function))
     return jax.jit(traced, compiler_options=compiler_options(), **options)
 
 
@@ -56,13 +56,13 @@ def by_platform(*args, cpu: Callable, default: Callable):
     """
     platform = _one_platform.get()
     if platform is None:
-        forms = {"cpu": _traced_for("cpu", cpu), "default": _traced_for("other", default)}
+        forms = {"cpu": traced_for("cpu", cpu), "default": traced_for("other", default)}
         return lax.platform_dependent(*args, **forms)
     return cpu(*args) if platform == "cpu" else default(*args)
 
 
-def _traced_for(platform: str, function: Callable) -> Callable:
-    """`function`, whose own calls of `by_platform` know the platform."""
+def traced_for(platform: str, function: Callable) -> Callable:
+    """`function` for one platform ("cpu" or "other"), which all its calls of `by_platform` know."""
 
     def traced(*args, **kwargs):
         token = _one_platform.set(platform)

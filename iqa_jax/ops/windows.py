@@ -9,11 +9,12 @@ An image below the window's size on a side is first mirrored up to it, at the bo
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
+
+if TYPE_CHECKING:
+    import jax
 
 CROPS = ("grid", "ten", "center")
 SMALLEST = 32  # pixels on a side, below which an image is not mirrored up but refused
@@ -98,8 +99,11 @@ def mirrored_up(image, size: int):
     if min(height, width) >= size:
         return image
     missing = [(0, 0)] * (image.ndim - 3) + [(0, max(size - height, 0)), (0, max(size - width, 0)), (0, 0)]
-    pad = np.pad if isinstance(image, np.ndarray) else jnp.pad
-    return pad(image, missing, mode="symmetric")
+    if isinstance(image, np.ndarray):
+        return np.pad(image, missing, mode="symmetric")
+    import jax.numpy as jnp
+
+    return jnp.pad(image, missing, mode="symmetric")
 
 
 def cut(image, place: Place, size: int):
@@ -108,8 +112,10 @@ def cut(image, place: Place, size: int):
     return window[..., ::-1, :] if place.mirrored else window
 
 
-def windows(images: jax.Array, crops: str, size: int) -> jax.Array:
+def windows(images: "jax.Array", crops: str, size: int) -> "jax.Array":
     """All windows of a protocol: (B, H, W, 3) -> (B, windows, size, size, 3)."""
+    import jax.numpy as jnp
+
     height, width = images.shape[1:3]
     large = mirrored_up(images, size)
     return jnp.stack([cut(large, place, size) for place in places(crops, height, width, size)], axis=1)

@@ -12,7 +12,6 @@ from iqa_jax.data.preparation import prepare_dataset
 from iqa_jax.data.source import PairSource
 from iqa_jax.errors import UserError
 from iqa_jax.files import local_path
-from iqa_jax.ops.programs import keep_programs
 from iqa_jax.parallel.cluster import TRIES, WorkersLost, run_parts
 from iqa_jax.parallel.jobs import grouped
 from iqa_jax.scoring.dataset import Predictor
@@ -61,7 +60,6 @@ def score_files_on_cluster(
 
 
 def _file_worker(weights: str, options: dict, masks: Mapping, resize: str | None) -> Callable:
-    keep_programs()
     metric = load(weights, **options)
 
     def work(pairs: Sequence[FilePair]) -> list[Result]:
@@ -105,7 +103,6 @@ def predict_on_cluster(
 
 
 def _split_worker(weights: str, options: dict, dataset: str, split: str, data_dir: str) -> Callable:
-    keep_programs()
     predictor = Predictor(weights, **options)
     whole = PairSource(prepare_dataset(dataset, data_dir=data_dir or None), split)
     return lambda positions: predictor(whole.select(positions))

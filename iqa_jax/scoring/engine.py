@@ -1,30 +1,27 @@
 """Windows of many images -> scores, in a few fixed programs, whatever the images' sizes.
 
 Windows wait until a program is full, wherever they come from; a reference's features serve all its distorted
-versions.  Memory is bounded by the programs' size and by the features that are kept.
+versions.  Memory is bounded by the programs' size and by the features that are kept.  Nothing here needs JAX.
 """
 
 import collections
 import functools
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import NamedTuple, Protocol, cast
+from typing import TYPE_CHECKING, NamedTuple, Protocol, cast
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
 from iqa_jax.errors import UserError
-from iqa_jax.models.base import IQAModel, split_model
-from iqa_jax.models.config import ModelConfig
 from iqa_jax.ops import Array
-from iqa_jax.ops.programs import few_at_a_time, jit
 from iqa_jax.ops.windows import Place, cut, mirrored_up
-from iqa_jax.weights.flat import STORED, flat_weights, iqa_model_with
+
+if TYPE_CHECKING:
+    import jax
+
+    from iqa_jax.models.config import ModelConfig
 
 BATCH_SIZE = 16  # windows in a program, at most
-_SMALLER = (1, 4, 10)  # programs for what is left over, where a program's size is what it costs
 # A reference keeps the features of up to so many windows, 226 KB each on Inception-ResNet-v2; those of larger
 # images are computed again for each distorted version.
 KEPT_WINDOWS = 256
@@ -33,7 +30,7 @@ Features = tuple[Array, ...]  # for each set of weights; (n, …) of windows, or
 
 
 class WindowModel(Protocol):
-    """What the engine and the metrics take: a network with its weights, or an exported program.
+    """What the engine and the metrics take: a network with its weights, or an exported file.
 
     Windows are (B, S, S, 3), uint8 or float32 in [0, 1], S the configuration's crop size; only the first
     `count` of them matter, and what comes has that many rows or more.
@@ -44,7 +41,7 @@ class WindowModel(Protocol):
       sets: how many sets of weights it has; scores come for each.
     """
 
-    config: ModelConfig
+    config: "ModelConfig"
     full_reference: bool
     sets: int
 
@@ -52,123 +49,17 @@ class WindowModel(Protocol):
         """What `scores` takes of a reference's windows."""
         ...
 
-    def scores(self, reference: Features | None, windows: np.ndarray, count: int) -> jax.Array:
+    def scores(self, reference: Features | None, windows: np.ndarray, count: int) -> Array:
         """MOS (sets, n); no reference for a model that needs none."""
         ...
 
-    def predict(self, *windows: jax.Array) -> jax.Array:
+    def predict(self, *windows: "jax.Array") -> "jax.Array":
         """MOS (n,) by the first set of weights, to be traced; float windows, the reference's first.
 
         Raises:
           UserError: a gradient is asked for, of a model that has none.
         """
         ...
-
-
-class Network:
-    """A network under one or several sets of weights, as a `WindowModel`.
-
-    The backbone, which takes nearly all the time, runs once for all sets, unless it was trained too.
-    """
-
-    def __init__(self, graphdef: nnx.GraphDef, frozen: nnx.State, weights: Sequence[nnx.State]):
-        """Takes the parts of `iqa_jax.models.base.split_model`, of a model in evaluation mode.
-
-        Args:
-          weights: one or more sets of what is not frozen.
-        """
-        self._graphdef, self._frozen, self._weights = graphdef, frozen, tuple(weights)
-        self.config = self.model.config
-        self.full_reference = self.model.full_reference
-        self.sets = len(self._weights)
-        self._features, self._scores = _compiled(graphdef)
-
-    @classmethod
-    def from_model(cls, model: IQAModel) -> "Network":
-        """A network under the weights that a model in evaluation mode has."""
-        graphdef, weights, frozen = split_model(model)
-        return cls(graphdef, frozen, [weights])
-
-    @functools.cached_property
-    def model(self) -> IQAModel:
-        """The network with the first set of weights."""
-        return nnx.merge(self._graphdef, self._weights[0], self._frozen)
-
-    def features(self, windows, count):
-        return self._features(self._frozen, self._weights, *_sized(windows, count))
-
-    def scores(self, reference, windows, count):
-        (windows, count), reference = _sized(windows, count), reference and _sized(reference, count)[0]
-        return self._scores(self._frozen, self._weights, windows, count, *(reference or ()))
-
-    def predict(self, *windows):
-        return self.model.denormalise(self.model(*windows))
-
-    def __reduce__(self):
-        """For pickle: the weights of the first set as arrays, without the programs."""
-        weights = flat_weights(nnx.state(self.model, STORED))
-        return _network, (self.config, {name: np.asarray(array) for name, array in weights.items()})
-
-
-def _network(config: ModelConfig, weights: dict) -> Network:
-    return Network.from_model(iqa_model_with(config, weights))
-
-
-def window_functions(graphdef: nnx.GraphDef) -> tuple[Callable, Callable]:
-    """`features` and `scores` of a network's structure, to be compiled.
-
-    Both take (frozen, weights, windows, count), with one or more sets of weights.  `scores` also takes what
-    `features` gave of the references' windows, if the model compares with them.
-    """
-
-    def merged(frozen, weights):
-        return [nnx.merge(graphdef, trained, frozen) for trained in weights]
-
-    @functools.partial(jax.jit, inline=True)  # traced once for both
-    def projected(frozen, weights, windows):
-        models = merged(frozen, weights)
-        if "backbone" in weights[0]:  # it was trained too
-            return tuple(model.project(windows) for model in models)
-        shared = models[0].features(windows)  # (B, h, w, C)
-        return tuple(model.projected(shared) for model in models)  # (B, h, w, D) each
-
-    def features(frozen, weights, windows, count):
-        return few_at_a_time(lambda part: projected(frozen, weights, part), windows, count=count)
-
-    def scores(frozen, weights, windows, count, *reference):
-        def score(windows, *reference):
-            images = (*([reference] if reference else []), projected(frozen, weights, windows))
-            mos = [
-                model.denormalise(model.assess(*of_model))
-                for model, *of_model in zip(merged(frozen, weights), *images, strict=True)
-            ]
-            return jnp.stack(mos, axis=1)  # (B, sets)
-
-        return few_at_a_time(score, windows, *reference, count=count).T  # (sets, B)
-
-    # In float32 throughout, so that a GPU, which would take TF32, gives a CPU's scores.
-    exact = jax.default_matmul_precision("highest")
-    return exact(features), exact(scores)
-
-
-@functools.lru_cache(maxsize=8)
-def _compiled(graphdef: nnx.GraphDef) -> tuple[Callable, Callable]:
-    """The programs of a network's structure; weights are arguments."""
-    features, scores = window_functions(graphdef)
-    return jit(features), jit(scores)
-
-
-def _sized(arrays, count: int):
-    """Arrays of a program's size, and the count; a program for CPUs stops after what matters."""
-    if jax.default_backend() != "cpu":
-        arrays = cut_to_program(arrays, count)
-    return arrays, count
-
-
-def cut_to_program(arrays, count: int):
-    """Arrays (B, …) cut to the smallest size of a program that holds `count` rows: few sizes to compile."""
-    size = min((n for n in _SMALLER if n >= count), default=None)
-    return jax.tree.map(lambda x: x[:size], arrays)
 
 
 class Reference:
@@ -286,7 +177,7 @@ class Engine:
         for start in range(0, len(waiting), self._batch_size):
             self._compute(waiting[start : start + self._batch_size])
 
-    def _sent(self, tasks: list[_Task]) -> jax.Array:
+    def _sent(self, tasks: list[_Task]) -> Array:
         """The scores (sets, n) of some windows, being computed."""
         windows = self._filled([task.window for task in tasks])
         if not self._model.full_reference:
@@ -333,21 +224,16 @@ def _prepared(image: Array, size: int) -> np.ndarray:
 
 def _rows(features: Features) -> list[Features]:
     """The features of each window by themselves, so that those of one can be kept alone."""
-    if jax.default_backend() == "cpu":  # NumPy sees the arrays as they are
-        return [tuple(row.copy() for row in rows) for rows in zip(*map(np.asarray, features), strict=True)]
-    return list(zip(*(_unstack(array) for array in features), strict=True))
+    if all(isinstance(array, np.ndarray) for array in features):
+        return [tuple(row.copy() for row in rows) for rows in zip(*features, strict=True)]
+    from iqa_jax.scoring.network import unstacked
+
+    return list(zip(*map(unstacked, features), strict=True))
 
 
 def _stacked(rows: Sequence[Features]) -> Features:
-    stack = np.stack if jax.default_backend() == "cpu" else _stack
-    return tuple(stack(of_set) for of_set in zip(*rows, strict=True))
+    if all(isinstance(row, np.ndarray) for row in rows[0]):
+        return tuple(np.stack(of_set) for of_set in zip(*rows, strict=True))
+    from iqa_jax.scoring.network import stacked
 
-
-@jax.jit
-def _unstack(array):
-    return list(array)
-
-
-@jax.jit
-def _stack(arrays):
-    return jnp.stack(arrays)
+    return tuple(map(stacked, zip(*rows, strict=True)))

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from iqa_jax.errors import UserError, WeightsError
 from iqa_jax.files import failure_reason, local_path, output_file, write_whole
@@ -15,8 +16,8 @@ from iqa_jax.models import IQA_MODELS, config_from
 from iqa_jax.models.base import as_unit_float
 from iqa_jax.models.config import ModelConfig
 from iqa_jax.ops.programs import jit
-from iqa_jax.scoring.engine import cut_to_program
 from iqa_jax.scoring.metric import Metric
+from iqa_jax.scoring.network import cut_to_program
 from iqa_jax.weights.record import parsed, text_of
 from iqa_jax.weights.sharing import source_of, without_paths
 
@@ -91,6 +92,8 @@ class ExportedProgram:
         self._without_gradient = _without_gradient(exported.call)
 
     def features(self, windows, count):
+        if jax.default_backend() == "cpu":
+            return (np.asarray(as_unit_float(windows)),)
         return (as_unit_float(jnp.asarray(windows)),)
 
     def scores(self, reference, windows, count):

@@ -4,9 +4,8 @@ import abc
 import dataclasses
 from collections import deque
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import jax
 import numpy as np
 
 from iqa_jax import __version__
@@ -15,8 +14,10 @@ from iqa_jax.errors import UserError
 from iqa_jax.ops import Array
 from iqa_jax.ops.windows import CROPS, Place, places, places_of_part, weighted_mean
 from iqa_jax.scoring.engine import BATCH_SIZE, KEPT_WINDOWS, Engine, Reference, WindowModel
-from iqa_jax.scoring.loss import mean_mos
 from iqa_jax.weights.record import identity_of, title_of
+
+if TYPE_CHECKING:
+    import jax
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,7 +150,7 @@ class Metric(abc.ABC):
         """MOS of single images, of any sizes, in their order."""
 
     @abc.abstractmethod
-    def loss(self, *images: Any, **options: Any) -> jax.Array:
+    def loss(self, *images: Any, **options: Any) -> "jax.Array":
         """How far the distorted images are below the best score; differentiable."""
 
     @abc.abstractmethod
@@ -188,8 +189,10 @@ class Metric(abc.ABC):
         scores = np.stack(list(self._stream(zip(references, images, masks, strict=True))))
         return scores[0] if single else scores
 
-    def _loss(self, *images: Array, windows: int | None, key: jax.Array | None) -> jax.Array:
+    def _loss(self, *images: Array, windows: int | None, key: "jax.Array | None") -> "jax.Array":
         """() or (B,), from one or two images or batches of them."""
+        from iqa_jax.scoring.loss import mean_mos
+
         mos = mean_mos(self.model, *images, windows=windows, key=key)
         return (self.range[1] - mos) / self.config.mos_std
 
@@ -284,12 +287,12 @@ class FullReferenceMetric(Metric):
 
     def loss(
         self,
-        reference: jax.Array,
-        distorted: jax.Array,
+        reference: "jax.Array",
+        distorted: "jax.Array",
         *,
         windows: int | None = None,
-        key: jax.Array | None = None,
-    ) -> jax.Array:
+        key: "jax.Array | None" = None,
+    ) -> "jax.Array":
         """How far `distorted` is below the best score, in standard deviations of the training labels.
 
         Differentiable with respect to both images, finite also for identical ones; for `jax.jit`,
@@ -377,8 +380,8 @@ class BlindMetric(Metric):
         return self._stream(items())
 
     def loss(
-        self, distorted: jax.Array, *, windows: int | None = None, key: jax.Array | None = None
-    ) -> jax.Array:
+        self, distorted: "jax.Array", *, windows: int | None = None, key: "jax.Array | None" = None
+    ) -> "jax.Array":
         """How far `distorted` is below the best score, as `FullReferenceMetric.loss` says it; () or (B,)."""
         return self._loss(traceable(distorted, "distorted"), windows=windows, key=key)
 

@@ -13,7 +13,7 @@ from iqa_jax.evaluation.agreement import correlations, srcc
 from iqa_jax.evaluation.baselines import baselines
 from iqa_jax.parallel import processes
 from iqa_jax.scoring.dataset import predict
-from iqa_jax.scoring.engine import Network
+from iqa_jax.scoring.network import Network
 from iqa_jax.training.log import progress_bar
 from iqa_jax.training.step import TrainState
 

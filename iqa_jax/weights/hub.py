@@ -9,7 +9,7 @@ from iqa_jax.errors import WeightsError, first_line
 
 SCHEME = "hf://"
 PATIENCE = 5  # seconds without an answer
-_FILES = ("config.json", "model.safetensors", "README.md")
+_FILES = ("config.json", "model.safetensors", "README.md", "metric.onnx")
 
 Fetched = TypeVar("Fetched")
 

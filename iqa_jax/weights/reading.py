@@ -1,7 +1,6 @@
 """Reading whatever holds weights: shipped ones, the model hub, a folder of weights, a training run."""
 
 import dataclasses
-import difflib
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,17 +8,14 @@ from pathlib import Path
 from flax import nnx
 
 from iqa_jax.errors import WeightsError
-from iqa_jax.files import local_path
 from iqa_jax.models import IQA_MODELS, ModelConfig
 from iqa_jax.ops import Array
 from iqa_jax.weights.checkpoints import Saved
 from iqa_jax.weights.directory import FILE, holds_weights, read_weights
 from iqa_jax.weights.flat import Weights, check_finite, content_hash, in_file, model_with, weight_shapes
-from iqa_jax.weights.hub import fetched_folder, on_hub, taken_from
+from iqa_jax.weights.hub import on_hub, taken_from
+from iqa_jax.weights.places import SHIPPED, check_choice, place_of
 from iqa_jax.weights.record import config_in, name_of, read_config
-
-# The weights that ship with the package, by name.
-SHIPPED = {name: Path(__file__).parent / "shipped" / name for name in ("full-reference", "blind")}
 
 
 def read_any(
@@ -52,16 +48,6 @@ def read_any(
     return config, weights, record | _named(path, directory, record)
 
 
-def check_choice(path: str | os.PathLike, *, step: int | str, ema: bool) -> None:
-    """Raises WeightsError if `step` or `ema` chooses a checkpoint of something that is not a run."""
-    for name, is_given in (("step", step != "best"), ("ema", ema)):
-        if is_given:
-            raise WeightsError(
-                f"{path}: one set of weights, no training run; {name} chooses between those of a run, "
-                "leave it out"
-            )
-
-
 def _named(path: str | os.PathLike, directory: Path, record: Mapping) -> dict:
     """The name of the weights, for their record; on the model hub with the revision that was fetched."""
     given = os.fspath(path)
@@ -73,32 +59,6 @@ def _named(path: str | os.PathLike, directory: Path, record: Mapping) -> dict:
     if "step" in record:
         return {"name": f"{record['run']}, step {record['step']}{', EMA' if record['ema'] else ''}"}
     return {"name": name_of(directory, record)}
-
-
-def is_file(path: str | os.PathLike) -> bool:
-    """Whether it is the path of a file, rather than a name, an address or a folder."""
-    return os.fspath(path) not in SHIPPED and not on_hub(path) and local_path(path).is_file()
-
-
-def place_of(path: str | os.PathLike) -> Path:
-    """Where the weights of a name, an address or a path lie; see `read_any`.
-
-    Raises:
-      WeightsError: nothing can be fetched from the address, or nothing has that name.
-    """
-    if (name := os.fspath(path)) in SHIPPED:
-        return SHIPPED[name]
-    if on_hub(name):
-        return fetched_folder(name)
-    place = local_path(path)
-    if not place.exists() and len(place.parts) == 1:
-        near = difflib.get_close_matches(name.lower(), SHIPPED, n=1)
-        raise WeightsError(
-            f"{name}: no such directory or file, and no metric of the package; these are "
-            f"{' and '.join(SHIPPED)}{f', did you mean {near[0]}?' if near else ''}.  Expected one of them, "
-            "a run, a folder or file of weights, or hf://OWNER/NAME"
-        )
-    return place
 
 
 def load_backbone(path: str | os.PathLike) -> nnx.Module:

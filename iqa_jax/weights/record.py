@@ -12,10 +12,13 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from iqa_jax.errors import WeightsError
 from iqa_jax.files import local_path
-from iqa_jax.models import ModelConfig, config_from
+
+if TYPE_CHECKING:  # its room needs Flax, which the identity of an exported metric does not
+    from iqa_jax.models import ModelConfig
 
 FORMAT = 1
 FILE = "config.json"
@@ -23,7 +26,7 @@ _SEAL = "record_sha256"
 _SHA256 = re.compile("[0-9a-f]{64}")
 
 
-def made_record(config: ModelConfig, source: Mapping, **others: object) -> dict:
+def made_record(config: "ModelConfig", source: Mapping, **others: object) -> dict:
     """A record; `text_of` adds its checksum.
 
     Args:
@@ -93,6 +96,8 @@ def read_config(directory: str | os.PathLike) -> dict:
 
 def _check_fields(record: Mapping) -> None:
     """Raises ValueError for a field that is missing or of another kind; names it."""
+    from iqa_jax.models import config_from
+
     try:
         config_from(record.get("model"))
     except ValueError as error:
@@ -114,12 +119,14 @@ def _is_sha256(value: object) -> bool:
     return isinstance(value, str) and bool(_SHA256.fullmatch(value))
 
 
-def config_in(record: Mapping) -> ModelConfig:
+def config_in(record: Mapping) -> "ModelConfig":
     """The configuration of a record that was checked."""
+    from iqa_jax.models import ModelConfig
+
     return ModelConfig(**record["model"])
 
 
-def identity_of(config: ModelConfig, sha256: str) -> str:
+def identity_of(config: "ModelConfig", sha256: str) -> str:
     """SHA-256 of all that scores depend on beside the images: the weights' hash and the configuration."""
     return hashlib.sha256(f"{sha256} {json.dumps(dataclasses.asdict(config))}".encode()).hexdigest()
 

@@ -10,7 +10,8 @@ import pytest
 import iqa_jax
 from iqa_jax.models import ModelConfig, split_model
 from iqa_jax.ops.windows import places
-from iqa_jax.scoring.engine import Engine, Network, Reference
+from iqa_jax.scoring.engine import Engine, Reference
+from iqa_jax.scoring.network import Network
 from tests import miniature
 
 SIZE = 8

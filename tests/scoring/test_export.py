@@ -10,9 +10,9 @@ import pytest
 
 import iqa_jax
 from iqa_jax.errors import UserError, WeightsError
-from iqa_jax.scoring.engine import Network
 from iqa_jax.scoring.export import export
 from iqa_jax.scoring.metric import FullReferenceMetric
+from iqa_jax.scoring.network import Network
 from tests import miniature, networks
 
 

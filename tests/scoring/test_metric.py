@@ -12,8 +12,8 @@ from PIL import Image
 
 from iqa_jax.errors import UserError
 from iqa_jax.ops.windows import windows
-from iqa_jax.scoring.engine import Network
 from iqa_jax.scoring.metric import FullReferenceMetric
+from iqa_jax.scoring.network import Network
 from tests import miniature, networks
 
 CROP = 64

@@ -16,18 +16,20 @@ def demo(
     weights: Annotated[
         list[str] | None,
         typer.Option(
-            help="A run, a converted directory, an averaged checkpoint or hf://OWNER/NAME; one with reference, one "
-            "without, or both.  Default: full-reference and blind, which ship with the package.",
+            help="A run, a folder of weights, an ONNX file or hf://OWNER/NAME; with reference, without, or "
+            "one of each; default: full-reference and blind, which ship with the package.",
         ),
     ] = None,
     runtime: Annotated[
         Path | None,
         typer.Option(
-            help="onnxruntime-web, as `npm pack` wrote it or npm installed it; by default it is fetched from the npm "
-            "registry once."
+            help="onnxruntime-web, as `npm pack` wrote it or npm installed it; by default it is fetched from "
+            "the npm registry once."
         ),
     ] = None,
-    serve: Annotated[bool, typer.Option("--serve", help="Serve the folder to this machine until Ctrl-C.")] = False,
+    serve: Annotated[
+        bool, typer.Option("--serve", help="Serve the folder to this machine until Ctrl-C.")
+    ] = False,
     open_page: Annotated[bool, typer.Option("--open", help="Serve it and open it in the browser.")] = False,
     port: Annotated[int, typer.Option(min=0, max=65535, help="To serve at; 0: any that is free.")] = 8000,
     step: Step = "best",
@@ -40,14 +42,14 @@ def demo(
 
     Example: python -m iqa_jax demo --output demo --serve
     """
-    import iqa_jax
-    from iqa_jax.ops.programs import keep_programs
     from iqa_jax.reporting.demo import server_of, write_demo
-    from iqa_jax.scoring.load import BLIND, FULL_REFERENCE
+    from iqa_jax.scoring.load import BLIND, FULL_REFERENCE, load
 
     output = new_directory(output)
-    keep_programs()
-    metrics = [iqa_jax.load(name, step=step_of(step), ema=ema) for name in weights or (FULL_REFERENCE, BLIND)]
+    metrics = [
+        load(name, step=step_of(step), ema=ema, engine=_engine(name))
+        for name in weights or (FULL_REFERENCE, BLIND)
+    ]
     for metric in metrics:
         say_of_revision(metric.record)
     with arguments_as_options("runtime"):
@@ -62,9 +64,20 @@ def demo(
         raise UserError(f"--{error}") from None
     with server:
         address = f"http://localhost:{server.server_port}"
-        put_out({"output": str(page), "address": address}, as_json, f"wrote {page}", f"{address} until Ctrl-C")
+        put_out(
+            {"output": str(page), "address": address}, as_json, f"wrote {page}", f"{address} until Ctrl-C"
+        )
         if open_page:
             import webbrowser
 
             webbrowser.open(address)
         server.serve_forever()
+
+
+def _engine(name: str) -> str:
+    """onnx for weights that are in ONNX already; others are exported."""
+    from iqa_jax.scoring.onnx_model import FILE
+    from iqa_jax.weights.places import place_of
+
+    place = place_of(name)
+    return "onnx" if place.suffix.lower() == ".onnx" or (place / FILE).is_file() else "jax"

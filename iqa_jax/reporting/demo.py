@@ -1,4 +1,4 @@
-"""A folder that is a page: drop pictures, see their scores.  The metrics run in the browser; nothing is sent."""
+"""A folder that is a page: drop pictures, see their scores.  Metrics run in the browser; nothing is sent."""
 
 import errno
 import functools
@@ -19,12 +19,21 @@ from iqa_jax.files import writable_directory, write_whole
 from iqa_jax.reporting.runtime import PACKAGE, VERSION, runtime_files
 from iqa_jax.reporting.templates import WEB
 from iqa_jax.scoring.metric import Metric
-from iqa_jax.scoring.to_onnx import export_onnx
+from iqa_jax.scoring.onnx_model import OnnxModel
 
 DATA = "demo.json"  # it also marks a folder that may be written again
 PAGE = "index.html"
 _PAGE = "demo.html"  # as it is called here
-_PARTS = ("base.css", "stage.css", "demo.css", "stage.js", "windows.js", "colours.js", "demo.js", "demo_worker.js")
+_PARTS = (
+    "base.css",
+    "stage.css",
+    "demo.css",
+    "stage.js",
+    "windows.js",
+    "colours.js",
+    "demo.js",
+    "demo_worker.js",
+)
 _RUNTIME = "runtime"
 _PHOTOGRAPH = Path(iqa_jax.data.__file__).parent / "photographs" / "china.jpg"
 _CREDIT = "Photograph by danielbuechele, CC BY 2.0; the result is compressed once more"
@@ -39,7 +48,7 @@ def write_demo(
     A metric whose file in the folder is still what was written stays as it is.
 
     Args:
-      metrics: one with reference, one without, or both.
+      metrics: one with reference, one without, or both; in ONNX already, or to be exported.
       directory: a new one, or one that this function wrote.
       runtime: see `iqa_jax.reporting.runtime.runtime_files`.
     Returns:
@@ -98,7 +107,11 @@ def _metric(directory: Path, metric: Metric, written: dict[str, dict]) -> dict:
         "version": about["version"],
     }
     before = written.get(path.name, {})
-    if {**before, "sha256": None} != {**known, "sha256": None} or _sha256(path) != before["sha256"]:
+    if isinstance(metric.model, OnnxModel):
+        write_whole(path, metric.model.content)
+    elif {**before, "sha256": None} != {**known, "sha256": None} or _sha256(path) != before["sha256"]:
+        from iqa_jax.scoring.to_onnx import export_onnx
+
         export_onnx(metric, path)
     return {**known, "sha256": _sha256(path)}
 

@@ -67,8 +67,8 @@ def _fetched() -> bytes:
     except (OSError, ValueError) as error:
         reason = error.reason if isinstance(error, urllib.error.URLError) else failure_reason(error)
         raise UserError(
-            f"{PACKAGE} {VERSION} cannot be fetched from {registry} ({reason}); where there is a connection, run "
-            f"`npm pack {PACKAGE}@{VERSION}`, and give the file as runtime"
+            f"{PACKAGE} {VERSION} cannot be fetched from {registry} ({reason}); where there is a connection, "
+            f"run `npm pack {PACKAGE}@{VERSION}`, and give the file as runtime"
         ) from None
 
 

@@ -9,7 +9,7 @@ const $ = (id) => document.getElementById(id);
 
 $("unserved").remove();
 document.querySelector("main").hidden = false;
-const { metrics, example } = await (await fetch("demo.json")).json();
+const { metrics, runtime, example } = await (await fetch("demo.json")).json();
 const byKind = (compares) => metrics.find((metric) => metric.compares === compares);
 const files = { reference: null, result: null };
 const addresses = { reference: "", result: "" };
@@ -53,7 +53,7 @@ function start() {
 }
 
 function ask(task, more = {}) {
-  working(task === "score" ? "reading the pictures" : "starting");
+  working("getting ready");
   worker.postMessage({ id, task, metric, ...more });
 }
 
@@ -270,6 +270,7 @@ $("reference").hidden = $("swap").hidden = !byKind(true);
 document.querySelector(".slots").classList.toggle("single", !byKind(true));
 $("about").textContent = `Drop ${[byKind(false) && "a picture for a score without a reference",
   byKind(true) && "a picture and its original to compare them"].filter(Boolean).join(", or ")}.`;
-$("metrics").textContent = metrics.map((one) => `${one.title} (trained on ${one.trainedOn})`).join("; ");
+$("metrics").textContent = metrics.map((one) => one.title).join("; ") + ` (${metrics[0].version}, ${runtime})`;
 $("credit").lastElementChild.textContent = example.credit;
+worker.postMessage({ id, task: "load", metrics });
 show();

@@ -113,6 +113,11 @@ const tasks = {
   },
 
   async stop() {},
+
+  // Before anything is asked for, so that the first score comes sooner.
+  async load({ metrics }) {
+    for (const metric of metrics) await sessionOf(metric);
+  },
 };
 
 onmessage = ({ data }) => {

@@ -9,7 +9,6 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar
 
 from PIL import Image
 
@@ -72,12 +71,12 @@ def write_demo(
     (directory / _RUNTIME).mkdir(exist_ok=True)
     for name, content in files.items():
         write_whole(directory / _RUNTIME / name, content)
-    content = {
+    about = {
         "metrics": described,
         "runtime": f"{PACKAGE} {json.loads(files['package.json']).get('version', VERSION)}",
         "example": _example(directory),
     }
-    write_whole(directory / DATA, json.dumps(content, indent=2) + "\n")
+    write_whole(directory / DATA, json.dumps(about, indent=2) + "\n")
     write_whole(directory / PAGE, (WEB / _PAGE).read_bytes())
     return directory / PAGE
 
@@ -137,7 +136,7 @@ def _example(directory: Path) -> dict[str, str]:
 class _Handler(http.server.SimpleHTTPRequestHandler):
     """Serves a folder to this machine, isolated, so that the page may use several threads."""
 
-    extensions_map: ClassVar[dict[str, str]] = {
+    extensions_map = {
         **http.server.SimpleHTTPRequestHandler.extensions_map,
         ".js": "text/javascript",
         ".mjs": "text/javascript",

@@ -131,14 +131,13 @@ function show({ fit = false } = {}) {
 function showPictures(fit) {
   const withMap = mapped && $("map").checked;
   const [low, high] = mapped ? span() : [0, 1];
-  if (withMap) mapped.canvases = metric.compares ? [overlay(low, high), overlay(low, high)] : [overlay(low, high)];
-  const side = (slot, k) => ({
+  const side = (slot) => ({
     label: slot === "result" ? `result ${scored.score.toFixed(2)}` : "reference",
     image: addresses[slot],
-    map: withMap ? mapped.canvases[k] : null,
+    map: slot === "result" && withMap ? overlay(low, high) : null,
     windows: slot === "result" && mapped && $("windows").checked ? mapped.worst : [],
   });
-  stage.show(scored.width, scored.height, [side("result", 0), ...(metric.compares ? [side("reference", 1)] : [])], { fit });
+  stage.show(scored.width, scored.height, [side("result"), ...(metric.compares ? [side("reference")] : [])], { fit });
   $("scale").hidden = !withMap;
   [$("low").textContent, $("high").textContent] = [low, high].map((x) => x.toFixed(2));
   $("download").disabled = !mapped;

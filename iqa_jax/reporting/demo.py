@@ -34,7 +34,7 @@ _PARTS = (
     "demo_worker.js",
 )
 _RUNTIME = "runtime"
-_PHOTOGRAPH = Path(iqa_jax.data.__file__).parent / "photographs" / "china.jpg"
+PHOTOGRAPH = Path(iqa_jax.data.__file__).parent / "photographs" / "china.jpg"
 _CREDIT = "Photograph by danielbuechele, CC BY 2.0; the result is compressed once more"
 _EXAMPLE_QUALITY = 12  # of JPEG
 
@@ -125,9 +125,9 @@ def _sha256(path: Path) -> str | None:
 def _example(directory: Path) -> dict[str, str]:
     """Two pictures to try the page with."""
     names = {"reference": "example-reference.jpg", "result": "example-result.jpg"}
-    write_whole(directory / names["reference"], _PHOTOGRAPH.read_bytes())
+    write_whole(directory / names["reference"], PHOTOGRAPH.read_bytes())
     compressed = io.BytesIO()
-    with Image.open(_PHOTOGRAPH) as image:
+    with Image.open(PHOTOGRAPH) as image:
         image.save(compressed, "JPEG", quality=_EXAMPLE_QUALITY)
     write_whole(directory / names["result"], compressed.getvalue())
     return {**names, "credit": _CREDIT}

@@ -212,6 +212,7 @@ class Demo:
         browser.execute_cdp_cmd("Network.enable", {})
         browser.execute_cdp_cmd("Network.setBlockedURLs", {"urls": ["https://*"]})
         browser.get(address)
+        self.until("!document.querySelector('main').hidden")
 
     def run(self, script, *arguments):
         return self.browser.execute_script(f"return {script}", *arguments)
@@ -284,6 +285,8 @@ def test_a_small_picture_its_map_and_refusals(served, browser, tmp_path):
     page.put("result", tmp_path / "d.png")
     metric = iqa_jax.load(engine="onnx")
     assert page.score() == pytest.approx(float(metric(reference, result)), abs=1e-3)
+    if page.find("#draw").is_displayed():  # on a slow machine the map is drawn on request
+        page.find("#draw").click()
     page.until("!document.getElementById('download').disabled")
     quality = metric.map(reference, result)
     assert float(page.find("#low").text) == pytest.approx(quality.values.min(), abs=0.01)

@@ -7,8 +7,6 @@ const LONG = 30; // seconds, above which a map is drawn on request only
 const LEGEND = 84, LARGEST_SIDE = 4096; // of the map that is downloaded, pixels
 const $ = (id) => document.getElementById(id);
 
-$("unserved").remove();
-document.querySelector("main").hidden = false;
 const { metrics, runtime, example } = await (await fetch("demo.json")).json();
 const byKind = (compares) => metrics.find((metric) => metric.compares === compares);
 const files = { reference: null, result: null };
@@ -273,3 +271,6 @@ $("metrics").textContent = metrics.map((one) => one.title).join("; ") + ` (${met
 $("credit").lastElementChild.textContent = example.credit;
 worker.postMessage({ id, task: "load", metrics });
 show();
+// Only now, when everything listens.
+$("unserved").remove();
+document.querySelector("main").hidden = false;

@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from iqa_jax import __version__
-from iqa_jax.cli import convert, data, evaluate, score, train, weights
+from iqa_jax.cli import convert, data, demo, evaluate, score, train, weights
 from iqa_jax.cli.ending import shown_plainly
 from iqa_jax.cli.options import TakesSeveral
 
@@ -59,6 +59,7 @@ for _command in (
     weights.export,
     weights.pack,
     convert.convert,
+    demo.demo,
 ):
     app.command(cls=TakesSeveral)(_command)
 app.command(

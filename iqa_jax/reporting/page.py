@@ -134,6 +134,7 @@ class Page(contextlib.AbstractContextManager):
           methods: the names in the entries, in the order of their columns.
           comparison: of the methods, see `iqa_jax.evaluation.comparison.Comparison.report`.
         """
+        self._share_scales(entries)
         files = sorted(self._images.iterdir())
         inline = sum(path.stat().st_size for path in files) <= _INLINE
         pairs = [
@@ -155,6 +156,7 @@ class Page(contextlib.AbstractContextManager):
             "methods": list(methods),
             "comparison": comparison,
             "measures": [*entries[0].measured] if entries else [],
+            "unit": unit,
         }
         # "<" could end the script that the data stand in.
         data = json.dumps(content).replace("<", "\\u003c")
@@ -169,6 +171,24 @@ class Page(contextlib.AbstractContextManager):
                 self._images.rename(pictures)
         write_whole(path, template.render(title=title, remark=remark, unit=unit, data=data))
         return path
+
+    def _share_scales(self, entries: Sequence[Entry]) -> None:
+        """Gives the maps of what is compared with each other the same colours for the same quality."""
+        contents: dict[str, list[dict]] = {}
+        for position, picture in self._pictures.items():
+            contents.setdefault(entries[position].content, []).append(picture)
+        for pictures in contents.values() if self._scale is None else ():
+            low = min(picture["mapLow"] for picture in pictures)
+            high = max(picture["mapHigh"] for picture in pictures)
+            for picture in pictures:
+                values = np.linspace(picture["mapLow"], picture["mapHigh"], 256)
+                if (picture["mapLow"], picture["mapHigh"]) != (low, high):
+                    path = self._images / picture["map"]
+                    with Image.open(path) as image:
+                        recoloured = Image.fromarray(np.asarray(image), "P")
+                    recoloured.putpalette(viridis()[levels(values, low, high)].tobytes())
+                    path.write_bytes(png_bytes(recoloured))
+                picture |= {"mapLow": low, "mapHigh": high}
 
     def _shown(self, file: Path, image: np.ndarray) -> str:
         """The name of the picture of a file, which is written once."""

@@ -1,4 +1,4 @@
-"""The templates of pages, `*.jinja` beside this file."""
+"""The templates of pages, `*.jinja` beside this file; their styles and scripts are in `web/`."""
 
 import base64
 from pathlib import Path
@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from iqa_jax.data.png import png_bytes
+
+WEB = Path(__file__).parent / "web"
 
 
 def environment():
@@ -20,7 +22,15 @@ def environment():
         lstrip_blocks=True,
     )
     made.filters |= {"number": _number, "embedded": _embedded}
+    made.globals["web"] = _web
     return made
+
+
+def _web(name: str):
+    """A style or script, to be part of a page as it is."""
+    import markupsafe
+
+    return markupsafe.Markup((WEB / name).read_text(encoding="utf-8"))
 
 
 def _number(value: float) -> str:

@@ -61,6 +61,11 @@ class OnnxModel:
             raise ValueError("damaged, its checksum differs; export the metric again")
         return cls(content, session, metadata), json.loads(metadata["record"])
 
+    @property
+    def content(self) -> bytes:
+        """The file."""
+        return self._content
+
     def features(self, windows, count):
         return (_unit_float(windows[:count]),)
 

@@ -33,18 +33,6 @@ class Mapped(Fidelity):
         return quality
 
 
-@pytest.fixture
-def methods(tmp_path):
-    """Two methods on three references; one file is broken."""
-    for number in range(3):
-        image = miniature.picture(number, (40, 48))
-        miniature.save(tmp_path / "ref" / f"R{number}.png", image)
-        for name, strength in (("good", 5.0), ("bad", 40.0)):
-            miniature.save(tmp_path / name / f"R{number}.png", miniature.noisy(image, strength, number))
-    (tmp_path / "bad" / "R2.png").write_bytes(b"</script>")
-    return tmp_path
-
-
 def made(folder):
     sets = [str(folder / name) for name in ("good", "bad")]
     pairs, _ = chosen_files(sets, [str(folder / "ref")])
@@ -261,22 +249,6 @@ def test_a_scale_of_negated_dmos_ends_at_0(methods, capsys):
     assert score_pairs(metric, pairs[:1]) == 0
     text = capsys.readouterr().err + (methods / "page" / "index.html").read_text()
     assert text.count("from -1 (bad) to 0 (excellent)") == 3 and "-0 (" not in text
-
-
-@pytest.fixture
-def browser():
-    webdriver = pytest.importorskip("selenium.webdriver")
-    binary, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if not binary or not driver:
-        pytest.skip("needs chromium and chromedriver")
-    options = webdriver.ChromeOptions()
-    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--window-size=1280,900"):
-        options.add_argument(argument)
-    options.binary_location = binary
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    opened = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
-    yield opened
-    opened.quit()
 
 
 def test_the_page_sorts_filters_and_compares_in_a_browser(methods, browser):

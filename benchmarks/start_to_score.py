@@ -101,6 +101,7 @@ def in_one_process(pairs: dict[str, list[str]], rounds: int) -> dict[tuple[str, 
     for name, files in pairs.items():
         for number in tqdm(range(rounds + 1), unit="round", desc=name):
             for engine, server in servers.items():
+                assert server.stdin and server.stdout  # both are pipes
                 server.stdin.write(json.dumps(files) + "\n")
                 server.stdin.flush()
                 answer = json.loads(server.stdout.readline())
@@ -108,8 +109,7 @@ def in_one_process(pairs: dict[str, list[str]], rounds: int) -> dict[tuple[str, 
                 if number:
                     costs.setdefault((engine, name), []).append(Cost(*answer["cost"]))
     for server in servers.values():
-        server.stdin.close()
-        server.wait()
+        server.communicate()  # closes its input, at which it ends
     apart = max(max(found) - min(found) for found in scores.values())
     assert apart < 1e-4, f"the engines' scores differ by {apart}"
     return {key: median(found) for key, found in costs.items()}

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax import lax
+from jax.core import Tracer
 from jax.extend.core import Literal
 
 from iqa_jax import __version__
@@ -190,7 +191,7 @@ def _replayed(jaxpr, consts: Sequence, arguments: Sequence) -> list:
             inner = step.params[_CALLS[name]]
             results = _replayed(getattr(inner, "jaxpr", inner), getattr(inner, "consts", ()), values)
         else:
-            if not any(isinstance(x, jax.core.Tracer) for x in values):
+            if not any(isinstance(x, Tracer) for x in values):
                 with jax.ensure_compile_time_eval():
                     results = step.primitive.bind(*values, **step.params)
             elif name == "split" and any(map(jax.export.is_symbolic_dim, step.params["sizes"])):

@@ -141,7 +141,7 @@ def test_batches_depend_on_the_epoch_and_the_seed_alone(pairs, tmp_path):
     assert len({np.asarray(row).tobytes() for batch in early for row in leaf(batch)}) > len(pairs)
 
 
-def test_a_run_on_kept_features_resumes_to_the_bit(data_dir, monkeypatch):  # noqa: F811
+def test_a_run_on_kept_features_resumes_to_the_bit(data_dir):  # noqa: F811
     fields = {"rotation": 0.0, "keep_features": 2, "eval_every": 4}
     line = train(configured(data_dir, num_steps=4, **fields), data_dir / "whole")
     assert np.isfinite(line["loss"]) and "ema_srcc" in line

@@ -97,7 +97,7 @@ class Ours:
 
         def features(trained, frozen, store, inputs):
             batch = feed.batch(store, inputs)
-            images = jnp.concatenate([batch.reference, batch.distorted])
+            images = jnp.concatenate([jnp.asarray(batch.reference), jnp.asarray(batch.distorted)])
             return nnx.merge(graph, trained, frozen).features(images).mean((1, 2))
 
         program = jit(features)

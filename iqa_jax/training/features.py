@@ -271,7 +271,7 @@ class Kept:
         shapes, of_reference, rows, reference_rows = self._shapes[name]
         numbers = iter(count())
         done = self._folder / f"{name}.json"
-        known = self._on_disk and done.exists() and done.read_text() == self._identity
+        known = self._on_disk and done.exists() and done.read_text(encoding="utf-8") == self._identity
 
         def array(rows: int, shape: tuple[int, ...]) -> np.ndarray:
             if not self._on_disk:
@@ -321,7 +321,7 @@ def _compute(
         """Row, number of the view and crop of these examples."""
         positions = list(positions)
         for position, image in zip(positions, read_ahead(examples.distorted_image, positions), strict=True):
-            image = mirrored_up(image, size)
+            image = np.asarray(mirrored_up(image, size))
             for number, view in enumerate(selection.views[picture[position]]):
                 yield int(kept.first[position]) + number, number, view.of(image, size)
 
@@ -336,7 +336,7 @@ def _compute(
         return
     start = 0
     for number, views in enumerate(selection.views):
-        image = mirrored_up(examples.reference_image(number), size)
+        image = np.asarray(mirrored_up(examples.reference_image(number), size))
         windows = (view.of(image, size) for view in views)
         whole = np.concatenate([extractor.alone(part) for part in in_parts(windows, _AT_ONCE)])
         kept.references[start : start + len(views)] = whole[..., : extractor.averaged]

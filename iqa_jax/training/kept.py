@@ -11,6 +11,7 @@ from flax import nnx
 
 from iqa_jax.data.source import PairSource
 from iqa_jax.models.base import Compared, FullReferenceModel, IQAModel
+from iqa_jax.ops import Array
 from iqa_jax.ops.keys import Purpose, generator_for
 from iqa_jax.ops.programs import jit
 from iqa_jax.ops.windows import places
@@ -23,7 +24,7 @@ from iqa_jax.weights.record import read_config
 _AT_ONCE = 64  # crops whose scores are computed together
 
 
-def judged(model: IQAModel, features: Compared | jax.Array, rngs: Any = None) -> jax.Array:
+def judged(model: IQAModel, features: Compared | Array, rngs: Any = None) -> jax.Array:
     """Normalised MOS (B,) from kept features."""
     if isinstance(model, FullReferenceModel):
         return model.judge(model.projected_comparison(cast(Compared, features)), rngs=rngs)

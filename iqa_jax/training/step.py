@@ -175,7 +175,7 @@ def _make_forward(
 
     def predictions(model, batch, rngs):
         if isinstance(batch, KeptBatch):
-            keys = rngs if model.full_reference else NoiseFor(rngs, batch.pseudo)
+            keys = rngs if model.full_reference else NoiseFor(rngs, jnp.asarray(batch.pseudo))
             return judged(model, batch.features, keys)
         keys = jax.vmap(example_key, (None, 0, 0, 0))(seed, batch.epoch, batch.index, batch.pseudo)
         if model.full_reference:

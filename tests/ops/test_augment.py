@@ -53,8 +53,13 @@ def test_without_rotation_it_is_a_crop_of_the_image_proper_or_its_mirror():
 
 def test_quarter_turns_give_each_of_the_eight_forms_of_a_crop():
     crop = jnp.arange(4 * 4 * 3, dtype=jnp.float32).reshape(4, 4, 3)
-    keys = jax.vmap(example_key, (None, None, 0))(0, 0, jnp.arange(200))
-    forms = jax.vmap(lambda key: flip_and_rotate(key, crop, rotation=0.0, turns=True))(keys)
+
+    @jax.jit
+    @jax.vmap
+    def form(index):
+        return flip_and_rotate(example_key(0, 0, index), crop, rotation=0.0, turns=True)
+
+    forms = form(jnp.arange(200))
     shown = {np.asarray(form).tobytes() for form in forms}
     expected = (np.rot90(x, k) for x in (crop, crop[:, ::-1]) for k in range(4))
     assert shown == {np.asarray(form).tobytes() for form in expected}

@@ -165,7 +165,9 @@ class FullReferenceModel(IQAModel):
         if self.magnitude_proj is not None:
             difference += self.magnitude_proj(cast(jax.Array, compared.magnitudes))
         if self.similarity_proj is not None:
-            difference += self.similarity_proj(cast(jax.Array, compared.similarities))
+            maps = cast(jax.Array, compared.similarities)
+            typical = jnp.asarray(similarity.TYPICAL, maps.dtype).reshape(1, 1, 1, -1)
+            difference += self.similarity_proj(maps / typical)
         return difference
 
     def magnitudes(self, reference: jax.Array, distorted: jax.Array) -> jax.Array:

@@ -58,7 +58,7 @@ class Judged(NamedTuple):
 def read(table: Path) -> Judged:
     """The rows of a table that have an opinion."""
     problems: list[str] = []
-    rows = table_rows(table, ("distorted",), problems, aliases=PAIR_ALIASES)
+    rows = table_rows(table, ("distorted",), problems, names=PAIR_ALIASES)
     columns = rows[0][1] if rows else {}
     label = "dmos" if "dmos" in columns else "mos"
     opinions = numbers([row.get(label) for _, row in rows])

@@ -8,6 +8,7 @@ averages of the backbone's maps alone.
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +23,8 @@ SIZE = 192
 
 def windows(image: np.ndarray) -> np.ndarray:
     """The windows of the grid: (H, W, 3) -> (6, 192, 192, 3) for 512 x 384."""
-    return np.stack([cut(image, place, SIZE) for place in places("grid", *image.shape[:2], SIZE)])
+    height, width = image.shape[:2]
+    return np.stack([cut(image, place, SIZE) for place in places("grid", height, width, SIZE)])
 
 
 def compared_features(
@@ -68,7 +70,7 @@ def blind_features(model: IQAModel, images: Iterable[np.ndarray]) -> np.ndarray:
     return np.stack(rows).astype(np.float16)
 
 
-def write_whole(path: Path, **fields: np.ndarray) -> None:
+def write_whole(path: Path, **fields: Any) -> None:
     """An .npz that is there in one piece or not at all."""
     partial = path.with_suffix(".partial.npz")
     np.savez(partial, **fields)

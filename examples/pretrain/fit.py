@@ -13,7 +13,7 @@ import optax
 from flax import nnx
 from tqdm import tqdm
 
-from iqa_jax.models.base import Compared, IQAModel, split_model
+from iqa_jax.models.base import Compared, FullReferenceModel, IQAModel, split_model
 
 
 class Settings(NamedTuple):
@@ -97,7 +97,7 @@ def picture_scores(
     """MOS (B,) of pictures from features (B, 6, …): fields of `Compared`, or "features" of a blind model."""
     shape = next(iter(batch.values())).shape[:2]
     windows = {name: x.reshape(-1, *x.shape[2:]).astype(jnp.float32) for name, x in batch.items()}
-    if model.full_reference:
+    if isinstance(model, FullReferenceModel):
         scores = model.judge(model.projected_comparison(Compared(**windows)), rngs=rngs)
     else:
         scores = model.assess(model.projected(windows["features"]), rngs=rngs)

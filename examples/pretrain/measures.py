@@ -4,6 +4,7 @@ piq 0.8.0 (HaarPSI, MDSI, GMSD, VSI, FSIMc, MS-SSIM, VIF in the pixel domain, PS
 the package `ssimulacra2`.  For all of them more is better here: MDSI and GMSD are negated.
 """
 
+import importlib
 import io
 
 import numpy as np
@@ -25,15 +26,14 @@ NAMES = (*_OF_PIQ, "ssimulacra2")
 
 def measured(reference: np.ndarray, distorted: np.ndarray) -> np.ndarray:
     """All of `NAMES`: two pictures (H, W, 3) uint8 -> (len(NAMES),) float32."""
-    import piq
     import torch
-    from ssimulacra2 import compute_ssimulacra2
 
+    piq, ssimulacra2 = (importlib.import_module(name) for name in ("piq", "ssimulacra2"))
     torch.set_num_threads(1)
     tensors = [torch.tensor(x).permute(2, 0, 1)[None] / 255 for x in (reference, distorted)]
     values = [sign * float(getattr(piq, name)(*tensors)) for name, sign in _OF_PIQ.values()]
     files = [_as_file(x) for x in (reference, distorted)]
-    return np.array([*values, compute_ssimulacra2(*files)], np.float32)
+    return np.array([*values, ssimulacra2.compute_ssimulacra2(*files)], np.float32)
 
 
 def _as_file(image: np.ndarray) -> io.BytesIO:

@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import extras
 import numpy as np
@@ -21,7 +21,7 @@ from tqdm import tqdm
 from iqa_jax import __version__
 from iqa_jax.data.datasets.base import digest
 from iqa_jax.evaluation.agreement import correlations
-from iqa_jax.models.base import IQAModel
+from iqa_jax.models.base import FullReferenceModel, IQAModel
 from iqa_jax.weights.directory import save_weights
 from iqa_jax.weights.flat import STORED, flat_weights, iqa_model_with
 from iqa_jax.weights.reading import read_any
@@ -62,7 +62,7 @@ def labelled(listed: list[Photograph], pairs: Path, without: tuple[str, ...]) ->
     return [Part(*row) for row in zip(files, photographs, kinds, labels, strict=True)]
 
 
-def full_reference_features(model: IQAModel, parts: list[Part], directory: Path) -> list[Features]:
+def full_reference_features(model: FullReferenceModel, parts: list[Part], directory: Path) -> list[Features]:
     """Of each part the fields of `Compared`."""
 
     def made(part: Part) -> Features:
@@ -72,7 +72,7 @@ def full_reference_features(model: IQAModel, parts: list[Part], directory: Path)
     return [_kept(directory / part.path.name, made, part) for part in _shown(parts)]
 
 
-def extra_features(model: IQAModel, parts: list[Part], directory: Path) -> list[Features]:
+def extra_features(model: FullReferenceModel, parts: list[Part], directory: Path) -> list[Features]:
     """The same of the `extras` of each part that has them; `reference` has a row for each."""
 
     def made(part: Part) -> Features:
@@ -195,7 +195,7 @@ def train_metrics(
         target = output / "-".join([name, *without, str(seed)])
         return _trained(name, examples, parts, listed, target, seed, judged)
 
-    model = new_model(RECIPES["full-reference"].config, seed)
+    model = cast(FullReferenceModel, new_model(RECIPES["full-reference"].config, seed))
     features = full_reference_features(model, parts, kept / "full-reference")
     more = extra_features(model, [part for part in parts if _has_extras(part)], kept / "extras")
     divisions = zip(divided(features), divided(parts), strict=True)
@@ -241,7 +241,7 @@ def _trained(
 
 def _source(recipe, seed, parts, training, validation, agreement) -> dict:
     """Where the weights come from, as `config.json` keeps it."""
-    data = {"dataset": "pretraining pairs"}
+    data: dict[str, Any] = {"dataset": "pretraining pairs"}
     for division, held_out, examples in (("training", False, training), ("validation", True, validation)):
         chosen = [part for part in parts if part.photograph.held_out is held_out]
         data[division] = {

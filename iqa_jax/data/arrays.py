@@ -6,7 +6,7 @@ Everything that takes images checks them here, so that all of it accepts and ref
 import os
 import warnings
 from collections.abc import Callable
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 from PIL import Image
@@ -122,7 +122,7 @@ def check_one_shape(reference: Array, distorted: Array, name: str = "distorted")
     raise UserError(f"reference {a} and {name} {b} differ in shape; {hint}")
 
 
-def mask_of(given: object, images: Array, name: str = "mask") -> np.ndarray:
+def mask_of(given: Any, images: Array, name: str = "mask") -> np.ndarray:
     """A mask as an array of the images' height and width, and batch, float32 in [0, 1].
 
     Args:

@@ -39,7 +39,8 @@ def planes(images: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def _mixed(images, weights):
-    return sum(weight * images[..., channel] for channel, weight in enumerate(weights))
+    first, second, third = (weight * images[..., channel] for channel, weight in enumerate(weights))
+    return first + second + third
 
 
 def halved(x: jax.Array) -> jax.Array:

@@ -38,7 +38,7 @@ def fit(
     """
     model.train()
     graphdef, weights, frozen = split_model(model)
-    trained, statistics = weights.split(nnx.Param, ...)
+    trained, statistics = nnx.split_state(weights, nnx.Param, ...)
     schedule = optax.warmup_cosine_decay_schedule(
         0, settings.learning_rate, settings.warmup_steps, settings.steps
     )
@@ -50,7 +50,7 @@ def fit(
             merged = nnx.merge(graphdef, trained, statistics, frozen, copy=True)
             scores = picture_scores(merged, batch, rngs=nnx.Rngs(dropout=key))
             _, changed, _ = split_model(merged)
-            return _loss(scores, labels, settings.rank_weight), changed.split(nnx.Param, ...)[1]
+            return _loss(scores, labels, settings.rank_weight), nnx.split_state(changed, nnx.Param, ...)[1]
 
         (value, statistics), gradient = jax.value_and_grad(loss, has_aux=True)(trained)
         updates, state = optimizer.update(gradient, state, trained)

@@ -98,7 +98,7 @@ def test_labels_follow_the_measures_and_the_best_is_for_identical_pairs(pretrain
 def test_stand_ins_for_generative_models_and_extras_change_pictures(pretrain, tmp_path, monkeypatch):
     pytest.importorskip("torch")
     generative, extras = pretrain("generative"), pretrain("extras")
-    picture = miniature.picture(0, (128, 160))
+    picture = miniature.noisy(miniature.picture(0, (128, 160)), 12.0, 1)  # with texture
     monkeypatch.setattr(generative, "NETWORK", tmp_path / "network.npz")
     generative.train_network([picture], generative.NETWORK, steps=2)
     for make in generative.GENERATIVE:

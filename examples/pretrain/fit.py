@@ -4,6 +4,7 @@ The score of a picture is the mean of its windows' scores, as `iqa_jax` gives it
 for the picture.  So no window needs a label of its own, which a window of the sky would not deserve.
 """
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -107,6 +108,11 @@ def picture_scores(
 def predict(model: IQAModel, examples: dict[str, np.ndarray], count: int) -> np.ndarray:
     """MOS (N,) of pictures by a model in evaluation mode."""
     graphdef, state = nnx.split(model)
-    scores = jax.jit(lambda state, batch: picture_scores(nnx.merge(graphdef, state), batch))
     parts = [np.arange(start, start + 32) % count for start in range(0, count, 32)]
-    return np.concatenate([scores(state, batch_of(examples, rows)) for rows in parts])[:count]
+    scores = [_scores(graphdef, state, batch_of(examples, rows)) for rows in parts]
+    return np.concatenate(scores)[:count]
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _scores(graphdef, state, batch):
+    return picture_scores(nnx.merge(graphdef, state), batch)

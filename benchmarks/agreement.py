@@ -33,8 +33,8 @@ from tables import Output, put_out
 from tqdm import tqdm
 
 import iqa_jax
+from iqa_jax.data.layouts import read_pair_table
 from iqa_jax.data.numerals import numbers
-from iqa_jax.data.tables import PAIR_ALIASES, listed_path, table_rows
 from iqa_jax.errors import DataError, UserError
 from iqa_jax.evaluation.agreement import correlations, srcc, thirds
 from iqa_jax.evaluation.statistics import Comparison, compare, fit_logistic
@@ -58,7 +58,8 @@ class Judged(NamedTuple):
 def read(table: Path) -> Judged:
     """The rows of a table that have an opinion."""
     problems: list[str] = []
-    rows = table_rows(table, ("distorted",), problems, names=PAIR_ALIASES)
+    listed = read_pair_table(table, ("distorted",), problems, lambda line: print(line, file=sys.stderr))
+    rows = listed.rows
     columns = rows[0][1] if rows else {}
     label = "dmos" if "dmos" in columns else "mos"
     opinions = numbers([row.get(label) for _, row in rows])
@@ -67,7 +68,7 @@ def read(table: Path) -> Judged:
     known = [(row, opinion) for (_, row), opinion in zip(rows, opinions, strict=True) if opinion is not None]
 
     def file(row: dict[str, str], column: str) -> Path:
-        return table.parent / listed_path(table.parent, row[column])
+        return table.parent / listed.path(table.parent, row[column])
 
     references = [file(row, "reference") if row.get("reference") else None for row, _ in known]
     distorted = [file(row, "distorted") for row, _ in known]

@@ -5,10 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from flax import nnx
 
-from iqa_jax.cli.train_arguments import parse
 from iqa_jax.scoring.metric import FullReferenceMetric
 from iqa_jax.scoring.network import Network
+from iqa_jax.weights.flat import STORED, flat_weights, iqa_model_with
+from iqa_jax.weights.places import SHIPPED
+from iqa_jax.weights.reading import read_any
 from tests import miniature, networks
 
 _EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -45,11 +48,65 @@ def test_both_trainings_of_the_denoiser_in_pytorch_see_the_same():
     assert same == [True, True, False]
 
 
-@pytest.mark.parametrize("recipe", ["conformer", "student"])
-def test_the_recipes_of_the_packages_metrics_are_complete(recipe):
-    command = [f"--config={_EXAMPLES / 'pretrain' / 'recipe.py'}:{recipe}", "--config.teacher=run"]
-    config = parse(command if recipe == "student" else command[:1]).config
-    assert (config.stride, config.dataset) == (32, "pairs/windows")
+@pytest.fixture
+def pretrain(monkeypatch):
+    """Imports a module of the recipe of the shipped metrics."""
+    monkeypatch.syspath_prepend(_EXAMPLES / "pretrain")
+    return importlib.import_module
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_the_shipped_metrics_are_those_of_the_recipe(name, pretrain):
+    config, _, record = read_any(name)
+    recipe = pretrain("recipe").RECIPES[name]
+    assert config == recipe.config
+    assert record["source"]["training"] == {"seed": 0, **recipe.settings._asdict()}
+
+
+def test_the_recipe_fits_whole_pictures_on_kept_features(pretrain):
+    fit, features = pretrain("fit"), pretrain("features")
+    scale = {"mos_mean": 5.0, "mos_std": 1.0, "mos_low": 1.0, "mos_high": 5.0, "crop_size": 192}
+    maps = {"taps": ("stage1",), "magnitudes": ("stage1",), "stride": 32, "similarities": True}
+    model = networks.random_model(networks.small_config(dim=16, dropout=0.0, **scale, **maps))
+    reference = miniature.picture(0, (200, 230))
+    versions = [miniature.noisy(reference, sigma, 1) for sigma in (0, 5, 15, 40)]
+    parts = features.compared_features(model, reference, versions)
+    examples = {**parts, "reference": parts["reference"][None], "originals": np.zeros(4, int)}
+    labels = np.float32([5, 4.3, 3.2, 2])
+    settings = fit.Settings(40, batch_size=4, warmup_steps=5, ema_decay=0.8)
+    weights = flat_weights(fit.fit(model, examples, labels, settings, 0))
+    trained = iqa_model_with(model.config, {**flat_weights(nnx.state(model, STORED)), **weights})
+    scores = fit.predict(trained, examples, 4)
+    assert scores[0] == 5 and (np.diff(scores) < 0).all()
+    metric = FullReferenceMetric(Network.from_model(trained), {"sha256": ""})
+    np.testing.assert_allclose([metric(reference, version) for version in versions], scores, atol=0.02)
+
+
+def test_labels_follow_the_measures_and_the_best_is_for_identical_pairs(pretrain):
+    labels, degrading, names = pretrain("labels"), pretrain("degrading"), pretrain("measures").NAMES
+    rng = np.random.default_rng(0)
+    kinds = np.array(["identical", *(kind for kind in degrading.KADID for _ in range(20))])
+    strength = np.array([0.0, *np.tile(np.linspace(0.3, 5, 20), len(degrading.KADID))])
+    measures = -strength[:, None] + 0.1 * rng.standard_normal((len(kinds), len(names)))
+    labeller = labels.Labeller([{"kind": kinds, "strength": strength, "measures": measures}])
+    assert labeller("identical", 0.0, measures[0]) == 5
+    for kind in ("jpeg", "gaussian_blur", "high_frequency_noise", "channel_quantization", "jpeg+haze"):
+        scores = [labeller(kind, u, np.full(len(names), -u)) for u in (0.5, 2.0, 4.5)]
+        assert 5 >= scores[0] > scores[1] > scores[2] >= 1, kind
+
+
+def test_stand_ins_for_generative_models_and_extras_change_pictures(pretrain, tmp_path, monkeypatch):
+    pytest.importorskip("torch")
+    generative, extras = pretrain("generative"), pretrain("extras")
+    picture = miniature.noisy(miniature.picture(0, (128, 160)), 12.0, 1)  # with texture
+    monkeypatch.setattr(generative, "NETWORK", tmp_path / "network.npz")
+    generative.train_network([picture], generative.NETWORK, steps=2)
+    for make in generative.GENERATIVE:
+        mild, strong = (make(picture, u, np.random.default_rng(0)).astype(float) for u in (0.5, 4.5))
+        assert 0 < np.abs(mild - picture).mean() < 1.1 * np.abs(strong - picture).mean(), make.__name__
+    assert (np.ptp(extras.toned(picture), axis=-1) == 0).all()
+    noise = extras.grained(picture, 6.0, np.random.default_rng(0)).astype(float) - picture
+    assert 4 < noise.std() < 7
 
 
 def test_a_denoiser_learns_from_the_error_and_from_the_metric():

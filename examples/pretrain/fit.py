@@ -4,6 +4,7 @@ The score of a picture is the mean of its windows' scores, as `iqa_jax` gives it
 for the picture.  So no window needs a label of its own, which a window of the sky would not deserve.
 """
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -38,7 +39,7 @@ def fit(
     """
     model.train()
     graphdef, weights, frozen = split_model(model)
-    trained, statistics = weights.split(nnx.Param, ...)
+    trained, statistics = nnx.split_state(weights, nnx.Param, ...)
     schedule = optax.warmup_cosine_decay_schedule(
         0, settings.learning_rate, settings.warmup_steps, settings.steps
     )
@@ -50,7 +51,7 @@ def fit(
             merged = nnx.merge(graphdef, trained, statistics, frozen, copy=True)
             scores = picture_scores(merged, batch, rngs=nnx.Rngs(dropout=key))
             _, changed, _ = split_model(merged)
-            return _loss(scores, labels, settings.rank_weight), changed.split(nnx.Param, ...)[1]
+            return _loss(scores, labels, settings.rank_weight), nnx.split_state(changed, nnx.Param, ...)[1]
 
         (value, statistics), gradient = jax.value_and_grad(loss, has_aux=True)(trained)
         updates, state = optimizer.update(gradient, state, trained)
@@ -107,6 +108,11 @@ def picture_scores(
 def predict(model: IQAModel, examples: dict[str, np.ndarray], count: int) -> np.ndarray:
     """MOS (N,) of pictures by a model in evaluation mode."""
     graphdef, state = nnx.split(model)
-    scores = jax.jit(lambda state, batch: picture_scores(nnx.merge(graphdef, state), batch))
     parts = [np.arange(start, start + 32) % count for start in range(0, count, 32)]
-    return np.concatenate([scores(state, batch_of(examples, rows)) for rows in parts])[:count]
+    scores = [_scores(graphdef, state, batch_of(examples, rows)) for rows in parts]
+    return np.concatenate(scores)[:count]
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _scores(graphdef, state, batch):
+    return picture_scores(nnx.merge(graphdef, state), batch)

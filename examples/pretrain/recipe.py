@@ -38,7 +38,7 @@ RECIPES = {
     "blind": Recipe(
         ModelConfig(
             "blind_student",
-            taps=("stage1", "stage2", "stage3", "stage4", "stage5"),
+            taps=("stage1", "stage2", "stage3", "stage4"),
             dropout=0.1,
             stochastic_depth=0.1,
             **_COMMON,

@@ -8,6 +8,7 @@ and plain errors.  The formulas are brought to one form, so they differ from the
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 SCALES = 3  # 1/2, 1/4 and 1/8 of the window's size
 CHANNELS = 6 * SCALES + 4 * (SCALES - 1) + 2 + 2 * 2 + 6
@@ -35,7 +36,7 @@ def planes(images: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Luma (B, S, S) and chroma at half the size (B, S/2, S/2, 2) of pictures (B, S, S, 3) in [0, 1]."""
     luma = _mixed(images, _LUMA)  # no matrix product, which some devices round
     small = halved(images)
-    return luma, jnp.stack([_mixed(small, weights) for weights in _CHROMA], axis=-1)
+    return luma, _stacked([_mixed(small, weights) for weights in _CHROMA])
 
 
 def _mixed(images, weights):
@@ -82,7 +83,7 @@ def compared(
         maps += [_cells(unlike, grid), _root(_cells(unlike**2, grid))]
     maps += _errors(reference[0] - distorted[0], grid)
     maps += [_root(_cells((reference[1][..., k] - distorted[1][..., k]) ** 2, grid)) for k in (0, 1)]
-    return jnp.stack(maps, axis=-1)
+    return _stacked(maps)
 
 
 def _errors(difference, grid):
@@ -99,9 +100,8 @@ def _errors(difference, grid):
 
 def _steps(x, axis):
     """Differences of neighbours of (B, H, W), 0 after the last."""
-    padding = [(0, 0)] * 3
-    padding[axis] = (0, 1)
-    return jnp.pad(jnp.diff(x, axis=axis), padding)
+    extended = jnp.concatenate([x, lax.slice_in_dim(x, -1, None, axis=axis)], axis=axis)
+    return jnp.diff(extended, axis=axis)
 
 
 def _gradients(a, b, grid):
@@ -143,12 +143,18 @@ def _structure(a, b, grid):
 
 def _magnitude(x):
     """Scharr's gradient of (B, H, W), the border repeated."""
-    x = jnp.pad(x, ((0, 0), (1, 1), (1, 1)), mode="edge")
+    x = jnp.concatenate([x[:, :1], x, x[:, -1:]], axis=1)
+    x = jnp.concatenate([x[:, :, :1], x, x[:, :, -1:]], axis=2)
     down = x[:, 2:] - x[:, :-2]
     across = x[:, :, 2:] - x[:, :, :-2]
     down = (3 * down[:, :, :-2] + 10 * down[:, :, 1:-1] + 3 * down[:, :, 2:]) / 16
     across = (3 * across[:, :-2] + 10 * across[:, 1:-1] + 3 * across[:, 2:]) / 16
     return _root(down**2 + across**2)
+
+
+def _stacked(maps):
+    """Maps as channels; converters to other formats know no `jnp.stack`."""
+    return jnp.concatenate([x[..., None] for x in maps], axis=-1)
 
 
 def _root(x):

@@ -191,7 +191,8 @@ def _replayed(jaxpr, consts: Sequence, arguments: Sequence) -> list:
             inner = step.params[_CALLS[name]]
             results = _replayed(getattr(inner, "jaxpr", inner), getattr(inner, "consts", ()), values)
         else:
-            if not any(isinstance(x, Tracer) for x in values):
+            of_batch = any(map(_is_of_batch, step.outvars))  # a constant for each example of a batch
+            if not of_batch and not any(isinstance(x, Tracer) for x in values):
                 with jax.ensure_compile_time_eval():
                     results = step.primitive.bind(*values, **step.params)
             elif name == "split" and any(map(jax.export.is_symbolic_dim, step.params["sizes"])):
@@ -202,6 +203,10 @@ def _replayed(jaxpr, consts: Sequence, arguments: Sequence) -> list:
                 results = [results]
         known.update(zip(step.outvars, results, strict=True))
     return [value(variable) for variable in jaxpr.outvars]
+
+
+def _is_of_batch(variable) -> bool:
+    return any(map(jax.export.is_symbolic_dim, variable.aval.shape))
 
 
 def _equal_parts(x: jax.Array, count: int, axis: int) -> list[jax.Array]:

@@ -297,13 +297,16 @@ def _and_more(names: list[str]) -> str:
     return f" (and {len(names) - 1} more)" if len(names) > 1 else ""
 
 
+_LATER = ("similarities", "turns", "keep_features")  # runs of earlier versions do without them
+
+
 def _check_names(values: Mapping[str, object]) -> None:
     """Raises ConfigError for a field that is missing or that the model does not read."""
     model = values.get("model")
     if problem := dict(_limits_of(TrainConfig))["model"].problem(model):
         raise ConfigError(f"config.model={model}: expected {problem}")
     fields = fields_of(IQA_MODELS[str(model)].full_reference)
-    if missing := [name for name in fields if name not in values]:
+    if missing := [name for name in fields if name not in values and name not in _LATER]:
         raise ConfigError(
             f"config.{missing[0]} is missing, which config.model={model} needs"
             f"{_and_more(missing)}; take them from the recipe of that model"

@@ -157,6 +157,9 @@ def test_the_defaults_are_the_papers_recipe(recipe):
     given = {} if recipe is conformer else {"teacher": "runs/conformer"}
     config = TrainConfig(model=fields["model"], **given)
     assert config == TrainConfig.from_dict(fields | given) and config.to_dict() == fields | given
+    later = {name for name in fields | given if name in ("similarities", "turns", "keep_features")}
+    earlier = {name: value for name, value in fields.items() if name not in later}
+    assert TrainConfig.from_dict(earlier | given).to_dict().keys() == config.to_dict().keys()
 
 
 def test_a_configuration_of_python_is_checked_and_stays_as_it_is():

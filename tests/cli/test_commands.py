@@ -291,7 +291,7 @@ def test_score_prints_a_number_and_reports_what_is_broken(call, prepared, tmp_pa
     (tmp_path / "A0001_00_09.bmp").write_bytes(target.read_bytes()[:300])
     arguments = ("-t", pipal / "Distortion_1", "-t", tmp_path, "-r", pipal / "Train_Ref", "--json")
     code, out, _ = call("score", "--weights", run, *arguments, "--map", tmp_path / "maps")
-    results = {Path(result["target"]).name: result for result in json.loads(out)}
+    results = {Path(result["target"]).name: result for result in json.loads(out)["scores"]}
     assert code == 1 and "error" in results["A0001_00_09.bmp"]
     assert results["A0001_00_01.bmp"]["score"] == pytest.approx(single, abs=1e-2)
     assert results["A0005_01_02.bmp"]["reference"].endswith("A0005.bmp")

@@ -418,7 +418,7 @@ def imported_after(statement):
 
 def test_importing_the_package_imports_little(tmp_path):
     assert imported_after("import iqa_jax") == set()
-    assert imported_after("import iqa_jax; iqa_jax.load") == {"jax", "flax"}
+    assert imported_after("import iqa_jax; iqa_jax.load") == set()  # JAX comes with the first call
     save_file(reference.fill_rule(LITE0), tmp_path / "model.safetensors")
     file = str(tmp_path / "model.safetensors")
     convert = f"from iqa_jax.weights.pytorch.convert import convert_file; convert_file({file!r})"

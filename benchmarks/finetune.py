@@ -44,7 +44,7 @@ class Taken(NamedTuple):
 def built_in(folder: Path, small: bool) -> list[dict[str, str]]:
     """Rows of a table of the built-in set's pairs, whose images are written into the folder."""
     rows = []
-    for split, every in (("train", 15), ("validation", 60 if small else 15)):
+    for split, every in (("train", 5), ("validation", 60 if small else 15)):
         source = PairSource(prepare_dataset("iqa_demo"), split)
         for position in range(0, len(source), every):
             pair = source[position]
@@ -58,12 +58,13 @@ def built_in(folder: Path, small: bool) -> list[dict[str, str]]:
 
 def chosen(rows: list[dict[str, str]]) -> list[dict[str, str]]:
     """The pairs that are trained on, then those of the other references."""
-    names = list(dict.fromkeys(row["reference"] for row in rows))
-    training = []
-    for name in names[:REFERENCES]:
-        own = [row for row in rows if row["reference"] == name]
-        training += [own[k] for k in np.linspace(0, len(own) - 1, VERSIONS).astype(int)]
-    return training + [row for row in rows if row["reference"] not in names[:REFERENCES]]
+    of_each: dict[str, list[dict[str, str]]] = {}
+    for row in rows:
+        of_each.setdefault(row["reference"], []).append(row)
+    names = [name for name, own in of_each.items() if len(own) >= VERSIONS][:REFERENCES]
+    spread = [np.linspace(0, len(of_each[name]) - 1, VERSIONS).astype(int) for name in names]
+    training = [of_each[name][k] for name, places in zip(names, spread, strict=True) for k in places]
+    return training + [row for row in rows if row["reference"] not in names]
 
 
 def run(data: Path, workdir: Path, small: bool, **fields: int) -> Taken:
@@ -73,8 +74,7 @@ def run(data: Path, workdir: Path, small: bool, **fields: int) -> Taken:
     given = {
         "dataset": "pairs/judged",
         "data_dir": data,
-        "train_split": f"train[:{pairs}]",
-        "validation_split": f"train[{pairs}:]",
+        "splits": data.parent / "splits.json",
         "num_steps": steps,
         "eval_every": steps,
         **fields,
@@ -111,7 +111,13 @@ def main(
         with (folder / "judged.csv").open("w", newline="") as file:
             table = csv.DictWriter(file, ["reference", "distorted", "mos"], extrasaction="ignore")
             table.writeheader()
-            table.writerows(chosen(rows))
+            rows = chosen(rows)
+            table.writerows(rows)
+        pairs = REFERENCES * VERSIONS
+        content = {"dataset": "pairs/judged", "split": "train"}
+        for part, of in (("train", rows[:pairs]), ("validation", rows[pairs:])):
+            content |= {part: list(dict.fromkeys(row["reference"] for row in of))}
+        (folder / "splits.json").write_text(json.dumps(content), encoding="utf-8")
         scale = "0-9" if judged else "1-5"
         prepare = [sys.executable, "-m", "iqa_jax", "prepare", "pairs", "--manual-dir", folder / "judged.csv"]
         environment = os.environ | {"PYTHONPATH": str(ROOT)}

@@ -125,13 +125,13 @@ def _structure(a, b, grid):
     """Four maps of means, variances and covariance of blocks."""
     size = 4 if a.shape[1] // grid % 4 == 0 else 2
 
-    def mean(x):
+    def blocks(x):
         batch, height, width = x.shape
-        return x.reshape(batch, height // size, size, width // size, size).mean((2, 4))
+        x = x.reshape(batch, height // size, size, width // size, size)
+        return x - x.mean((2, 4), keepdims=True)  # at once: differences of squares would lose digits
 
-    ma, mb = mean(a), mean(b)
-    va, vb = jax.nn.relu(mean(a * a) - ma * ma), jax.nn.relu(mean(b * b) - mb * mb)
-    both = mean(a * b) - ma * mb
+    a, b = blocks(a), blocks(b)
+    va, vb, both = ((x * y).mean((2, 4)) for x, y in ((a, a), (b, b), (a, b)))
     unlike = 1 - (2 * both + _STRUCTURE) / (va + vb + _STRUCTURE)
     gain = jax.nn.relu(both) / (va + 1e-6)
     rest = jax.nn.relu(vb - gain * both)

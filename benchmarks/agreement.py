@@ -37,7 +37,7 @@ from iqa_jax.data.layouts import read_pair_table
 from iqa_jax.data.numerals import numbers
 from iqa_jax.errors import DataError, UserError
 from iqa_jax.evaluation.agreement import correlations, srcc, thirds
-from iqa_jax.evaluation.statistics import Comparison, compare, fit_logistic
+from iqa_jax.evaluation.statistics import ComparedNumber, compare_numbers, fit_logistic
 from iqa_jax.ops.programs import keep_programs
 from iqa_jax.scoring.files import score_files
 from iqa_jax.scoring.load import BLIND, FULL_REFERENCE
@@ -132,11 +132,11 @@ def report(judged: Judged, scores: dict[str, np.ndarray], rivals: list[str], res
     best = max(rivals, key=lambda title: np.nan_to_num(everything[title], nan=-2)) if rivals else None
     with tqdm(total=resamples, desc="bootstrap", unit="resample") as bar:
         base = best or next(iter(scores))
-        compared = compare(judged.contents, all_srcc, base, resamples=resamples, progress=bar.update)
+        compared = compare_numbers(judged.contents, all_srcc, base, resamples=resamples, progress=bar.update)
     bands = thirds(judged.mos)
     kinds = {kind: np.flatnonzero(judged.types == kind) for kind in sorted(set(judged.types) - {""})}
 
-    def figures(title: str, comparison: Comparison) -> dict:
+    def figures(title: str, comparison: ComparedNumber) -> dict:
         values = scores[title]
         fit = fit_logistic(values, judged.mos, parameters=5)
         row = {

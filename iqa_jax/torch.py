@@ -218,11 +218,11 @@ class _FromJax(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, *incoming):
-        found, number = [None] * ctx.count, len(ctx.wanted)
+        results, number = [None] * ctx.count, len(ctx.wanted)
         gradients, images = ctx.saved_tensors[:number], ctx.saved_tensors[number:]
         for k, gradient, image in zip(ctx.wanted, gradients, images, strict=True):
-            found[k] = _Once.apply(gradient, image, incoming[0])
-        return None, None, None, None, *found
+            results[k] = _Once.apply(gradient, image, incoming[0])
+        return None, None, None, None, *results
 
 
 class _Once(torch.autograd.Function):

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, cast
 
 import generative
 import numpy as np
+from arrays import as_image, between
 from PIL import Image
 from scipy import fft as scipy_fft
 from scipy import ndimage
@@ -34,19 +35,6 @@ class Kind(NamedTuple):
     range: tuple[float, float]
     known: bool = False
     local: bool = False
-
-
-def as_image(x):
-    """Values on the scale of 0 to 255 -> uint8."""
-    return np.clip(np.rint(x), 0, 255).astype(np.uint8)
-
-
-def between(u, values, log=False):
-    """The parameter at strength u; `values` are those of u = 0, 1, 2, …"""
-    values = np.asarray(values, float)
-    if log:
-        return float(np.exp(np.interp(u, np.arange(len(values)), np.log(values))))
-    return float(np.interp(u, np.arange(len(values)), values))
 
 
 def by_levels(function, values, *, log=False, random=False, whole=False):

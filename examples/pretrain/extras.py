@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
+from arrays import as_image
 from photographs import HEIGHT, WIDTH, Photograph
 from PIL import Image
 from scipy import ndimage
@@ -26,7 +27,7 @@ class Extra(NamedTuple):
 def toned(image: np.ndarray, tint: tuple[float, ...] = (1, 1, 1)) -> np.ndarray:
     """A black-and-white version, (H, W, 3) uint8; or one of a single tone."""
     luma = image @ np.array([0.299, 0.587, 0.114])
-    return np.clip(np.rint(luma[..., None] * np.array(tint)), 0, 255).astype(np.uint8)
+    return as_image(luma[..., None] * np.array(tint))
 
 
 def grained(image: np.ndarray, sigma: float, rng: np.random.Generator) -> np.ndarray:
@@ -34,7 +35,7 @@ def grained(image: np.ndarray, sigma: float, rng: np.random.Generator) -> np.nda
     noise = rng.standard_normal((*image.shape[:2], 3 if rng.random() < 0.4 else 1))
     if rng.random() < 0.5:
         noise = ndimage.gaussian_filter(noise, (s := rng.uniform(0.5, 1.2), s, 0))
-    return np.clip(np.rint(image + sigma * noise / noise.std()), 0, 255).astype(np.uint8)
+    return as_image(image + sigma * noise / noise.std())
 
 
 def clean_part(photograph: Photograph, which: int) -> np.ndarray:

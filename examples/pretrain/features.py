@@ -5,10 +5,7 @@ six windows of each distorted version (N, 6, …), the reference's once (6, …)
 averages of the backbone's maps alone.
 """
 
-import os
-from collections.abc import Iterable, Iterator
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterable
 
 import jax
 import jax.numpy as jnp
@@ -68,18 +65,3 @@ def blind_features(model: IQAModel, images: Iterable[np.ndarray]) -> np.ndarray:
         _COMPILED[graphdef] = jax.jit(lambda state, x: nnx.merge(graphdef, state).features(x))
     rows = [_COMPILED[graphdef](state, jnp.asarray(windows(image))) for image in images]
     return np.stack(rows).astype(np.float16)
-
-
-def write_whole(path: Path, **fields: Any) -> None:
-    """An .npz that is there in one piece or not at all."""
-    partial = path.with_suffix(".partial.npz")
-    np.savez(partial, **fields)
-    os.replace(partial, path)
-
-
-def missing(pairs: Path, directory: Path) -> Iterator[tuple[Path, Path]]:
-    """The files of pairs whose features are not there yet, and where these belong."""
-    directory.mkdir(parents=True, exist_ok=True)
-    for path in sorted(pairs.glob("???_?.npz")):
-        if not (directory / path.name).exists():
-            yield path, directory / path.name

@@ -13,19 +13,12 @@ import functools
 from pathlib import Path
 
 import numpy as np
+from arrays import as_image, between, write_whole
 from PIL import Image
 from scipy import ndimage
 
 NETWORK = Path("superresolution.npz")  # of the working folder: `train_network` writes it
 _LUMA = np.array([0.299, 0.587, 0.114])
-
-
-def _as_image(x):
-    return np.clip(np.rint(x), 0, 255).astype(np.uint8)
-
-
-def _between(u, values):
-    return float(np.interp(u, np.arange(len(values)), values))
 
 
 def _enlarged(image, scale):
@@ -74,8 +67,7 @@ def train_network(pictures: list[np.ndarray], path: Path, *, steps: int = 600) -
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    with path.open("wb") as file:
-        np.savez(file, **{name: value.numpy() for name, value in network.state_dict().items()})
+    write_whole(path, **{name: value.numpy() for name, value in network.state_dict().items()})
 
 
 @functools.cache
@@ -91,11 +83,11 @@ def _network(path: Path):
 def super_resolved(image, u, rng):
     import torch
 
-    soft = _enlarged(image, _between(u, (1.15, 1.5, 2, 2.7, 3.6, 5)))
+    soft = _enlarged(image, between(u, (1.15, 1.5, 2, 2.7, 3.6, 5)))
     with torch.no_grad():
         given = torch.tensor(soft).permute(2, 0, 1)[None].float() / 255
         detail = _network(NETWORK)(given)[0].permute(1, 2, 0).numpy()
-    return _as_image(soft + 255 * rng.uniform(0.8, 1.6) * detail)
+    return as_image(soft + 255 * rng.uniform(0.8, 1.6) * detail)
 
 
 def invented_detail(image, u, rng):
@@ -104,14 +96,14 @@ def invented_detail(image, u, rng):
     lost = np.sqrt(ndimage.gaussian_filter((luma - restored @ _LUMA) ** 2, 4))
     noise = rng.standard_normal(luma.shape)
     noise = ndimage.gaussian_filter(noise, rng.uniform(0.5, 1)) - ndimage.gaussian_filter(noise, 2)
-    return _as_image(restored + rng.uniform(0.5, 1) * (noise / noise.std() * lost)[..., None])
+    return as_image(restored + rng.uniform(0.5, 1) * (noise / noise.std() * lost)[..., None])
 
 
 def repainted_blocks(image, u, rng):
     result = image.astype(float)
     height, width = image.shape[:2]
     luma = image @ _LUMA
-    for _ in range(round(_between(u, (1, 2, 4, 7, 12, 20)))):
+    for _ in range(round(between(u, (1, 2, 4, 7, 12, 20)))):
         rows, columns = (int(n) for n in rng.integers(24, 72, 2))
         top, left = int(rng.integers(height - rows)), int(rng.integers(width - columns))
         border = np.ones((rows, columns), bool)
@@ -132,11 +124,11 @@ def repainted_blocks(image, u, rng):
         share = ndimage.uniform_filter(inside, 5)[..., None]
         area = np.s_[top : top + rows, left : left + columns]
         result[area] = (1 - share) * result[area] + share * image[y : y + rows, x : x + columns]
-    return _as_image(result)
+    return as_image(result)
 
 
 def replaced_texture(image, u, rng):
-    sigma = _between(u, (0.7, 1, 1.5, 2.2, 3.2, 5))
+    sigma = between(u, (0.7, 1, 1.5, 2.2, 3.2, 5))
     x = image.astype(float)
     coarse = ndimage.gaussian_filter(x, (sigma, sigma, 0))
     fine = x - coarse
@@ -145,20 +137,20 @@ def replaced_texture(image, u, rng):
     moved = (int(rng.integers(height // 6, height)), int(rng.integers(width // 6, width)))
     texture = np.roll(fine / power[..., None], moved, (0, 1)) * power[..., None]
     share = np.clip((power - 1) / 4, 0, 1)[..., None]  # flat areas have no texture to replace
-    return _as_image(x + share * (texture - fine))
+    return as_image(x + share * (texture - fine))
 
 
 def bled_colours(image, u, rng):
     x = image.astype(float)
     luma = (x @ _LUMA)[..., None]
     colour = x - luma
-    reach = _between(u, (1, 3, 6, 11, 18, 30))
+    reach = between(u, (1, 3, 6, 11, 18, 30))
     flow = ndimage.gaussian_filter(rng.standard_normal((2, *luma.shape[:2])), (0, 24, 24))
     flow *= reach / max(np.abs(flow).max(), 1e-6)
     grid = np.indices(luma.shape[:2]) + flow
     planes = [ndimage.map_coordinates(c, grid, order=1, mode="nearest") for c in colour.transpose(2, 0, 1)]
     moved = np.stack(planes, axis=-1)
-    return _as_image(luma + ndimage.gaussian_filter(moved, (reach / 2, reach / 2, 0)))
+    return as_image(luma + ndimage.gaussian_filter(moved, (reach / 2, reach / 2, 0)))
 
 
 GENERATIVE = (super_resolved, invented_detail, repainted_blocks, replaced_texture, bled_colours)

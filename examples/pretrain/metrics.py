@@ -9,8 +9,9 @@ from typing import Any, NamedTuple, cast
 
 import extras
 import numpy as np
+from arrays import write_whole
 from card import card_text
-from features import blind_features, compared_features, write_whole
+from features import blind_features, compared_features
 from fit import fit, predict
 from flax import nnx
 from labels import COLOUR, COLOUR_OTHERS, Labeller

@@ -9,7 +9,6 @@ Writes one file for each part, `pairs/NNN_W.npz`, so that the same command resum
 """
 
 import multiprocessing
-import os
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 
@@ -17,6 +16,7 @@ import degrading
 import generative
 import measures
 import numpy as np
+from arrays import write_whole
 from photographs import Photograph, part
 from tqdm import tqdm
 
@@ -67,16 +67,14 @@ def make(photograph: Photograph, which: int, path: Path) -> None:
         versions.append(distorted(reference, kind, strength, rng))
         measured.append(measures.measured(reference, versions[-1]))
     names, strengths = zip(*made, strict=True)
-    partial = path.with_suffix(".partial.npz")
-    np.savez(
-        partial,
+    write_whole(
+        path,
         reference=reference,
         distorted=np.stack(versions),
         measures=np.stack(measured),
         kind=np.array(names),
         strength=np.array(strengths, np.float32),
     )
-    os.replace(partial, path)
 
 
 def make_all(listed: list[Photograph], directory: Path, *, processes: int | None = None) -> None:
@@ -84,9 +82,7 @@ def make_all(listed: list[Photograph], directory: Path, *, processes: int | None
     directory.mkdir(parents=True, exist_ok=True)
     network = directory / "superresolution.npz"
     if not network.exists():
-        partial = network.with_suffix(".partial.npz")
-        generative.train_network([part(p, 0) for p in listed if not p.held_out], partial)
-        os.replace(partial, network)
+        generative.train_network([part(p, 0) for p in listed if not p.held_out], network)
     tasks = []
     for which in range(PARTS):
         for photograph in listed:

@@ -109,7 +109,7 @@ def read_pair_table(path: Path, columns: Sequence[str], problems: list[str], say
     Raises:
       DataError: columns may mean two things.
     """
-    found: list[tuple[_Layout, Sequence[str]]] = []
+    recognised: list[tuple[_Layout, Sequence[str]]] = []
 
     def names_of(header: Sequence[str]) -> list[str]:
         try:
@@ -118,7 +118,7 @@ def read_pair_table(path: Path, columns: Sequence[str], problems: list[str], say
             raise DataError(f"{path}: {error}") from None
         if layout is None:
             return renamed(header, columns, PAIR_ALIASES)
-        found[:] = [(layout, header)]
+        recognised[:] = [(layout, header)]
         # A column that is not read does not get in the way of one that is called so here.
         ours = layout.columns.values()
         names = [layout.columns.get(name, "" if name in ours else name) for name in header]
@@ -132,9 +132,9 @@ def read_pair_table(path: Path, columns: Sequence[str], problems: list[str], say
             say(_without_header(path, named[0]))
             return PairTable(listed, _PIPAL_FOLDERS)
     problems += failures
-    if not found or not rows:
+    if not recognised or not rows:
         return PairTable(rows)
-    layout, header = found[0]
+    layout, header = recognised[0]
     read = [
         f"{name} is read as {ours}"
         for name, ours in layout.columns.items()

@@ -107,7 +107,7 @@ def bootstrap_intervals(
 
 
 @dataclasses.dataclass(frozen=True)
-class Comparison:
+class ComparedNumber:
     """A metric's number beside that of another metric on the same pairs.
 
     Attributes:
@@ -132,7 +132,7 @@ class Comparison:
         return "higher" if low > 0 else "lower" if high < 0 else "no difference"
 
 
-def compare(
+def compare_numbers(
     contents: Sequence[str] | np.ndarray,
     measure: Callable[[np.ndarray], dict[str, float]],
     base: str,
@@ -141,7 +141,7 @@ def compare(
     level: float = 0.95,
     seed: int = 0,
     progress: Callable[[int], object] = lambda resamples: None,
-) -> dict[str, Comparison]:
+) -> dict[str, ComparedNumber]:
     """Compares the numbers of several metrics with that of one of them.
 
     The difference is taken within each resample.  Metrics tend to be right on the same pictures, so the
@@ -155,7 +155,7 @@ def compare(
     everything = measure(np.arange(len(contents)))
     drawn = _resampled(contents, measure, resamples, seed, progress)
     return {
-        name: Comparison(
+        name: ComparedNumber(
             value,
             _percentiles(drawn[name], level),
             value - everything[base],

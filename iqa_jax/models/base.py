@@ -125,34 +125,30 @@ class FullReferenceModel(IQAModel):
 
         Each image is projected once, and a reference once for all its distorted versions.
         """
-        dim = self.config.dim
-        pixels = reference[..., dim:], distorted[..., dim:]
-        return Compared(reference[..., :dim], distorted[..., :dim], **self._details(*pixels))
+        return self._compared(reference, distorted, self.config.dim)
 
     def compared_features(self, reference: jax.Array, distorted: jax.Array) -> "Compared":
         """All that training needs of `features` of both images, with averages that are not yet projected.
 
         It depends on frozen weights alone, so that it can be kept; `projected_comparison` goes on from it.
         """
-        channels = self.conv_proj.in_features
-        pixels = reference[..., channels:], distorted[..., channels:]
-        return Compared(reference[..., :channels], distorted[..., :channels], **self._details(*pixels))
+        return self._compared(reference, distorted, self.conv_proj.in_features)
 
     def projected_comparison(self, features: "Compared") -> "Compared":
         """What `judge` takes, from what `compared_features` gave."""
         reference, distorted = self.conv_proj(features.reference), self.conv_proj(features.distorted)
         return features._replace(reference=reference, distorted=distorted)
 
-    def _details(self, reference: jax.Array, distorted: jax.Array) -> dict[str, Any]:
-        """What single pixels of both images show, by the fields of `Compared`."""
+    def _compared(self, reference: jax.Array, distorted: jax.Array, channels: int) -> "Compared":
+        """The first `channels` of both images, and what the single pixels behind them show."""
         details: dict[str, Any] = {}
         if self.config.magnitudes:
-            details["magnitudes"] = self.magnitudes(reference, distorted)
+            details["magnitudes"] = self.magnitudes(reference[..., channels:], distorted[..., channels:])
         if self.config.similarities:
             planes = self.planes(reference), self.planes(distorted)
-            details["similarities"] = similarity.compared(*planes, self.grid)
+            details["similarities"] = similarity.maps(*planes, self.grid)
             details["error"] = similarity.error(*planes)
-        return details
+        return Compared(reference[..., :channels], distorted[..., :channels], **details)
 
     def difference(self, compared: "Compared") -> jax.Array:
         """The projection of f_ref - f_dis and of what else tells them apart, (B, h, w, D).
@@ -182,7 +178,7 @@ class FullReferenceModel(IQAModel):
         return jnp.concatenate(means, axis=-1)
 
     def planes(self, projected: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """What `iqa_jax.ops.similarity.compared` takes, from what `project` gave of an image."""
+        """What `iqa_jax.ops.similarity.maps` takes, from what `project` gave of an image."""
         side = self.config.stride
         luma, chroma = jnp.split(projected[..., -(side**2) * 3 // 2 :], [side**2], axis=-1)
         return image_of_cells(luma, side, 1)[..., 0], image_of_cells(chroma, side // 2, 2)

@@ -56,7 +56,7 @@ def error(reference: tuple[jax.Array, jax.Array], distorted: tuple[jax.Array, ja
     return luma.mean((1, 2)) + chroma.mean((1, 2, 3))
 
 
-def compared(
+def maps(
     reference: tuple[jax.Array, jax.Array], distorted: tuple[jax.Array, jax.Array], grid: int
 ) -> jax.Array:
     """What differs at each of grid x grid places: (B, grid, grid, CHANNELS).
@@ -67,23 +67,23 @@ def compared(
       reference, distorted: what `planes` gave of the same windows.
     """
     a, b = reference[0], distorted[0]
-    maps = []
+    differences = []
     for scale in range(SCALES):
         a, b = halved(a), halved(b)
-        maps += _gradients(a, b, grid)
+        differences += _gradients(a, b, grid)
         if scale < SCALES - 1:
-            maps += _structure(a, b, grid)
-    maps += [_root(_cells((a - b) ** 2, grid)), jnp.abs(_cells(a - b, grid))]  # brightness
+            differences += _structure(a, b, grid)
+    differences += [_root(_cells((a - b) ** 2, grid)), jnp.abs(_cells(a - b, grid))]  # brightness
     hues = reference[1], distorted[1]
     for scale in range(2):
         if scale:
             hues = halved(hues[0]), halved(hues[1])
         c, d = hues
         unlike = 1 - (2 * (c * d).sum(-1) + _COLOUR) / ((c * c).sum(-1) + (d * d).sum(-1) + _COLOUR)
-        maps += [_cells(unlike, grid), _root(_cells(unlike**2, grid))]
-    maps += _errors(reference[0] - distorted[0], grid)
-    maps += [_root(_cells((reference[1][..., k] - distorted[1][..., k]) ** 2, grid)) for k in (0, 1)]
-    return _stacked(maps)
+        differences += [_cells(unlike, grid), _root(_cells(unlike**2, grid))]
+    differences += _errors(reference[0] - distorted[0], grid)
+    differences += [_root(_cells((reference[1][..., k] - distorted[1][..., k]) ** 2, grid)) for k in (0, 1)]
+    return _stacked(differences)
 
 
 def _errors(difference, grid):
@@ -135,9 +135,9 @@ def _structure(a, b, grid):
     unlike = 1 - (2 * both + _STRUCTURE) / (va + vb + _STRUCTURE)
     gain = jax.nn.relu(both) / (va + 1e-6)
     rest = jax.nn.relu(vb - gain * both)
-    kept, all_of_it = jnp.log1p(gain**2 * va / (rest + _SEEN)), jnp.log1p(va / _SEEN)
-    kept, all_of_it = _cells(kept, grid), _cells(all_of_it, grid)
-    share = (kept + 0.1) / (all_of_it + 0.1)
+    kept = _cells(jnp.log1p(gain**2 * va / (rest + _SEEN)), grid)  # information, as in VIF
+    known = _cells(jnp.log1p(va / _SEEN), grid)
+    share = (kept + 0.1) / (known + 0.1)
     return [_cells(unlike, grid), _root(_cells(unlike**2, grid)), 1 - share, jax.nn.relu(share - 1)]
 
 

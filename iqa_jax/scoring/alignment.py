@@ -13,10 +13,8 @@ from iqa_jax.evaluation.baselines import luma
 
 FARTHEST = 32  # pixels that a picture may have moved
 FARTHEST_SHARE = 0.05  # of its side, if that is less
-_PARTS = 10  # of a pixel, in which shifts are found
-_WHOLE = (
-    0.15  # a shift that is so near to a whole number of pixels is taken for it: what is found is as exact
-)
+_PARTS = 10  # of a pixel, to which shifts are exact
+_WHOLE = 0.15  # pixels: a shift that is so near to a whole number is taken for it
 # A shift must lower what luma leaves unexplained to this share, or it may be found by chance.
 _BETTER, _BETTER_BY_PARTS = 0.9, 0.8
 _BLOCK = 16  # pixels, of places that are looked at alone
@@ -58,7 +56,7 @@ def align(reference: Given, distorted: Given) -> Aligned:
     """
     images = image_of(reference, "reference", "align"), image_of(distorted, "distorted", "align")
     check_one_shape(*images)
-    shift = _found(*(luma(image).astype(np.float32) for image in images))  # half the memory
+    shift = _shift_of(*(luma(image).astype(np.float32) for image in images))  # half the memory
     if shift == (0, 0):
         return Aligned(*images, shift)
     height, width = images[0].shape[:2]
@@ -79,7 +77,7 @@ def describe(shift: tuple[float, float]) -> str:
     return " and ".join(parts) or "exactly over"
 
 
-def _found(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
+def _shift_of(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
     """How far the luma b lies to the right of and below a; 0 unless that explains it clearly better."""
     from scipy import ndimage
     from skimage.registration import phase_cross_correlation

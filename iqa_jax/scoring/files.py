@@ -223,9 +223,9 @@ def _checked(
                 raise _SizesDiffer(f"reference and target differ in shape: {sizes[0]} and {sizes[1]} pixels")
             images = _of_one_size(*images, resize=resize)
         if aligned and metric.full_reference:
-            found = align_pair(*images[:2])
-            masks = (found.cut(mask) if mask.shape == images[1].shape[:2] else mask for mask in images[2:])
-            images, shift = (found.reference, found.distorted, *masks), found.shift
+            pair = align_pair(*images[:2])
+            masks = (pair.cut(mask) if mask.shape == images[1].shape[:2] else mask for mask in images[2:])
+            images, shift = (pair.reference, pair.distorted, *masks), pair.shift
         metric.check(*images)
     except Exception as error:
         return _failure(error)

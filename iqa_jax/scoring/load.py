@@ -152,8 +152,8 @@ def _network(path: str | os.PathLike, step: int | str, ema: bool) -> tuple[Windo
 
     place = place_of(path)
     is_plain = step == "best" and not ema
-    if is_plain and (found := traced.kept(place, lambda: _read(path, step, ema)[0])):
-        model, record = found
+    if is_plain and (earlier := traced.kept(place, lambda: _read(path, step, ema)[0])):
+        model, record = earlier
         return model, record | named(path, place, record)
     network, weights, record = _read(path, step, ema)
     return (traced.keeping(place, network, weights) if is_plain else network), record

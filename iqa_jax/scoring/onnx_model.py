@@ -30,13 +30,17 @@ def _checksum(metadata: Mapping[str, str]) -> str:
 
 
 class OnnxModel:
-    """An ONNX file as a `WindowModel`; the "features" of a window are the window."""
+    """An ONNX file as a `WindowModel`; the "features" of a window are the window.
+
+    Attributes:
+      content: the file.
+    """
 
     sets = 1
 
     def __init__(self, content: bytes, session, metadata: Mapping[str, str]):
         """Takes a file that `from_bytes` checked, and onnxruntime's session of it."""
-        self._content, self._session = content, session
+        self.content, self._session = content, session
         self.full_reference = metadata["metric"] == "full-reference"
         self.config = config_like(json.loads(metadata["model"]))
 
@@ -61,11 +65,6 @@ class OnnxModel:
             raise ValueError("damaged, its checksum differs; export the metric again")
         return cls(content, session, metadata), json.loads(metadata["record"])
 
-    @property
-    def content(self) -> bytes:
-        """The file."""
-        return self._content
-
     def features(self, windows, count):
         return (_unit_float(windows[:count]),)
 
@@ -81,7 +80,7 @@ class OnnxModel:
         )
 
     def __reduce__(self):
-        return _from_bytes, (self._content,)
+        return _from_bytes, (self.content,)
 
 
 def _from_bytes(content: bytes) -> OnnxModel:

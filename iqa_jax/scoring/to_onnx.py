@@ -133,11 +133,11 @@ def _check(model: Network, written: OnnxModel) -> None:
     given = model.features(reference, 3) if model.full_reference else None
     expected = np.asarray(model.scores(given, distorted, 3))[0, :3]
     of_reference = written.features(reference, 3) if model.full_reference else None
-    found = written.scores(of_reference, distorted, 3)[0]
+    scores = written.scores(of_reference, distorted, 3)[0]
     first = None if of_reference is None else (of_reference[0][:1],)
     alone = written.scores(first, distorted[:1], 1)[0]
     allowed = _TOLERANCE * (model.config.mos_high - model.config.mos_low)
-    apart = np.abs(np.append(found - expected, alone - expected[:1])).max()
+    apart = np.abs(np.append(scores - expected, alone - expected[:1])).max()
     if not apart <= allowed:
         raise UserError(
             f"the converted metric's scores differ from JAX's by {apart:.2g}, more than {allowed:.2g}; this "

@@ -48,12 +48,8 @@ def store() -> Path | None:
     return Path(place) / "traced" if usable else None
 
 
-def key_of(folder: Path) -> str | None:
-    """The key of a folder's network: both files, this code, JAX, the machine's cores; None for others."""
-    try:
-        record, weights = (folder / RECORD).read_bytes(), (folder / _WEIGHTS).read_bytes()
-    except OSError:
-        return None
+def _key_of(record: bytes, weights: bytes) -> str:
+    """The key of a folder's network: both files, this code, JAX, the machine's cores."""
     parts = [record, weights, _code(), f"{_versions()} {cores()}".encode()]
     return hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()
 
@@ -157,13 +153,13 @@ def _write(file: Path, content: bytes) -> None:
 
 def kept(folder: Path, read: Callable[[], "Network"]) -> "tuple[TracedNetwork, dict] | None":
     """The network and the record of a folder that an earlier start has checked; None without one."""
-    place = _place(folder)
     try:
-        if place is None:
+        files = _files(folder)
+        if files is None:
             return None
+        place, text, content = files
         about = json.loads((place / _ABOUT).read_text(encoding="utf-8"))
-        record = parsed((folder / RECORD).read_text(encoding="utf-8"))
-        tensors = tensors_of((folder / _WEIGHTS).read_bytes())
+        record, tensors = parsed(text.decode("utf-8")), tensors_of(content)
     except (OSError, ValueError):
         return None
     weights = {name: array.astype(np.float32, copy=False) for name, array in tensors.items()}
@@ -177,11 +173,12 @@ def kept(folder: Path, read: Callable[[], "Network"]) -> "tuple[TracedNetwork, d
 
 def keeping(folder: Path, network: "Network", weights: Mapping) -> "TracedNetwork | Network":
     """A network that was read from a folder, whose programs are kept for the next start where they can be."""
-    place = _place(folder)
-    if place is None:
-        return network
     about = {"full_reference": network.full_reference}
     try:
+        files = _files(folder)
+        if files is None:
+            return network
+        place = files[0]
         writable_directory(place)
         write_whole(place / _ABOUT, json.dumps(about))
         _remove_oldest(place.parent)
@@ -190,10 +187,13 @@ def keeping(folder: Path, network: "Network", weights: Mapping) -> "TracedNetwor
     return TracedNetwork(place, network.config, weights, lambda: network, **about)
 
 
-def _place(folder: Path) -> Path | None:
+def _files(folder: Path) -> tuple[Path, bytes, bytes] | None:
+    """The place of a folder's programs, its record and its weights; None where no programs are kept."""
     root = store()
-    key = key_of(folder) if root else None
-    return root / key if root and key else None
+    if root is None:
+        return None
+    record, weights = (folder / RECORD).read_bytes(), (folder / _WEIGHTS).read_bytes()
+    return root / _key_of(record, weights), record, weights
 
 
 def _remove_oldest(root: Path) -> None:

@@ -121,11 +121,11 @@ class KeptFeatures:
     def rows(self, positions: np.ndarray, views: np.ndarray) -> Compared | Array:
         """The features (B, …) of these examples' crops of these numbers."""
         rows = self.first[positions] + views
-        found = jax.tree.map(lambda leaf: np.asarray(leaf[rows]), self.features)
+        features = jax.tree.map(lambda leaf: np.asarray(leaf[rows]), self.features)
         if self.references is None:
-            return found
+            return features
         references = np.asarray(self.references[self.reference_first[positions] + views])
-        return cast(Compared, found)._replace(reference=cast(jax.Array, references))
+        return cast(Compared, features)._replace(reference=cast(jax.Array, references))
 
 
 class _Extractor:
@@ -154,14 +154,14 @@ class _Extractor:
 
     def alone(self, windows: Sequence[np.ndarray]) -> np.ndarray:
         """`features` (n, h, w, C) of up to `_AT_ONCE` crops."""
-        found = self._alone(self._weights, _filled(windows), len(windows))
-        return np.asarray(found)[: len(windows)]
+        features = self._alone(self._weights, _filled(windows), len(windows))
+        return np.asarray(features)[: len(windows)]
 
     def beside(self, windows: Sequence[np.ndarray], reference: np.ndarray) -> Compared:
         """What `compared_features` gives beside the reference's features, without these."""
         distorted = self._alone(self._weights, _filled(windows), len(windows))
-        found = self._beside(self._weights, _filled(reference), distorted, len(windows))
-        return jax.tree.map(lambda leaf: np.asarray(leaf)[: len(windows)], found)
+        features = self._beside(self._weights, _filled(reference), distorted, len(windows))
+        return jax.tree.map(lambda leaf: np.asarray(leaf)[: len(windows)], features)
 
     def shapes(self, paired: bool) -> tuple[Any, Any]:
         """Shapes of a row of what is kept of distorted pictures, and of references (None without)."""
@@ -325,8 +325,8 @@ def _compute(
             for number, view in enumerate(selection.views[picture[position]]):
                 yield int(kept.first[position]) + number, number, view.of(image, size)
 
-    def put(rows: list[int], found: Compared | np.ndarray) -> None:
-        for leaf, values in zip(jax.tree.leaves(kept.features), jax.tree.leaves(found), strict=True):
+    def put(rows: list[int], features: Compared | np.ndarray) -> None:
+        for leaf, values in zip(jax.tree.leaves(kept.features), jax.tree.leaves(features), strict=True):
             leaf[rows] = values
         progress(len(rows))
 

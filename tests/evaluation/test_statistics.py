@@ -2,7 +2,13 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from iqa_jax.evaluation.statistics import bootstrap_intervals, compare, fit_logistic, logistic4, logistic5
+from iqa_jax.evaluation.statistics import (
+    bootstrap_intervals,
+    compare_numbers,
+    fit_logistic,
+    logistic4,
+    logistic5,
+)
 
 pytestmark = pytest.mark.quick
 
@@ -94,7 +100,7 @@ def test_a_difference_is_taken_within_each_resample():
     def means(at):
         return {name: float(value[at].mean()) for name, value in values.items()}
 
-    found = compare(contents, means, "a", resamples=500)
+    found = compare_numbers(contents, means, "a", resamples=500)
     assert {name: c.verdict for name, c in found.items()} == {
         "a": "no difference",
         "b": "higher",
@@ -106,5 +112,5 @@ def test_a_difference_is_taken_within_each_resample():
     assert low < found["b"].difference < high and high - low < 0.1 * np.ptp(found["b"].interval)
     assert found["a"].difference == 0 and found["a"].difference_interval == (0, 0)
     assert found["c"].difference == pytest.approx(-0.1)
-    alone = compare(["a"] * 300, means, "a")["b"]
+    alone = compare_numbers(["a"] * 300, means, "a")["b"]
     assert np.isnan(alone.difference_interval).all() and alone.verdict == ""

@@ -25,7 +25,7 @@ def picture():
 def compared():
     def both(a, b):
         planes = similarity.planes(a), similarity.planes(b)
-        return similarity.compared(*planes, GRID), similarity.error(*planes)
+        return similarity.maps(*planes, GRID), similarity.error(*planes)
 
     return jax.jit(both)
 
@@ -75,7 +75,7 @@ def test_gradient_similarity_is_that_of_gmsd(picture, compared):
 def test_gradients_are_finite_where_pictures_are_flat_or_equal(picture):
     def total(distorted, reference):
         planes = similarity.planes(reference), similarity.planes(distorted)
-        return similarity.compared(*planes, GRID).sum() + similarity.error(*planes).sum()
+        return similarity.maps(*planes, GRID).sum() + similarity.error(*planes).sum()
 
     slope = jax.jit(jax.grad(total))
     flat = jnp.full_like(picture, 0.5)

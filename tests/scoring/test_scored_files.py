@@ -133,10 +133,12 @@ def test_a_file_that_is_replaced_while_it_is_scored_is_scored_again(pairs, tmp_p
     read_image = files_module.read_image
     other = tmp_path / "other.png"
     save(other, noisy(picture(0, (32, 36)), 60.0, 9))
+    scored = [target for target, _ in pairs[:2]]  # before the stop; a thread may read ahead beyond it
+    assert min(result.score for _, result in score_files(Fidelity(), pairs[:2])) > 80
 
     def replaced(path, **options):
         image = read_image(path, **options)
-        if path.parent.name == "dis":  # by another with the same date, as soon as it was read
+        if path in scored:  # by another with the same date, as soon as it was read
             known = path.stat()
             path.write_bytes(other.read_bytes())
             os.utime(path, ns=(known.st_atime_ns, known.st_mtime_ns))
@@ -152,7 +154,7 @@ def test_a_file_that_is_replaced_while_it_is_scored_is_scored_again(pairs, tmp_p
     assert journal_of(table).read_text().count("\n") == 3
     assert score_pairs(Fidelity(), pairs[:2] + pairs[3:], table=table) == 0
     scores = [float(row.split(",")[2]) for row in table.read_text().splitlines()[1:]]
-    assert max(scores) < 80
+    assert max(scores[:2]) < 80
 
 
 def test_the_state_of_all_files_is_that_before_they_were_read(pairs, tmp_path):

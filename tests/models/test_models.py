@@ -611,25 +611,25 @@ def test_similarities_give_identical_crops_the_best_score(name):
     graph, state = nnx.split(model)
 
     @jax.jit
-    def computed(state, images, distorted):
+    def sloped(state, images, distorted):
         def score(distorted):
             model = nnx.merge(graph, state)
-            return model.denormalise(model(images, distorted))
+            scores = model.denormalise(model(images, distorted))
+            return scores.sum(), scores
 
+        return jax.grad(score, has_aux=True)(distorted)
+
+    @jax.jit
+    def kept(state, images, distorted):
         model = nnx.merge(graph, state)
-        kept = model.compared_features(model.features(images), model.features(distorted))
-        again = model.denormalise(model.judge(model.projected_comparison(kept)))
-        return (
-            score(distorted),
-            again,
-            score(images),
-            *(jax.grad(lambda x: score(x).sum())(x) for x in (images, distorted)),
-        )
+        features = model.compared_features(model.features(images), model.features(distorted))
+        return model.denormalise(model.judge(model.projected_comparison(features)))
 
-    scores, again, same, slope_at_identity, slope = computed(state, images, distorted)
+    slope, scores = sloped(state, images, distorted)
+    slope_at_identity, same = sloped(state, images, images)
     np.testing.assert_allclose(same, 2.0, rtol=1e-6)
     assert (scores < 2).all()
-    np.testing.assert_allclose(again, scores, rtol=1e-5)
+    np.testing.assert_allclose(kept(state, images, distorted), scores, rtol=1e-5)
     assert np.isfinite(slope_at_identity).all() and np.isfinite(slope).all() and np.abs(slope).max() > 0
 
 

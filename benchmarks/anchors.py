@@ -4,7 +4,8 @@
     python benchmarks/anchors.py photographs/    # all pictures in a folder
 
 Codecs are Pillow's, with their settings but for the quality.  Blur and noise are Gaussian, on the 8-bit
-values of each channel.  The table has the mean over the pictures, and the lowest and the highest score.
+values of each channel; grain is noise that is the same in all three.  The table has the mean over the
+pictures, and the lowest and the highest score; of a metric without reference also how much the scores change.
 """
 
 import io
@@ -27,6 +28,7 @@ from iqa_jax.ops.programs import keep_programs
 QUALITIES = (95, 90, 80, 70, 50, 30, 10)
 BLURS = (0.3, 0.5, 0.7, 1, 1.5, 2, 3, 5)
 NOISES = (1, 2, 3, 5, 10, 20, 30)
+GRAINS = (3, 6, 12)
 
 Folder = Annotated[
     Path | None,
@@ -62,10 +64,15 @@ def blurred(sigma: float, image: np.ndarray) -> np.ndarray:
     return ndimage.gaussian_filter(image.astype(float), (sigma, sigma, 0)).round().astype(np.uint8)
 
 
-def noisy(sigma: float, image: np.ndarray) -> np.ndarray:
-    """An image with Gaussian noise of so many levels of 255."""
-    noise = sigma * np.random.default_rng(0).standard_normal(image.shape)
+def noisy(sigma: float, image: np.ndarray, *, channels: int = 3) -> np.ndarray:
+    """An image with Gaussian noise of so many levels of 255; with one channel it is grain."""
+    noise = sigma * np.random.default_rng(0).standard_normal((*image.shape[:2], channels))
     return (image + noise).round().clip(0, 255).astype(np.uint8)
+
+
+def grey(image: np.ndarray) -> np.ndarray:
+    """A black-and-white copy, (H, W, 3)."""
+    return np.asarray(Image.fromarray(image).convert("L").convert("RGB"))
 
 
 def versions() -> Iterator[tuple[str, Callable[[np.ndarray], np.ndarray]]]:
@@ -81,6 +88,14 @@ def versions() -> Iterator[tuple[str, Callable[[np.ndarray], np.ndarray]]]:
         yield f"blur, σ = {sigma:g} pixels", lambda image, sigma=sigma: blurred(sigma, image)
     for sigma in NOISES:
         yield f"noise, σ = {sigma:g} of 255", lambda image, sigma=sigma: noisy(sigma, image)
+    for sigma in GRAINS:
+        yield f"grain, σ = {sigma:g} of 255", lambda image, sigma=sigma: noisy(sigma, image, channels=1)
+    yield "a grey copy", grey
+
+
+def over(values: np.ndarray, form: str = ".2f") -> str:
+    """The mean of values, the lowest and the highest."""
+    return f"{values.mean():{form}} ({values.min():{form}} to {values.max():{form}})"
 
 
 def main(
@@ -96,19 +111,23 @@ def main(
     metrics = {name: iqa_jax.load(name) for name in weights or ("full-reference", "blind")}
     images = pictures(folder, small=small)
     done = list(versions())
+    blind = [name for name, metric in metrics.items() if not metric.full_reference]
+    columns = [*metrics, *(f"{name}, change" for name in blind)]
     lines = [
-        f"| {len(images)} picture{'s' * (len(images) > 1)} | {' | '.join(metrics)} |",
-        f"|---|{'---:|' * len(metrics)}",
+        f"| {len(images)} picture{'s' * (len(images) > 1)} | {' | '.join(columns)} |",
+        f"|---|{'---:|' * len(columns)}",
     ]
+    unchanged = {name: np.array([float(metrics[name](image)) for image in images.values()]) for name in blind}
     for title, change in tqdm(done[:: 8 if small else 1], unit="distortion"):
-        cells = []
-        changed = {name: change(image) for name, image in images.items()}
-        for metric in metrics.values():
-            scores = [
-                float(metric(image, changed[name]) if metric.full_reference else metric(changed[name]))
-                for name, image in images.items()
-            ]
-            cells.append(f"{np.mean(scores):.2f} ({min(scores):.2f} to {max(scores):.2f})")
+        changed = [(image, change(image)) for image in images.values()]
+        scores = {
+            name: np.array(
+                [float(metric(*(pair if metric.full_reference else pair[1:]))) for pair in changed]
+            )
+            for name, metric in metrics.items()
+        }
+        cells = [over(of) for of in scores.values()]
+        cells += [over(scores[name] - unchanged[name], "+.2f") for name in blind]
         lines.append(f"| {title} | {' | '.join(cells)} |")
     put_out("\n".join(lines) + "\n", output)
 

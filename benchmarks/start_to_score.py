@@ -63,7 +63,8 @@ def commands() -> dict[str, list[str]]:
 
 def cost_of(command: list[str]) -> Cost:
     """What a command takes; its process is waited for by its id, so that its own use is known."""
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
+    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = os.environ | {"PYTHONPATH": path}
     with tempfile.TemporaryFile() as said:
         start = time.perf_counter()
         process = subprocess.Popen(command, stdout=said, stderr=said, env=environment, cwd=ROOT)

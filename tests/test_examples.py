@@ -74,12 +74,27 @@ def test_the_recipe_fits_whole_pictures_on_kept_features(pretrain):
     examples = {**parts, "reference": parts["reference"][None], "originals": np.zeros(4, int)}
     labels = np.float32([5, 4.3, 3.2, 2])
     settings = fit.Settings(40, batch_size=4, warmup_steps=5, ema_decay=0.8)
-    weights = flat_weights(fit.fit(model, examples, labels, settings, 0))
+    weights = flat_weights(fit.fit(model, examples, labels, np.zeros((0, 2), int), settings, 0))
     trained = iqa_model_with(model.config, {**flat_weights(nnx.state(model, STORED)), **weights})
     scores = fit.predict(trained, examples, 4)
     assert scores[0] == 5 and (np.diff(scores) < 0).all()
     metric = FullReferenceMetric(Network.from_model(trained), {"sha256": ""})
     np.testing.assert_allclose([metric(reference, version) for version in versions], scores, atol=0.02)
+
+
+def test_twins_show_one_picture(pretrain):
+    metrics = pretrain("metrics")
+    kinds = np.array(["jpeg", "haze", "blur+haze", "identical"])
+    part = metrics.Part(Path("007_0.npz"), None, kinds, np.arange(4.0))
+    version = np.array([0, 1, 2, 3, 1, 3, *[-1] * 12])  # two grey copies; extras of two sizes
+    pictures = np.array([0, 1, 2, 3, 1, 3, *[10] * 6, *[11] * 6])
+    taught = {"007_0": np.arange(4.0), "007_0-extras": np.zeros(12)}
+    features = [{"version": version, "features": pictures}] * 2
+    for without in ((), ("haze",)):
+        examples = metrics.blind_examples(features, [part] * 2, taught, without)
+        shown = examples.features["features"][examples.twins]
+        assert (shown[:, 0] == shown[:, 1]).all() and (examples.twins[:, 0] != examples.twins[:, 1]).all()
+        assert len(shown) == 2 * (16 + (1 if without else 2))
 
 
 def test_labels_follow_the_measures_and_the_best_is_for_identical_pairs(pretrain):

@@ -14,6 +14,8 @@ from PIL import Image
 from scipy import ndimage
 
 SIZES = 4  # clean parts of each photograph
+# Of the six extras of a size, those whose difference the metric learns; faint grain and tone stand twice.
+TWINS = ((0, 1), (0, 1), (3, 4), (3, 4), (0, 3), (0, 3), (0, 2), (3, 5))
 _TINTS = ((1, 1, 1), (1.06, 1, 0.86), (0.94, 1, 1.06))  # grey, sepia, blue tone
 
 
@@ -53,7 +55,7 @@ def clean_part(photograph: Photograph, which: int) -> np.ndarray:
 
 
 def extras(photograph: Photograph) -> Iterator[Extra]:
-    """Of one photograph, the same every time."""
+    """Of one photograph, the same every time: of each size clean, faint and strong grain, then in grey."""
     rng = np.random.default_rng((photograph.number, 4))
     for which in range(SIZES):
         colour = clean_part(photograph, which)

@@ -24,10 +24,17 @@ class Settings(NamedTuple):
     warmup_steps: int = 100
     ema_decay: float = 0.995
     rank_weight: float = 0.2  # of the loss of pairs of pictures in the wrong order
+    twins: int = 0  # further pairs in a batch that show one picture
+    twin_weight: float = 0.0  # of the loss of twins' differences
 
 
 def fit(
-    model: IQAModel, examples: dict[str, np.ndarray], labels: np.ndarray, settings: Settings, seed: int
+    model: IQAModel,
+    examples: dict[str, np.ndarray],
+    labels: np.ndarray,
+    twins: np.ndarray,
+    settings: Settings,
+    seed: int,
 ) -> nnx.State:
     """The moving average of the weights after training.
 
@@ -36,6 +43,7 @@ def fit(
       examples: fields of features, (N, 6, …) each, see `picture_scores`; `originals` (N,) says which row of
         `reference` belongs to an example.
       labels: MOS (N,).
+      twins: (P, 2), rows of two versions of one picture.
     """
     model.train()
     graphdef, weights, frozen = split_model(model)
@@ -51,7 +59,7 @@ def fit(
             merged = nnx.merge(graphdef, trained, statistics, frozen, copy=True)
             scores = picture_scores(merged, batch, rngs=nnx.Rngs(dropout=key))
             _, changed, _ = split_model(merged)
-            return _loss(scores, labels, settings.rank_weight), nnx.split_state(changed, nnx.Param, ...)[1]
+            return _loss(scores, labels, settings), nnx.split_state(changed, nnx.Param, ...)[1]
 
         (value, statistics), gradient = jax.value_and_grad(loss, has_aux=True)(trained)
         updates, state = optimizer.update(gradient, state, trained)
@@ -67,6 +75,8 @@ def fit(
             if len(order) < settings.batch_size:
                 order = rng.permutation(len(labels))
             chosen, order = order[: settings.batch_size], order[settings.batch_size :]
+            if settings.twins:
+                chosen = np.append(chosen, twins[rng.integers(0, len(twins), settings.twins)])
             trained, statistics, state, average, value = step(
                 trained, statistics, state, average, batch_of(examples, chosen), labels[chosen],
                 jax.random.fold_in(key, number),
@@ -76,11 +86,20 @@ def fit(
     return nnx.merge_state(average, statistics)
 
 
-def _loss(scores, labels, rank_weight):
-    """Squared errors, and what is missing to the right order of pictures that clearly differ."""
+def _loss(scores, labels, settings):
+    """Squared errors, what is missing to the right order of pictures that clearly differ, and twins' errors.
+
+    Without the last, a blind model takes faint noise for sharpness and a grey copy for a better picture:
+    contents differ by much more than that.
+    """
     wanted = labels[:, None] - labels[None]
     wrong = jax.nn.relu(0.05 - (scores[:, None] - scores[None]) * jnp.sign(wanted)) * (jnp.abs(wanted) > 0.1)
-    return jnp.square(scores - labels).mean() + rank_weight * wrong.mean()
+    errors = scores - labels
+    loss = jnp.square(errors).mean() + settings.rank_weight * wrong.mean()
+    if settings.twins:
+        one, other = errors[settings.batch_size :].reshape(-1, 2).T
+        loss += settings.twin_weight * jnp.square(one - other).mean()
+    return loss
 
 
 def batch_of(examples: dict[str, np.ndarray], rows: np.ndarray) -> dict[str, np.ndarray]:

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -123,10 +124,11 @@ def _kept(path: Path, made, part: Part) -> Features:
 
 
 class Examples(NamedTuple):
-    """Features of pictures (N, 6, …) and their labels (N,)."""
+    """Features of pictures (N, 6, …), their labels (N,), and rows (P, 2) of two versions of one picture."""
 
     features: Features
     labels: np.ndarray
+    twins: np.ndarray = np.zeros((0, 2), int)
 
 
 def full_reference_examples(
@@ -156,7 +158,7 @@ def blind_examples(
     Args:
       taught: the teacher's scores of each part's versions, by its name, and of its extras, by NAME-extras.
     """
-    arrays, labels = [], []
+    arrays, labels, twins, count = [], [], [], 0
     for f, part in zip(features, parts, strict=True):
         version = f["version"]
         scores = (1 - _TAUGHT) * part.labels + _TAUGHT * taught[part.path.stem]
@@ -165,7 +167,19 @@ def blind_examples(
             scores[version < 0], kept[version < 0] = taught[f"{part.path.stem}-extras"], True
         arrays.append(f["features"][kept])
         labels.append(scores[kept])
-    return Examples({"features": np.concatenate(arrays)}, np.concatenate(labels).astype(np.float32))
+        row = count + np.cumsum(kept) - 1
+        twins += [(row[a], row[b]) for a, b in _twins(version, len(part.kinds)) if kept[a] and kept[b]]
+        count += kept.sum()
+    arrays = {"features": np.concatenate(arrays)}
+    return Examples(arrays, np.concatenate(labels).astype(np.float32), np.array(twins))
+
+
+def _twins(version: np.ndarray, own: int) -> Iterator[tuple[int, int]]:
+    """A version and its grey copy, and the `TWINS` among the extras; rows of one part's pictures."""
+    copied = int(np.sum(version >= 0))
+    yield from zip(version[own:copied], range(own, copied), strict=True)
+    for first in range(copied, len(version), 6):
+        yield from ((first + a, first + b) for a, b in extras.TWINS)
 
 
 def teachings(model: IQAModel, parts: list[Part], features: list[Features], more: list[Features]) -> dict:

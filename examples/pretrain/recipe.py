@@ -43,7 +43,7 @@ RECIPES = {
             stochastic_depth=0.1,
             **_COMMON,
         ),
-        Settings(steps=2000),
+        Settings(steps=2000, twins=4, twin_weight=2.0),
     ),
 }
 

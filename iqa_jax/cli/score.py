@@ -1,6 +1,8 @@
 """Scores of files from the command line."""
 
+import contextlib
 import functools
+import gc
 import importlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -122,18 +124,19 @@ def score(
     _check_optional_packages(ray, map_dir, page, align)
     from iqa_jax.data.pairing import is_table
     from iqa_jax.reporting.scores import Outputs, check_not_read
-    from iqa_jax.scoring.load import BLIND, FULL_REFERENCE, load
-    from iqa_jax.scoring.onnx_model import OnnxModel
 
     tables = [name for name in (*references, *targets) if is_table(name)]
     if csv:
         check_not_read([local_path(csv)], map(local_path, tables))
-    name = weights or (FULL_REFERENCE if any(its for _, its in pairs) else BLIND)
-    options: dict = {"crops": crops, "batch_size": batch_size, "step": step_of(step), "ema": ema}
-    options["engine"] = engine
-    metric = load(name, **options)
-    if not isinstance(metric.model, OnnxModel):
-        say_of_device()
+    options: dict = dict(crops=crops, batch_size=batch_size, step=step_of(step), ema=ema, engine=engine)
+    with _without_collections():
+        from iqa_jax.scoring.load import BLIND, FULL_REFERENCE, load
+        from iqa_jax.scoring.onnx_model import OnnxModel
+
+        name = weights or (FULL_REFERENCE if any(its for _, its in pairs) else BLIND)
+        metric = load(name, **options)
+        if not isinstance(metric.model, OnnxModel):
+            say_of_device()
     say_of_revision(metric.record)
     scorer = None
     if ray:
@@ -151,6 +154,16 @@ def score(
     )
     how: dict = {"masks": masks, "resize": resize, "align": align, "as_json": as_json}
     raise typer.Exit(score_pairs(metric, pairs, outputs, **how, scorer=scorer))
+
+
+@contextlib.contextmanager
+def _without_collections():
+    """Imports and loads without collecting garbage, of which imports make little but objects many."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 def _check_optional_packages(ray: str, map_dir: Path | None, page: Path | None, align: bool) -> None:

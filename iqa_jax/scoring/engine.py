@@ -141,6 +141,7 @@ class Engine:
 
         def fetch():
             tasks, scores = running.popleft()
+            scores = np.asarray(scores)  # its columns would be programs of JAX
             for column, task in enumerate(tasks):
                 results[task.item][:, task.position] = scores[:, column]
                 missing[task.item] -= 1

@@ -126,8 +126,7 @@ def score(
     from iqa_jax.reporting.scores import Outputs, check_not_read
 
     tables = [name for name in (*references, *targets) if is_table(name)]
-    if csv:
-        check_not_read([local_path(csv)], map(local_path, tables))
+    check_not_read([local_path(csv)] if csv else [], map(local_path, tables))
     options: dict = dict(crops=crops, batch_size=batch_size, step=step_of(step), ema=ema, engine=engine)
     with _without_collections():
         from iqa_jax.scoring.load import BLIND, FULL_REFERENCE, load

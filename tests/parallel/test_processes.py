@@ -113,7 +113,9 @@ def test_two_processes_train_as_one_and_go_on_when_one_was_killed(
     processes[1].send_signal(signal.SIGKILL)
     codes, outputs = ended(*processes)
     assert codes[0] not in (0, None) and codes[1] == -signal.SIGKILL
-    assert "another process of the run has ended" in outputs[0][1] or "terminat" in outputs[0][1], outputs[0]
+    # A thread of JAX's may end the process first, with lines of its own.
+    said = ("another process of the run has ended", "terminat", "coordination_service")
+    assert any(text in outputs[0][1] for text in said), outputs[0]
 
     # What was saved after the last step of the other run is taken away.
     for path in (tmp_path / "run" / "checkpoints").iterdir():

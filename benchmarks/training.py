@@ -87,7 +87,7 @@ class Ours:
 
         inputs = self._feed.take(self._number)
         traced = jax.jit(traced_for("other", step)).trace(self._state, self._frozen, self._feed.store, inputs)
-        lowered = traced.lower(lowering_platforms=("cuda",))
+        lowered: Any = traced.lower(lowering_platforms=("cuda",))
         return float(lowered.cost_analysis()["flops"])
 
     def bytes(self) -> float:

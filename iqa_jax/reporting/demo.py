@@ -7,6 +7,7 @@ import http.server
 import io
 import json
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -154,6 +155,13 @@ class _Handler(http.server.SimpleHTTPRequestHandler):
         """Says nothing of each request."""
 
 
+class _Server(http.server.ThreadingHTTPServer):
+    def handle_error(self, request, client_address):
+        """Says nothing of a browser that closes a connection early; other errors are shown."""
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            super().handle_error(request, client_address)
+
+
 def server_of(directory: Path, port: int) -> http.server.ThreadingHTTPServer:
     """A server of a folder for this machine alone; `serve_forever` starts it.
 
@@ -164,7 +172,7 @@ def server_of(directory: Path, port: int) -> http.server.ThreadingHTTPServer:
     """
     handler = functools.partial(_Handler, directory=str(directory))
     try:
-        return http.server.ThreadingHTTPServer(("127.0.0.1", port), handler)
+        return _Server(("127.0.0.1", port), handler)
     except OSError as error:
         reason = "in use" if error.errno == errno.EADDRINUSE else error.strerror
         raise UserError(f"port {port}: {reason}; choose another one") from None

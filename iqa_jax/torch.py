@@ -12,19 +12,19 @@ works here too.  On one device tensors and arrays share memory by DLPack; else t
 import os
 import warnings
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 try:
+    import jax
+    import jax.numpy as jnp
     import torch
 except ModuleNotFoundError as missing:
-    if missing.name != "torch":  # PyTorch is there and lacks something
+    if missing.name not in ("jax", "torch"):  # they are there and lack something
         raise
     raise ModuleNotFoundError(
-        "iqa_jax.torch needs PyTorch, which is not installed; it comes with: "
+        f"iqa_jax.torch needs {missing.name}, which is not installed; it comes with: "
         "pip install 'iqa-conformer[torch]'",
-        name="torch",
+        name=missing.name,
     ) from None
 
 from iqa_jax.errors import UserError

@@ -6,6 +6,7 @@ import io
 import pickle
 import subprocess
 import sys
+import time
 import warnings
 from pathlib import Path
 
@@ -366,6 +367,9 @@ def test_data_parallel_is_refused_and_the_distributed_one_wraps_the_network(loss
         with pytest.raises(RuntimeError, match="not needed"):  # PyTorch's word on modules without parameters
             torch.nn.parallel.DistributedDataParallel(loss)
     finally:
+        # PyTorch keeps the interpreter to itself while it waits for gloo's thread, which would wait for ever if
+        # it still needed the interpreter to drop its last work: here it gets the time for that.
+        time.sleep(1)
         torch.distributed.destroy_process_group()
 
 

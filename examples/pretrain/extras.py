@@ -14,7 +14,8 @@ from PIL import Image
 from scipy import ndimage
 
 SIZES = 4  # clean parts of each photograph
-# Of the six extras of a size, those whose difference the metric learns; faint grain and tone stand twice.
+PER_SIZE = 6  # extras of each
+# Of the extras of a size, those whose difference the metric learns; faint grain and tone stand twice.
 TWINS = ((0, 1), (0, 1), (3, 4), (3, 4), (0, 3), (0, 3), (0, 2), (3, 5))
 _TINTS = ((1, 1, 1), (1.06, 1, 0.86), (0.94, 1, 1.06))  # grey, sepia, blue tone
 

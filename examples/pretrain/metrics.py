@@ -178,7 +178,7 @@ def _twins(version: np.ndarray, own: int) -> Iterator[tuple[int, int]]:
     """A version and its grey copy, and the `TWINS` among the extras; rows of one part's pictures."""
     copied = int(np.sum(version >= 0))
     yield from zip(version[own:copied], range(own, copied), strict=True)
-    for first in range(copied, len(version), 6):
+    for first in range(copied, len(version), extras.PER_SIZE):
         yield from ((first + a, first + b) for a, b in extras.TWINS)
 
 

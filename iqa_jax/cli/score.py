@@ -157,7 +157,7 @@ def score(
 
 @contextlib.contextmanager
 def _without_collections():
-    """Imports and loads without collecting garbage, of which imports make little but objects many."""
+    """Imports and loads without collecting garbage: they make many objects, and hardly any is garbage."""
     gc.disable()
     try:
         yield

@@ -156,8 +156,10 @@ class _Handler(http.server.SimpleHTTPRequestHandler):
 
 
 class _Server(http.server.ThreadingHTTPServer):
+    """Says nothing of a browser that closes a connection early."""
+
     def handle_error(self, request, client_address):
-        """Says nothing of a browser that closes a connection early; other errors are shown."""
+        """Shows other errors."""
         if not isinstance(sys.exc_info()[1], ConnectionError):
             super().handle_error(request, client_address)
 

@@ -367,8 +367,8 @@ def test_data_parallel_is_refused_and_the_distributed_one_wraps_the_network(loss
         with pytest.raises(RuntimeError, match="not needed"):  # PyTorch's word on modules without parameters
             torch.nn.parallel.DistributedDataParallel(loss)
     finally:
-        # PyTorch keeps the interpreter to itself while it waits for gloo's thread, which would wait for ever if
-        # it still needed the interpreter to drop its last work: here it gets the time for that.
+        # PyTorch holds the interpreter while it waits for gloo's thread.  If that still needs it, to drop
+        # its last work, both wait for ever: here it gets the time for that.
         time.sleep(1)
         torch.distributed.destroy_process_group()
 

@@ -19,7 +19,9 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 # Programs are small here: they take longer to optimise than to run.  The parity of the networks is tested on
 # programs that are optimised as users have them.
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=1".strip()
-os.environ.setdefault("MALLOC_ARENA_MAX", "2")  # of the workers; more arenas keep what was freed
+# Of the workers: what was freed goes back to the system; it does not stay in arenas and between other blocks.
+os.environ.setdefault("MALLOC_ARENA_MAX", "2")
+os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", str(2**20))
 
 import jax
 import psutil

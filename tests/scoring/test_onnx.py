@@ -36,13 +36,14 @@ def pairs(side=(224, 300)):
     yield reference, reference
 
 
-@functools.cache
-def shipped(name):
-    return iqa_jax.load(name, engine="onnx")
+@pytest.fixture(scope="module")  # what onnxruntime holds for them goes with the module
+def shipped():
+    """`shipped(name)`: a metric of the package on onnxruntime, loaded once."""
+    return functools.cache(lambda name: iqa_jax.load(name, engine="onnx"))
 
 
 @pytest.mark.parametrize("name", SHIPPED)
-def test_the_shipped_files_are_of_the_shipped_weights_and_give_the_golden_scores(name):
+def test_the_shipped_files_are_of_the_shipped_weights_and_give_the_golden_scores(name, shipped):
     """After weights or network have changed: python examples/hub.py --refresh"""
     metric = shipped(name)
     assert metric.record["sha256"] == read_config(SHIPPED[name])["sha256"]
@@ -53,7 +54,7 @@ def test_the_shipped_files_are_of_the_shipped_weights_and_give_the_golden_scores
 
 @pytest.mark.quick
 @pytest.mark.parametrize("name", SHIPPED)
-def test_the_metadata_say_what_a_program_must_know(name):
+def test_the_metadata_say_what_a_program_must_know(name, shipped):
     session = onnxruntime.InferenceSession(SHIPPED[name] / "metric.onnx")
     metadata, metric = session.get_modelmeta().custom_metadata_map, shipped(name)
     documented = (ROOT / "docs" / "onnx.md").read_text()
@@ -66,7 +67,7 @@ def test_the_metadata_say_what_a_program_must_know(name):
 
 
 @pytest.mark.parametrize("side", [(224, 256), (50, 200), (577, 95)])
-def test_the_example_of_the_documentation_gives_our_score(side, tmp_path, monkeypatch):
+def test_the_example_of_the_documentation_gives_our_score(side, shipped, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "metric.onnx").symlink_to(SHIPPED["full-reference"] / "metric.onnx")
     pair = next(pairs(side))
@@ -95,15 +96,20 @@ def test_the_command_scores_without_jax(tmp_path):
 # A file of one's own
 
 
-@functools.cache
-def tiny(name):
+@pytest.fixture(scope="module")
+def tiny():
+    """`tiny(name)`: a small random metric, built once."""
+    return functools.cache(random_metric)
+
+
+def random_metric(name):
     config = networks.small_config(name)
     record = {"sha256": "a" * 64, "source": {"file": "random", "licence": "mit"}, "name": name}
     return metric_of(Network.from_model(networks.random_model(config)), record)
 
 
 @pytest.fixture(scope="module")
-def exports(tmp_path_factory):
+def exports(tiny, tmp_path_factory):
     """`exports(name)`: a metric and the file that it was exported to, once for each model."""
     pytest.importorskip("jax2onnx", reason="needs jax2onnx, of the extra onnx")
     from iqa_jax.scoring.to_onnx import export_onnx
@@ -176,14 +182,14 @@ def test_an_engine_that_cannot_is_said_in_a_line(tmp_path, small_weights, monkey
 
 
 @pytest.mark.quick
-def test_a_file_is_not_exported_again(tmp_path):
+def test_a_file_is_not_exported_again(shipped, tmp_path):
     from iqa_jax.scoring.to_onnx import export_onnx
 
     with pytest.raises(UserError, match="cannot be exported again"):
         export_onnx(shipped("blind"), tmp_path / "again.onnx")
 
 
-def test_bfloat16_weights_are_exported_in_float32(exports, tmp_path):
+def test_bfloat16_weights_are_exported_in_float32(exports, tiny, tmp_path):
     from iqa_jax.scoring.to_onnx import export_onnx
 
     model = tiny("blind_student").model

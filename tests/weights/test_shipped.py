@@ -49,15 +49,19 @@ def test_nothing_is_better_than_the_reference_itself():
 
 
 def test_identical_pictures_get_exactly_the_best_score():
-    metric, small = iqa_jax.load(), miniature.picture(2, (33, 200))
-    for picture in (small, *photographs().values()):
+    metric = iqa_jax.load()
+    for picture in (miniature.picture(2, (33, 200)), *photographs().values()):
         assert metric(picture, picture) == metric.range[1]
         assert metric(prepared := metric.prepare(picture / np.float32(255)), picture) == metric.range[1]
         almost = picture.copy()
         almost[::16, ::16] ^= 8
         assert metric(prepared, almost) < metric.range[1]
     assert (metric.map(picture, picture).values == metric.range[1]).all()
-    slope = jax.jit(jax.grad(lambda x: metric.loss(small / 255, x)))(jnp.float32(small / 255))
+
+
+def test_the_slope_is_finite_where_pictures_are_identical():
+    metric, picture = iqa_jax.load(), miniature.picture(2, (33, 200)) / np.float32(255)
+    slope = jax.jit(jax.grad(lambda distorted: metric.loss(picture, distorted)))(jnp.asarray(picture))
     assert np.isfinite(slope).all()
 
 

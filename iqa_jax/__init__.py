@@ -58,16 +58,10 @@ if not TYPE_CHECKING:
             return importlib.import_module("iqa_jax.torch")
         if name not in __all__:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        try:
-            module = importlib.import_module(_MODULES.get(name, "iqa_jax.scoring.metric"))
-        except ModuleNotFoundError as error:
-            if (error.name or "").partition(".")[0] not in ("jax", "jaxlib", "flax"):
-                raise
-            raise ModuleNotFoundError(
-                f"iqa_jax.{name} needs {error.name}, which comes with: pip install 'iqa-conformer[jax]'",
-                name=error.name,
-            ) from None
-        return getattr(module, name)
+        from iqa_jax.errors import extra_named
+
+        with extra_named(f"iqa_jax.{name}", "jax", "jax", "jaxlib", "flax"):
+            return getattr(importlib.import_module(_MODULES.get(name, "iqa_jax.scoring.metric")), name)
 
 
 def __dir__() -> list[str]:

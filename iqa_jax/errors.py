@@ -30,6 +30,21 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
+@contextlib.contextmanager
+def extra_named(what: str, extra: str, *packages: str) -> Iterator[None]:
+    """Says which extra brings the package that `what` needs, if one of these is not installed."""
+    try:
+        yield
+    except ModuleNotFoundError as missing:
+        if (missing.name or "").partition(".")[0] not in packages:  # it is there and lacks something
+            raise
+        raise ModuleNotFoundError(
+            f"{what} needs {missing.name}, which is not installed; it comes with: "
+            f"pip install 'iqa-conformer[{extra}]'",
+            name=missing.name,
+        ) from None
+
+
 def of_missing_devices(error: BaseException) -> str | None:
     """A plain text for JAX's error if `JAX_PLATFORMS` names missing devices; None for other errors.
 

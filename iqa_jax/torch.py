@@ -14,20 +14,13 @@ import warnings
 
 import numpy as np
 
-try:
+from iqa_jax.errors import UserError, extra_named
+
+with extra_named("iqa_jax.torch", "torch", "jax", "torch"):
     import jax
     import jax.numpy as jnp
     import torch
-except ModuleNotFoundError as missing:
-    if missing.name not in ("jax", "torch"):  # they are there and lack something
-        raise
-    raise ModuleNotFoundError(
-        f"iqa_jax.torch needs {missing.name}, which is not installed; it comes with: "
-        "pip install 'iqa-conformer[torch]'",
-        name=missing.name,
-    ) from None
 
-from iqa_jax.errors import UserError
 from iqa_jax.ops.programs import jit
 from iqa_jax.ops.windows import SMALLEST
 from iqa_jax.scoring.engine import check_process

@@ -97,6 +97,13 @@ def numbers_of(option: str, text: str) -> list[int]:
     return numbers
 
 
+def as_options(text: str, *arguments: str, fields: bool = False) -> str:
+    """A text with options where it names these arguments of the library; see `arguments_as_options`."""
+    named = rf"(?<![\w./-])({'|'.join(arguments)})\b"
+    prefix = "--config." if fields else "--"
+    return re.sub(named, lambda name: prefix + (name[1] if fields else name[1].replace("_", "-")), text)
+
+
 @contextlib.contextmanager
 def arguments_as_options(*arguments: str, fields: bool = False) -> Iterator[None]:
     """Lets the library's errors name options where they name its arguments: `--data-dir`, not `data_dir`.
@@ -107,13 +114,7 @@ def arguments_as_options(*arguments: str, fields: bool = False) -> Iterator[None
     try:
         yield
     except UserError as error:
-        named = rf"(?<![\w./-])({'|'.join(arguments)})\b"
-        text = re.sub(
-            named,
-            lambda name: f"--config.{name[1]}" if fields else f"--{name[1].replace('_', '-')}",
-            str(error),
-        )
-        error.args = (text,)
+        error.args = (as_options(str(error), *arguments, fields=fields),)
         raise
 
 

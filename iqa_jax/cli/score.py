@@ -18,6 +18,8 @@ from iqa_jax.cli.options import (
     WeightsOrShipped,
     Workers,
     advice,
+    arguments_as_options,
+    as_options,
     check_workers,
     step_of,
 )
@@ -128,7 +130,7 @@ def score(
     tables = [name for name in (*references, *targets) if is_table(name)]
     check_not_read([local_path(csv)] if csv else [], map(local_path, tables))
     options: dict = dict(crops=crops, batch_size=batch_size, step=step_of(step), ema=ema, engine=engine)
-    with _without_collections():
+    with _without_collections(), arguments_as_options("crops", "engine"):
         from iqa_jax.scoring.load import BLIND, FULL_REFERENCE, load
         from iqa_jax.scoring.onnx_model import OnnxModel
 
@@ -223,18 +225,22 @@ def score_pairs(
         pairs = pairs_for(metric, pairs, remark)
     methods_of([target for target, _ in pairs], outputs.named)  # what is wrong with it is said at once
     printer = ScorePrinter(len(pairs), as_json=as_json, best_first=outputs.best_first)
-    with printer.progress():
-        results = score_and_write(
-            metric,
-            pairs,
-            outputs,
-            scorer=scorer,
-            masks=masks,
-            resize=resize or None,
-            align=align,
-            on_result=printer.result,
-            say=printer.remark,
-        )
+    how: dict = {"scorer": scorer, "masks": masks, "resize": resize or None, "align": align}
+    with printer.progress(), arguments_as_options("recompute"):
+        try:
+            results = score_and_write(
+                metric,
+                pairs,
+                outputs,
+                **how,
+                on_result=printer.result,
+                say=lambda text: printer.remark(as_options(text, "recompute")),
+            )
+        except KeyboardInterrupt as interruption:
+            if outputs.table:
+                kept = f"{printer.done} of {len(pairs)} images are done"
+                interruption.args = (f"{kept}; run the same command again to resume",)
+            raise
     methods = methods_of([result.target for result in results], outputs.named)
     comparison = compare_results(results, methods, metric.range, remark)
     return printer.finish(metric, results, methods.whose if methods.names else None, comparison)

@@ -28,6 +28,9 @@ class ScorePrinter:
 
     Where standard output is not a terminal, several are lines (target, tab, score), as they come or, if they
     are sorted, at the end.  Progress, remarks and failures go to standard error.
+
+    Attributes:
+      done: how many results have come.
     """
 
     def __init__(self, count: int, *, as_json: bool, best_first: bool):
@@ -35,6 +38,7 @@ class ScorePrinter:
         self._count, self._as_json = count, as_json
         self._as_lines = not (as_json or on_terminal(sys.stdout) or count == 1)
         self._at_once = self._as_lines and not best_first
+        self.done = 0
 
     @contextlib.contextmanager
     def progress(self) -> Iterator[None]:
@@ -53,6 +57,7 @@ class ScorePrinter:
         """Takes a result as it comes."""
         if self._at_once:
             _print_line(result)
+        self.done += 1
         self._bar.update()
 
     def finish(

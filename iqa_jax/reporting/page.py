@@ -22,6 +22,7 @@ from iqa_jax.reporting.templates import environment
 from iqa_jax.scoring.metric import QualityMap
 
 PAGE = "index.html"
+_GENERATOR = b'<meta name="generator" content="iqa_jax">'
 PICTURES = "index-files"  # beside the page
 _MARK = ".made-with-the-page"  # in that folder, which the next page may then replace
 _THUMBNAIL = (128, 96)
@@ -75,12 +76,16 @@ class Page(contextlib.AbstractContextManager):
           as_files: pictures are copies of their files, where browsers show these; else PNG files.
           scale: the range that the colours of all maps span; that of each map if not given.
         Raises:
-          UserError: the directory cannot be written, or holds an `index-files` that no page has made.
+          UserError: the directory cannot be written, or holds an `index.html` or `index-files` of something
+            else.
         """
         self.directory = writable_directory(directory)
         pictures = self.directory / PICTURES
         if pictures.exists() and not (pictures / _MARK).exists():
             raise UserError(f"{pictures}: no page has made this folder; choose another directory")
+        page = self.directory / PAGE
+        if page.exists() and not pictures.exists() and _GENERATOR not in page.read_bytes():
+            raise UserError(f"{page}: is there already and is no page of scores; choose another directory")
         self._open = contextlib.ExitStack()
         self._images = self._open.enter_context(partial_folder(self.directory))
         self._as_files, self._scale = as_files, scale

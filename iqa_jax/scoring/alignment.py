@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from iqa_jax.data.arrays import Given, check_one_shape, image_of
-from iqa_jax.errors import UserError
+from iqa_jax.errors import UserError, extra_named
 from iqa_jax.evaluation.baselines import luma
 
 FARTHEST = 32  # pixels that a picture may have moved
@@ -79,8 +79,9 @@ def describe(shift: tuple[float, float]) -> str:
 
 def _shift_of(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
     """How far the luma b lies to the right of and below a; 0 unless that explains it clearly better."""
-    from scipy import ndimage
-    from skimage.registration import phase_cross_correlation
+    with extra_named("align", "align", "scipy", "skimage"):
+        from scipy import ndimage
+        from skimage.registration import phase_cross_correlation
 
     if not (np.ptp(a) > 0 and np.ptp(b) > 0):
         return 0.0, 0.0

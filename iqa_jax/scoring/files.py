@@ -314,7 +314,7 @@ def resumed(
     if table and table.damaged:
         say(f"damaged lines in the journal of {table.path}: {table.damaged}; their files are scored again")
     if scored:
-        say(f"{len(scored)} of {len(pairs)} are scored already; recompute to score all again")
+        say(f"{len(scored)} of {len(pairs)} are scored already; recompute scores all again")
     for position, value in scored.items():
         result = Result(*pairs[position], value, shift=shifts.get(position))
         if table:

@@ -10,7 +10,7 @@ import numpy as np
 
 from iqa_jax import __version__
 from iqa_jax.data.arrays import Given, check_one_shape, image_of, images_of, mask_of, pair_of, traceable
-from iqa_jax.errors import UserError
+from iqa_jax.errors import UserError, extra_named
 from iqa_jax.ops import Array
 from iqa_jax.ops.windows import CROPS, Place, places, places_of_part, weighted_mean
 from iqa_jax.scoring.engine import BATCH_SIZE, KEPT_WINDOWS, Engine, Reference, WindowModel
@@ -176,7 +176,8 @@ class Metric(abc.ABC):
 
     def _loss(self, *images: Array, windows: int | None, key: "jax.Array | None") -> "jax.Array":
         """() or (B,), from one or two images or batches of them."""
-        from iqa_jax.scoring.loss import mean_mos
+        with extra_named("a loss", "jax", "jax", "jaxlib"):
+            from iqa_jax.scoring.loss import mean_mos
 
         mos = mean_mos(self.model, *images, windows=windows, key=key)
         return (self.range[1] - mos) / self.config.mos_std

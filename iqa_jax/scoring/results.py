@@ -21,6 +21,7 @@ State = tuple[int, int, int] | None  # of a file: size, time of its content, tim
 COLUMNS = ("target", "reference", "score", "error")
 ALIGNED_COLUMNS = ("target", "reference", "score", "shift_x", "shift_y", "error")
 _NUMBERS = ("score", "shift_x", "shift_y")
+_WAITS = "a finished table stays until this one is whole"  # an entry of the journal
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,9 +107,9 @@ def to_json(results: Sequence[Result]) -> list[dict]:
 class ScoreTable(contextlib.AbstractContextManager):
     """A CSV or Parquet file of results, and a journal beside it until all scores are known.
 
-    Rows are appended to the CSV file as they come.  The journal, `NAME.journal`, holds each score with all it
-    depends on: the metric, and the state in which each file was read.  A second start resumes from it.
-    Nothing is overwritten before the first result.
+    Rows are appended to a new CSV file as they come; a finished one is replaced when all rows are known.  The
+    journal, `NAME.journal`, holds each score with all it depends on: the metric, and the state in which each
+    file was read.  A second start resumes from it.
 
     Attributes:
       path: of the file.
@@ -126,10 +127,11 @@ class ScoreTable(contextlib.AbstractContextManager):
           recompute: ignore the journal.
           columns: `COLUMNS`, or `ALIGNED_COLUMNS` of pairs that were aligned.
         Raises:
-          UserError: another process writes there, or the journal is another metric's or damaged.
+          UserError: another process writes there, the journal is another metric's or damaged, or the file
+            holds something else than scores.
         """
-        if _is_parquet(path):
-            import pyarrow.parquet  # noqa: F401  before the work, not after it
+        if not _holds_scores(path):
+            raise UserError(f"{path}: is there already and is no table of scores; choose another file")
         journal, hint = journal_of(path), "choose another file, or recompute to overwrite it"
         with contextlib.ExitStack() as opened:
             try:
@@ -145,6 +147,8 @@ class ScoreTable(contextlib.AbstractContextManager):
                 raise UserError(f"{journal}: damaged, so that the metric of its scores is not known; {hint}")
             self._file: IO[str] | None = None
             self._columns, self.aligned = columns, "shift_x" in columns
+            finished = path.exists() and not journal.exists()
+            self._replaces = finished or _WAITS in self._journal.results
             self._open = opened.pop_all()
 
     def __exit__(self, *_: object) -> None:
@@ -187,7 +191,7 @@ class ScoreTable(contextlib.AbstractContextManager):
             that the journal has already.
         """
         if self._file is None:
-            if _is_parquet(self.path):  # is written at the end
+            if self._replaces or _is_parquet(self.path):  # `finish` writes it
                 self._file = io.StringIO()
             else:
                 self._file = open(self.path, "w", encoding="utf-8", errors="surrogateescape", newline="")
@@ -196,6 +200,8 @@ class ScoreTable(contextlib.AbstractContextManager):
         self._file.write(csv_text([_row(result, self._columns)]))
         self._file.flush()
         if result.error is None and result.score is not None and states is not None:
+            if self._replaces and _WAITS not in self._journal.results:
+                self._journal.add(_WAITS, True)
             value = [result.score, *result.shift] if result.shift else result.score
             self._journal.add(_key(files, states), value)
 
@@ -208,6 +214,24 @@ class ScoreTable(contextlib.AbstractContextManager):
 
 def _is_parquet(path: Path) -> bool:
     return path.suffix.lower() == ".parquet"
+
+
+def _holds_scores(path: Path) -> bool:
+    """Whether a file is a table of scores, or the beginning of one, or not there."""
+    known = COLUMNS, ALIGNED_COLUMNS
+    if _is_parquet(path):
+        import pyarrow
+        from pyarrow import parquet  # before the work, not after it
+
+        try:
+            return not path.is_file() or tuple(parquet.read_schema(path).names) in known
+        except pyarrow.ArrowInvalid:
+            return path.stat().st_size == 0
+    if not path.is_file():
+        return True
+    with open(path, encoding="utf-8", errors="replace", newline="") as file:
+        header = file.readline(1000)
+    return any(csv_text([columns]).startswith(header) for columns in known)
 
 
 def journal_of(path: Path) -> Path:

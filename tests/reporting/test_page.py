@@ -72,6 +72,12 @@ def test_a_folder_that_no_page_has_made_stays_as_it_is(methods):
     with pytest.raises(UserError, match="index-files: no page has made this folder"):
         made(methods)
     assert [path.name for path in (methods / "page").rglob("*")] == ["index-files", "mine.png"]
+    shutil.rmtree(pictures)
+    page = methods / "page" / page_module.PAGE
+    page.write_text("<title>My project</title>")
+    with pytest.raises(UserError, match=r"index.html: is there already and is no page of scores"):
+        made(methods)
+    assert page.read_text() == "<title>My project</title>"
 
 
 def test_methods_and_references_are_told_apart_by_their_folders(tmp_path):

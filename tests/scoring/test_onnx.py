@@ -93,6 +93,22 @@ def test_the_command_scores_without_jax(tmp_path):
     np.testing.assert_allclose(scores, [golden[0], golden[2]], atol=1e-4)
 
 
+def test_what_the_extra_lite_lacks_is_named(tmp_path):
+    code = (
+        "import sys; sys.modules.update(dict.fromkeys(('jax', 'jaxlib', 'skimage')))\n"
+        "import numpy as np, iqa_jax\n"
+        "picture = np.zeros((40, 40, 3), np.float32)\n"
+        "for call in (iqa_jax.align, iqa_jax.load().loss):\n"
+        "    try: call(picture, picture)\n"
+        "    except ModuleNotFoundError as error: print(error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    said = done.stdout.splitlines()
+    assert [line.partition(" needs ")[0] for line in said] == ["align", "a loss"], done.stderr
+    for line, extra in zip(said, ("align", "jax"), strict=True):
+        assert line.endswith(f"it comes with: pip install 'iqa-conformer[{extra}]'")
+
+
 # A file of one's own
 
 

@@ -84,6 +84,41 @@ def test_another_metric_is_refused_and_nothing_is_lost(tmp_path, change):
         assert opened.scored(files) == {}
 
 
+def test_a_finished_table_stays_until_the_next_one_is_whole(tmp_path):
+    files, table = images(tmp_path, 3), tmp_path / "s.csv"
+    other = {**MINE, "resize": "target"}
+    with ScoreTable(table, MINE) as opened:
+        add(opened, files[0], 1.5)
+        opened.finish([Result(*files[0], 1.5)])
+    finished = table.read_bytes()
+    scores = interrupted(table, files, other)
+    assert table.read_bytes() == finished
+    with ScoreTable(table, other) as opened:
+        assert opened.scored(files) == scores
+        results = [Result(*files[number], score) for number, score in scores.items()]
+        for result, its in zip(results, files, strict=True):
+            opened.add(result, its, None)
+        assert table.read_bytes() == finished
+        opened.finish(results)
+    assert table.read_text().count("\n") == 4 and not journal_of(table).exists()
+
+
+@pytest.mark.parametrize("name", ["s.csv", "s.parquet"])
+def test_a_table_of_something_else_is_never_replaced(tmp_path, name):
+    pytest.importorskip("pyarrow")
+    table = tmp_path / name
+    for content in (b"image,mos\na.png,3.5\n", b"target,reference,mos\n", b"\xff\xfe\0", b"PAR1"):
+        table.write_bytes(content)
+        for again in (False, True):
+            with pytest.raises(UserError, match=f"{name}: is there already and is no table of scores"):
+                ScoreTable(table, MINE, recompute=again)
+        assert table.read_bytes() == content
+    for beginning in (b"", b"target,refer"):  # what a full disk or a killed process leaves
+        if table.suffix == ".csv" or not beginning:
+            table.write_bytes(beginning)
+            assert kept(table, []) == {}
+
+
 def test_no_damage_makes_another_score(tmp_path):
     files = images(tmp_path, 12)
     table = tmp_path / "s.csv"

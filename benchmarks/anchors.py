@@ -4,8 +4,9 @@
     python benchmarks/anchors.py photographs/    # all pictures in a folder
 
 Codecs are Pillow's, with their settings but for the quality.  Blur and noise are Gaussian, on the 8-bit
-values of each channel; grain is noise that is the same in all three.  The table has the mean over the
-pictures, and the lowest and the highest score; of a metric without reference also how much the scores change.
+values of each channel; grain is noise that is the same in all three.  Pictures are scaled by Lanczos, for
+metrics without reference.  The table has the mean over the pictures, and the lowest and the highest score; of
+a metric without reference also how much the scores change.
 """
 
 import io
@@ -29,6 +30,7 @@ QUALITIES = (95, 90, 80, 70, 50, 30, 10)
 BLURS = (0.3, 0.5, 0.7, 1, 1.5, 2, 3, 5)
 NOISES = (1, 2, 3, 5, 10, 20, 30)
 GRAINS = (3, 6, 12)
+SCALES = (0.5, 2, 4)
 
 Folder = Annotated[
     Path | None,
@@ -75,6 +77,13 @@ def grey(image: np.ndarray) -> np.ndarray:
     return np.asarray(Image.fromarray(image).convert("L").convert("RGB"))
 
 
+def scaled(by: float, image: np.ndarray) -> np.ndarray:
+    """An image at another size."""
+    picture = Image.fromarray(image)
+    size = round(picture.width * by), round(picture.height * by)
+    return np.asarray(picture.resize(size, Image.Resampling.LANCZOS))
+
+
 def versions() -> Iterator[tuple[str, Callable[[np.ndarray], np.ndarray]]]:
     """What is done to a picture, by its name in the table."""
     yield "identical", lambda image: image
@@ -91,6 +100,8 @@ def versions() -> Iterator[tuple[str, Callable[[np.ndarray], np.ndarray]]]:
     for sigma in GRAINS:
         yield f"grain, σ = {sigma:g} of 255", lambda image, sigma=sigma: noisy(sigma, image, channels=1)
     yield "a grey copy", grey
+    for factor in SCALES:
+        yield f"scaled by {factor:g}", lambda image, factor=factor: scaled(factor, image)
 
 
 def over(values: np.ndarray, form: str = ".2f") -> str:
@@ -120,13 +131,15 @@ def main(
     unchanged = {name: np.array([float(metrics[name](image)) for image in images.values()]) for name in blind}
     for title, change in tqdm(done[:: 8 if small else 1], unit="distortion"):
         changed = [(image, change(image)) for image in images.values()]
+        comparable = all(before.shape == after.shape for before, after in changed)
         scores = {
             name: np.array(
                 [float(metric(*(pair if metric.full_reference else pair[1:]))) for pair in changed]
             )
             for name, metric in metrics.items()
+            if comparable or not metric.full_reference
         }
-        cells = [over(of) for of in scores.values()]
+        cells = [over(scores[name]) if name in scores else "–" for name in metrics]
         cells += [over(scores[name] - unchanged[name], "+.2f") for name in blind]
         lines.append(f"| {title} | {' | '.join(cells)} |")
     put_out("\n".join(lines) + "\n", output)

@@ -3,14 +3,17 @@
     from iqa_jax.torch import Loss
 
     perceptual = Loss("full-reference")
-    loss = torch.nn.functional.l1_loss(restored, original) + 0.01 * perceptual(original, restored)
+    loss = torch.nn.functional.l1_loss(restored, original) + 0.005 * perceptual(original, restored)
 
-The network runs in JAX, so there is one implementation, and every set of weights that `iqa_jax.load` takes
-works here too.  On one device tensors and arrays share memory by DLPack; else they go through the host.
+The network runs in JAX, so there is one implementation, and all weights that `iqa_jax.load` takes work here
+too, except exported files, which have no gradient.  On one device tensors and arrays share memory by DLPack;
+else they go through the host.
 """
 
+import contextlib
 import os
 import warnings
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -75,7 +78,7 @@ class Loss(torch.nn.Module):
         if windows is not None and not (is_number and windows >= 1):
             raise UserError(f"windows={windows!r}: expected a whole number, 1 or more")
         if not isinstance(weights, Metric):
-            weights = load(weights, step=step, ema=ema)
+            weights = load(weights, step=step, ema=ema, engine="jax")
         self.reduction, self.windows = reduction, windows
         self._programs = _Programs(weights)
 
@@ -108,12 +111,14 @@ class Loss(torch.nn.Module):
             _check_kind(image, name)
         _check_alike(given)
         in_float32 = {name: image.to(torch.float32) for name, image in given.items()}
-        for name, image in in_float32.items():
-            _check_range(image.detach(), name)
+        with _transforms_named():
+            for name, image in in_float32.items():
+                _check_range(image.detach(), name)
         images = tuple(in_float32.values())
         learns = torch.is_grad_enabled()
         wanted = tuple(k for k, image in enumerate(images) if learns and image.requires_grad)
-        losses = _FromJax.apply(self._programs, self.windows, wanted, self._key(key), *images)
+        with _transforms_named():
+            losses = _FromJax.apply(self._programs, self.windows, wanted, self._key(key), *images)
         return losses if self.reduction == "none" else getattr(losses, self.reduction)()
 
     def extra_repr(self) -> str:
@@ -145,7 +150,7 @@ class Loss(torch.nn.Module):
         if self.windows is None:
             return None
         if key is None:
-            return jax.random.key(int(torch.randint(2**31 - 1, ())))
+            return jax.random.key(int(torch.randint(2**31 - 1, (), device="cpu")))
         if not isinstance(key, jax.Array | np.ndarray):
             raise UserError(f"key: a {type(key).__name__}; expected jax.random.key(0)")
         return key
@@ -312,6 +317,20 @@ def _check_alike(given: dict[str, torch.Tensor]) -> None:
             f"reference is on {reference.device} and distorted on {distorted.device}; move one: "
             "reference.to(distorted.device)"
         )
+
+
+@contextlib.contextmanager
+def _transforms_named() -> Iterator[None]:
+    """Raises UserError instead of PyTorch's errors where a transform of torch.func gives tensors."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not any(sign in str(error) for sign in ("functorch", "doesn't have storage")):
+            raise
+        raise UserError(
+            "torch.func (grad, vmap, jvp) cannot look into this loss: call backward() or "
+            "torch.autograd.grad, or use metric.loss, in JAX"
+        ) from None
 
 
 def _check_range(image: torch.Tensor, name: str) -> None:

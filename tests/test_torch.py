@@ -321,6 +321,29 @@ def test_a_compiled_network_breaks_its_graph_at_the_loss(loss):
 
 
 @quick
+def test_transforms_of_torch_func_are_refused_in_a_line(loss):
+    reference, distorted = pair()
+    for derived in (
+        lambda: torch.func.grad(lambda x: loss(reference, x))(distorted.detach()),
+        lambda: torch.func.vmap(lambda x: loss(reference, x))(distorted.detach()[None]),
+    ):
+        with pytest.raises(UserError, match="torch.func .* cannot look into this loss") as refused:
+            derived()
+        assert "\n" not in str(refused.value)
+
+
+@quick
+def test_a_default_device_changes_nothing_of_the_windows_that_are_drawn():
+    chooses = Loss("blind", windows=1)
+    image = torch.rand(1, 3, 200, 220)
+    torch.manual_seed(0)
+    expected = chooses(image)
+    torch.manual_seed(0)
+    with torch.device("meta"):
+        assert chooses(image).item() == expected.item()
+
+
+@quick
 def test_a_second_derivative_is_refused_in_a_line(loss):
     reference, distorted = pair()
 

@@ -9,7 +9,8 @@ pseudo-opinions are (arXiv 2509.01411):
   generic    maps of all types that add or take detail
   colour     maps of the types that change colour and light
 
-No opinion about any other data set's images goes in.
+No opinion about any other data set's images goes in, but for five factors that were chosen on the development
+pairs, see `_HARSHER`.
 """
 
 from typing import NamedTuple

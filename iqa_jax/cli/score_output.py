@@ -190,7 +190,7 @@ def _print_comparison(comparison: "Comparison", file: TextIO | None) -> None:
         console.print(in_one_line(difference.sentence))
     notes = [f"in brackets: 95 % interval of the mean, bootstrap over {references}"]
     if comparison.references < _FEW_REFERENCES:
-        notes.append("of so few it is narrower than it should be")
+        notes.append("with so few references it is narrower than it should be")
     if comparison.references == 1:
         notes.clear()
     if comparison.left_out:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from iqa_jax.errors import UserError
 from iqa_jax.evaluation.statistics import bootstrap_intervals
 
 _ALL_PAIRS = 4  # up to so many methods are all compared with one another, more with the best alone
@@ -43,6 +44,11 @@ class Difference:
     def sentence(self) -> str:
         """The difference in words."""
         on = f"on {self.better_on} of {self.pictures} pictures"
+        if self.interval is None and not self.mean:
+            return (
+                f"{self.better} and {self.other}: equal means, {self.better} is better {on} and worse on "
+                f"{self.worse_on}"
+            )
         if self.interval is None:
             return (
                 f"{self.better} is better than {self.other} {on}, mean difference {self._text(self.mean)}; "
@@ -124,8 +130,19 @@ def compare(
       contents: (N,) the reference of each picture.
       left_out, decimals: see `Comparison` and `Difference`.
       resamples: of the bootstrap.
+    Raises:
+      UserError: no methods, not one score for each picture in each, or one that is not finite.
     """
     methods = tuple(scores)
+    for name in methods:
+        if len(scores[name]) != len(contents) or not len(contents):
+            raise UserError(
+                f"{name}: {len(scores[name])} scores of {len(contents)} pictures; expected one of each"
+            )
+        if not np.isfinite(scores[name]).all():
+            raise UserError(f"{name}: a score is not finite; leave out its picture in all methods")
+    if not methods:
+        raise UserError("no methods to compare; expected the scores of one or more")
     values = np.array([scores[name] for name in methods], np.float64)  # (methods, N)
     means = values.mean(axis=1)
     order = sorted(range(len(methods)), key=lambda k: -means[k])

@@ -66,6 +66,8 @@ def write_demo(
         raise UserError(f"{directory}: no demo has made this folder; choose another directory")
     files = runtime_files(runtime)
     written = _written_before(directory)
+    if not written:  # so that a start that is stopped can be repeated
+        write_whole(directory / DATA, json.dumps({"metrics": []}))
     described = [_metric(directory, metric, written) for metric in metrics]
     for name in _PARTS:
         write_whole(directory / name, (WEB / name).read_bytes())
@@ -109,7 +111,7 @@ def _metric(directory: Path, metric: Metric, written: dict[str, dict]) -> dict:
     before = written.get(path.name, {})
     if isinstance(metric.model, OnnxModel):
         write_whole(path, metric.model.content)
-    elif {**before, "sha256": None} != {**known, "sha256": None} or _sha256(path) != before["sha256"]:
+    elif before != {**known, "sha256": _sha256(path)}:
         from iqa_jax.scoring.to_onnx import export_onnx
 
         export_onnx(metric, path)
@@ -175,6 +177,8 @@ def server_of(directory: Path, port: int) -> http.server.ThreadingHTTPServer:
     handler = functools.partial(_Handler, directory=str(directory))
     try:
         return _Server(("127.0.0.1", port), handler)
+    except OverflowError:
+        raise UserError(f"port {port}: expected a number from 0 to 65535") from None
     except OSError as error:
         reason = "in use" if error.errno == errno.EADDRINUSE else error.strerror
         raise UserError(f"port {port}: {reason}; choose another one") from None

@@ -44,9 +44,9 @@ def align(reference: Given, distorted: Given) -> Aligned:
     """Moves a picture back over its reference, and cuts both to the part that they share.
 
     The shift is the peak of the cross-correlation of both lumas (scikit-image's `phase_cross_correlation`,
-    without normalisation, under a Hann window), to a tenth of a pixel.  A shift by whole pixels changes no
-    pixel.  Any other is undone by cubic interpolation, half of it in each picture, so that both stay equally
-    sharp.
+    without normalisation, under a Hann window), in steps of a tenth of a pixel.  A shift by whole pixels
+    changes no pixel.  Any other is undone by cubic interpolation, half of it in each picture, so that both
+    stay equally sharp.
 
     Args:
       reference, distorted: (H, W, 3) of one size, or what else a metric takes for one picture.
@@ -151,4 +151,6 @@ def _moved(image: np.ndarray, by: list[float]) -> np.ndarray:
     inner = moved[(slice(1, -1) if by[1] else slice(None)), (slice(1, -1) if by[0] else slice(None))]
     if image.dtype == np.uint8:
         return np.rint(inner).clip(0, 255).astype(np.uint8)
+    if image.dtype == bool:
+        return inner >= 0.5
     return inner.clip(image.min(), image.max()).astype(image.dtype)

@@ -161,6 +161,10 @@ class Engine:
                 if len(pending) == self._batch_size:
                     send()
                     yield from ready()
+            # Those that wait keep no image, whose memory may hold another one by then.
+            for k, task in enumerate(pending):
+                if task.item == number:
+                    pending[k] = task._replace(window=task.window.copy())
         if pending:
             send()
         while running:
@@ -176,7 +180,8 @@ class Engine:
         check_process()
         waiting = [(reference, place) for reference in references for place in places(reference.image)]
         for start in range(0, len(waiting), self._batch_size):
-            self._compute(waiting[start : start + self._batch_size])
+            for (reference, place), rows in self._computed(waiting[start : start + self._batch_size]).items():
+                reference.rows[place] = rows
 
     def _sent(self, tasks: list[_Task]) -> Array:
         """The scores (sets, n) of some windows, being computed."""
@@ -184,22 +189,21 @@ class Engine:
         if not self._model.full_reference:
             return self._model.scores(None, windows, len(tasks))
         wanted = [(cast(Reference, task.reference), task.place) for task in tasks]
-        unknown = list(dict.fromkeys((r, place) for r, place in wanted if place not in r.rows))
-        self._compute(unknown)
-        features = self._gathered([reference.rows[place] for reference, place in wanted])
-        for reference, place in unknown:
-            if not reference.keep:
-                del reference.rows[place]
-        return self._model.scores(features, windows, len(tasks))
+        known = {(r, place): r.rows[place] for r, place in wanted if place in r.rows}
+        computed = self._computed([one for one in dict.fromkeys(wanted) if one not in known])
+        for (reference, place), rows in computed.items():
+            if reference.keep:
+                reference.rows[place] = rows
+        known |= computed
+        return self._model.scores(self._gathered([known[one] for one in wanted]), windows, len(tasks))
 
-    def _compute(self, wanted: list[tuple[Reference, Place]]) -> None:
-        """Adds features to the rows of references, those of one program at most."""
+    def _computed(self, wanted: list[tuple[Reference, Place]]) -> dict[tuple[Reference, Place], Features]:
+        """The features of windows of references, those of one program at most."""
         if not wanted:
-            return
+            return {}
         windows = self._filled([reference.window(place, self._size) for reference, place in wanted])
         of_each = _rows(self._model.features(windows, len(wanted)))
-        for (reference, place), features in zip(wanted, of_each, strict=False):
-            reference.rows[place] = features
+        return dict(zip(wanted, of_each, strict=False))
 
     def _filled(self, windows: list[np.ndarray]) -> np.ndarray:
         """Windows as an array of the batch size."""

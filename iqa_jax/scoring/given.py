@@ -55,17 +55,28 @@ def items_of(
     Raises:
       UserError: one is not taken by a metric.
     """
-    latest, one = None, None
+    latest, content, one = None, None, None
     for position, row in enumerate(rows):
         given, *masks = row[1:] if keeps else row
         name = called("distorted", position)
         distorted = image_of(given, name, "score by itself")
         if keeps:
-            if one is None or row[0] is not latest:
-                latest, one = row[0], _reference(row[0], keeps, called("reference", position))
+            if one is None or row[0] is not latest or not _is_still(content, latest):
+                latest, content = row[0], own_copy(row[0])
+                one = _reference(content, keeps, called("reference", position))
             check_one_shape(one.image, distorted, name)
         mask = masks[0] if masks else None
         yield one, distorted, None if mask is None else mask_of(mask, distorted, called("mask", position))
+
+
+def own_copy(given: Any) -> Any:
+    """A copy of an array that its owner may change; all else as it is."""
+    return given.copy() if isinstance(given, np.ndarray) else given
+
+
+def _is_still(content: Any, given: Any) -> bool:
+    """Whether what was given has the content that it had."""
+    return content is given or np.array_equal(content, given)
 
 
 def _reference(given: Any, keeps: Keeps, name: str) -> Reference:

@@ -14,7 +14,7 @@ from iqa_jax.errors import UserError, extra_named
 from iqa_jax.ops import Array
 from iqa_jax.ops.windows import CROPS, Place, places, places_of_part, weighted_mean
 from iqa_jax.scoring.engine import BATCH_SIZE, KEPT_WINDOWS, Engine, Reference, WindowModel
-from iqa_jax.scoring.given import Item, Prepared, Several, items_of, items_of_list
+from iqa_jax.scoring.given import Item, Prepared, Several, items_of, items_of_list, own_copy
 from iqa_jax.weights.record import identity_of, title_of
 
 if TYPE_CHECKING:
@@ -257,7 +257,7 @@ class FullReferenceMetric(Metric):
 
         A mask may stand third.  The pairs are taken as they are needed, and windows of several go through the
         model together.  Where pairs that follow one another have the very same reference object, its features
-        are computed once.
+        are computed once.  An array may be filled anew for each pair, as decoders of video do.
 
         Raises:
           UserError: see `__call__`; earlier pairs have been scored.
@@ -275,7 +275,7 @@ class FullReferenceMetric(Metric):
         else:
             whole = images_of(reference, "reference")
             shape, images = whole.shape, list(whole) if whole.ndim == 4 else [whole]
-        references = tuple(Reference(image, keep=self._keeps(image)) for image in images)
+        references = tuple(Reference(own_copy(image), keep=self._keeps(image)) for image in images)
         self._engine.features([one for one in references if one.keep], self._places)
         return Prepared(shape, self, references)
 

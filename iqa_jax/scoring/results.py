@@ -229,7 +229,7 @@ def _holds_scores(path: Path) -> bool:
             return path.stat().st_size == 0
     if not path.is_file():
         return True
-    with open(path, encoding="utf-8", errors="replace", newline="") as file:
+    with open(path, encoding="utf-8-sig", errors="replace") as file:  # as spreadsheets may save it too
         header = file.readline(1000)
     return any(csv_text([columns]).startswith(header) for columns in known)
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from iqa_jax.errors import UserError
 from iqa_jax.evaluation.comparison import compare
 
 pytestmark = pytest.mark.quick
@@ -60,8 +61,26 @@ def test_a_single_reference_has_no_interval_and_equal_scores_no_winner():
     (only,) = compare({"a": [2.0, 3.0], "b": [1.0, 3.0]}, ["r", "r"]).differences
     assert only.interval is None and not only.shown and "a single reference" in only.sentence
     assert (only.better_on, only.worse_on, only.report()["interval_95"]) == (1, 0, None)
+    (equal,) = compare({"a": [3.0, 3.0], "b": [3.0, 3.0]}, ["r", "r"]).differences
+    assert equal.sentence == "a and b: equal means, a is better on 0 of 2 pictures and worse on 0"
     same = compare({"a": [2.0, 3.0], "b": [2.0, 3.0]}, ["r", "s"])
     assert same.wins == (0, 0) and "no difference shown, mean difference 0.00" in same.differences[0].sentence
+
+
+@pytest.mark.parametrize(
+    ("scores", "contents", "what"),
+    [
+        ({"a": [1.0, 2.0], "b": [1.0]}, ["r", "s"], "b: 1 scores of 2 pictures"),
+        ({"a": [1.0, 2.0]}, ["r"], "a: 2 scores of 1 pictures"),
+        ({"a": [1.0, 2.0]}, ["r", "s", "t"], "a: 2 scores of 3 pictures"),
+        ({"a": [1.0, float("nan")]}, ["r", "s"], "a: a score is not finite"),
+        ({"a": []}, [], "a: 0 scores of 0 pictures"),
+        ({}, [], "no methods to compare"),
+    ],
+)
+def test_scores_that_do_not_fit_are_refused(scores, contents, what):
+    with pytest.raises(UserError, match=what):
+        compare(scores, contents)
 
 
 @pytest.mark.parametrize(("shift", "text"), [(0.004, "0.004 (0.004 to 0.004)"), (0.5, "0.50 (0.50 to 0.50)")])

@@ -109,6 +109,17 @@ def test_a_run_of_ones_own_is_exported_once(tmp_path, installed, small_weights, 
 
 
 @pytest.mark.quick
+def test_a_start_that_was_stopped_can_be_repeated(metrics, tmp_path, installed, monkeypatch):
+    def stopped(directory):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(demo_module, "_example", stopped)
+        demo_module.write_demo(metrics, tmp_path / "demo", runtime=installed)
+    assert demo_module.write_demo(metrics, tmp_path / "demo", runtime=installed).is_file()
+
+
+@pytest.mark.quick
 def test_the_server_isolates_the_page_and_knows_the_kinds_of_its_files(tmp_path):
     for name in ("a.mjs", "a.js", "a.wasm"):
         (tmp_path / name).touch()

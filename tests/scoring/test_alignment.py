@@ -112,6 +112,10 @@ def test_a_mask_of_the_distorted_picture_is_cut_with_it():
     np.testing.assert_array_equal(Aligned(image, image, (2.0, -3.0)).cut(mask), mask[:-3, 2:])
     part = Aligned(image, image, (2.5, 0.0)).cut(mask)
     np.testing.assert_allclose(part, mask[:, 3:-1] + 0.25, atol=0.3)
+    square = np.zeros((60, 70), bool)
+    square[20:40, 20:40] = True
+    for right in (0.5, -0.4, 2.3):
+        assert abs(int(Aligned(image, image, (right, 0.0)).cut(square).sum()) - 400) <= 20  # a column
 
 
 def test_a_shift_in_words():

@@ -1,6 +1,8 @@
 """What a metric is given: lists of any sizes, one reference of many, bytes, files; a free model."""
 
 import io
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -88,6 +90,41 @@ def test_one_reference_serves_a_list_of_results():
         assert its.model.seen - before in (0, windows)  # not once for each result
     batch = its.prepare(np.stack([reference] * 5))
     np.testing.assert_allclose(its(batch, results), expected, atol=1e-6)
+
+
+def test_arrays_that_are_filled_anew_have_their_own_scores():
+    """Decoders of video give one buffer again and again."""
+    references = [miniature.picture(k, (40, 40)) for k in range(5)]
+    results = [miniature.noisy(image, 30.0 * k, k) for k, image in enumerate(references)]
+    its, blind = metric(), BlindMetric(Bright(False), {"sha256": "0" * 64})
+    reference, distorted = np.zeros((2, 40, 40, 3), np.uint8)
+
+    def filled():
+        for original, result in zip(references, results, strict=True):
+            reference[:], distorted[:] = original, result
+            yield reference, distorted
+
+    expected = [its(*pair) for pair in zip(references, results, strict=True)]
+    assert np.ptp(expected) > 0.001
+    np.testing.assert_allclose(list(its.stream(filled())), expected, atol=1e-6)
+    alone = list(blind.stream((image,) for _, image in filled()))
+    np.testing.assert_allclose(alone, [blind(image) for image in results], atol=1e-6)
+    prepared = its.prepare(reference)
+    reference[:] = 0
+    np.testing.assert_allclose(its(prepared, results[-1]), expected[-1], atol=1e-6)
+
+
+def test_threads_share_a_prepared_reference(monkeypatch):
+    monkeypatch.setattr("iqa_jax.scoring.metric.KEPT_WINDOWS", 4)  # of large images, features do not stay
+    reference = miniature.picture(0, (200, 200))
+    results = [miniature.noisy(reference, 5.0 * k, k) for k in range(12)]
+    its = metric(batch_size=3)
+    quick = its.model.features
+    monkeypatch.setattr(its.model, "features", lambda *given: (time.sleep(0.002), quick(*given))[1])
+    prepared = its.prepare(reference)
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(lambda result: its(prepared, result), results))
+    np.testing.assert_allclose(found, [its(reference, result) for result in results], atol=1e-6)
 
 
 def test_the_same_open_file_may_stand_for_all():

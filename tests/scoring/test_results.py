@@ -113,7 +113,8 @@ def test_a_table_of_something_else_is_never_replaced(tmp_path, name):
             with pytest.raises(UserError, match=f"{name}: is there already and is no table of scores"):
                 ScoreTable(table, MINE, recompute=again)
         assert table.read_bytes() == content
-    for beginning in (b"", b"target,refer"):  # what a full disk or a killed process leaves
+    # What a full disk or a killed process leaves, and what a spreadsheet saves.
+    for beginning in (b"", b"target,refer", b"\xef\xbb\xbftarget,reference,score,error\r\na.png,,1,\r\n"):
         if table.suffix == ".csv" or not beginning:
             table.write_bytes(beginning)
             assert kept(table, []) == {}

@@ -135,11 +135,28 @@ def output_file(path: str | os.PathLike, *endings: str) -> Path:
       UserError: see `writable_directory`; or `path` is a directory, or has another ending.
     """
     path = local_path(path).absolute()
+    if path.is_symlink():  # what it points to is written, and the link stays
+        path = path.resolve()
     if path.is_dir():
         raise UserError(f"{path}: a directory; expected the name of a file to write")
     if endings and path.suffix.lower() not in endings:
         raise UserError(f"{path}: expected a file's name that ends in {' or '.join(endings)}")
     return writable_directory(path.parent) / path.name
+
+
+def check_replaceable(path: Path, mark: bytes, what: str, *, within: int = -1) -> None:
+    """Raises UserError if a file is there that is not one of ours, which all hold `mark`.
+
+    Args:
+      what: ours are, "page of scores".
+      within: so many bytes from the beginning; anywhere if not given.
+    """
+    if not path.is_file():
+        return
+    with path.open("rb") as file:
+        content = file.read(within)
+    if content and mark not in content:
+        raise UserError(f"{path}: is there already and is no {what} of iqa_jax; choose another name")
 
 
 def write_whole(path: Path, content: str | bytes) -> None:

@@ -16,7 +16,9 @@ import pytest
 
 from iqa_jax.errors import UserError
 from iqa_jax.files import (
+    check_replaceable,
     naming,
+    output_file,
     partial_folder,
     remove_leftovers,
     whole_file,
@@ -82,6 +84,27 @@ def test_a_planted_link_is_neither_followed_nor_a_hindrance(tmp_path, monkeypatc
         pass
     remove_leftovers(shared)  # nor are they followed here
     assert victim.read_text() == "precious" and (shared / "file").read_text() == "mine"
+
+
+def test_an_output_that_is_a_link_is_written_where_it_points_to(tmp_path):
+    (tmp_path / "deep").mkdir()
+    real, link = tmp_path / "deep" / "real.csv", tmp_path / "link.csv"
+    link.symlink_to(real)
+    for content in ("first", "second"):
+        write_whole(output_file(link, ".csv"), content)
+        assert link.is_symlink() and real.read_text() == content
+
+
+def test_a_file_of_something_else_is_not_replaced(tmp_path):
+    path = tmp_path / "a.html"
+    check_replaceable(path, b"ours", "page")
+    for content in (b"", b"all of it is ours"):
+        path.write_bytes(content)
+        check_replaceable(path, b"ours", "page")
+    for content, within in ((b"theirs?", -1), (b"not yet ours", 5)):
+        path.write_bytes(content.replace(b"theirs", b"mine"))
+        with pytest.raises(UserError, match="a.html: is there already and is no page of iqa_jax"):
+            check_replaceable(path, b"ours", "page", within=within)
 
 
 def test_a_full_disk_is_told_by_the_name_of_the_file_and_leaves_what_was_there(tmp_path, full_disk):

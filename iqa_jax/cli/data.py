@@ -52,7 +52,7 @@ def prepare(
     options = None
     if scale or average_opinions:
         options = TableOptions(_ends_of(scale), average_opinions)
-    with arguments_as_options("manual_dir", "average_opinions", "data_dir"):
+    with arguments_as_options("manual_dir", "average_opinions", "data_dir", "force"):
         builder = prepare_dataset(
             name,
             data_dir=data_dir or None,
@@ -146,9 +146,11 @@ def show(
 
     Example: python -m iqa_jax show --dataset iqa_demo --output samples.png
     """
+    from iqa_jax.data.png import FIGURE, check_picture_replaceable
     from iqa_jax.reporting.report import save_samples
 
     output = output_file(output, ".png")
+    check_picture_replaceable(output, FIGURE)
     source = opened(dataset, split, data_dir, splits)
     if source.size.min() < crop_size:
         raise DataError(f"{dataset}: an image of {source.size.min()} pixels, --crop-size is {crop_size}")

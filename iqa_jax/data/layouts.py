@@ -11,6 +11,8 @@ from iqa_jax.errors import DataError
 
 Say = Callable[[str], object]
 _IMAGE_COLUMNS = ("image_name", "image name", "name", "dist_img", "img_distorted")
+# What a table of pairs may say; other columns are not read.
+_COLUMNS = ("reference", "distorted", "mos", "dmos", "distortion", "level", "content", "method")
 _PIPAL_FOLDERS = tuple(f"../Distortion{mark}{k}" for mark in ("_", "") for k in range(1, 5))
 _NAME_AND_SCORE = re.compile(r"([^,;\t]+)[,;\t]\s*([-+]?[\d.]+(?:[eE][-+]?\d+)?)")
 
@@ -109,20 +111,26 @@ def read_pair_table(path: Path, columns: Sequence[str], problems: list[str], say
     Raises:
       DataError: columns may mean two things.
     """
-    recognised: list[tuple[_Layout, Sequence[str]]] = []
+    recognised: list[tuple[_Layout, Sequence[str], Sequence[str]]] = []
 
     def names_of(header: Sequence[str]) -> list[str]:
         try:
             layout = _layout_of(header)
         except DataError as error:
             raise DataError(f"{path}: {error}") from None
-        if layout is None:
-            return renamed(header, columns, PAIR_ALIASES)
-        recognised[:] = [(layout, header)]
-        # A column that is not read does not get in the way of one that is called so here.
-        ours = layout.columns.values()
-        names = [layout.columns.get(name, "" if name in ours else name) for name in header]
-        return renamed(names, columns, PAIR_ALIASES)
+        names = list(header)
+        if layout is not None:
+            # A column that is not read does not get in the way of one that is called so here.
+            ours = layout.columns.values()
+            names = [layout.columns.get(name, "" if name in ours else name) for name in header]
+        names = renamed(names, columns, PAIR_ALIASES)
+        twice = next((name for name in _COLUMNS if names.count(name) > 1), None)
+        if twice and set(columns) <= set(names):
+            its = [called for called, name in zip(header, names, strict=True) if name == twice]
+            raise DataError(f"{path}: columns {' and '.join(its)}: which is the {twice}? Keep one of them")
+        if layout is not None:
+            recognised[:] = [(layout, header, names)]
+        return names
 
     failures: list[str] = []
     rows = table_rows(path, columns, failures, names=names_of)
@@ -134,13 +142,14 @@ def read_pair_table(path: Path, columns: Sequence[str], problems: list[str], say
     problems += failures
     if not recognised or not rows:
         return PairTable(rows)
-    layout, header = recognised[0]
+    layout, header, names = recognised[0]
     read = [
         f"{name} is read as {ours}"
         for name, ours in layout.columns.items()
         if name in header and name != ours
     ]
-    unused = [name for name in header if name and name not in layout.columns]
+    used = zip(header, names, strict=True)
+    unused = [name for name, ours in used if name and name not in layout.columns and ours not in _COLUMNS]
     more = f"; not used: {', '.join(unused)}" if unused else ""
     say(f"{path.name}: columns as in {layout.title}: {', '.join(read)}{more}")
     return PairTable(rows, layout.folders)

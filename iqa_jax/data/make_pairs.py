@@ -11,7 +11,7 @@ import os
 import unicodedata
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 
@@ -23,10 +23,11 @@ from iqa_jax.data.images import read_image
 from iqa_jax.data.opinions import mean_opinion
 from iqa_jax.data.png import png_bytes
 from iqa_jax.errors import UserError
-from iqa_jax.files import fitting_name, remove_leftovers, write_whole
+from iqa_jax.files import file_sha256, fitting_name, remove_leftovers, write_whole
 from iqa_jax.signals import follow_parent, kept_from_children
 
 _SETTINGS = "distort.json"
+_CONTENT = "photographs.json"  # SHA-256 of each, by its name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,6 +98,7 @@ def make_pairs(
     photographs = sorted(photographs)
     names = output_names(photographs, plan, say)
     _check_settings(output, plan, [f"{names[path]}{path.suffix}" for path in photographs])
+    _check_content(output, {names[path]: path for path in photographs})
     places = {name.rpartition("/")[0] for name in names.values()}
     for place in [output / folder / place for folder in ("references", "distorted") for place in places]:
         place.mkdir(parents=True, exist_ok=True)
@@ -214,6 +216,26 @@ def _check_settings(output: Path, plan: Plan, photographs: Sequence[str]) -> Non
         raise UserError(f"{output}: holds pairs made with other settings ({other}); choose another directory")
 
 
+def _check_content(output: Path, photographs: Mapping[str, Path]) -> None:
+    """Records what the photographs hold, or checks that those that were made hold the same still.
+
+    One that cannot be read is reported where it is to be made.
+    """
+    path, before, now = output / _CONTENT, {}, {}
+    with contextlib.suppress(OSError, ValueError):  # of an earlier version, or damaged
+        before = dict(json.loads(path.read_text(encoding="utf-8")))
+    for name, photograph in photographs.items():
+        with contextlib.suppress(OSError):
+            now[name] = file_sha256(photograph)
+        if before.get(name, now.get(name)) != now.get(name) and (output / reference_file(name)).exists():
+            raise UserError(
+                f"{photograph}: has changed, or is another photograph than the one that {output} holds pairs "
+                "of; choose another directory"
+            )
+    if now != before:
+        write_whole(path, json.dumps(now, indent=2) + "\n")
+
+
 def _make(path: Path, name: str, plan: Plan, number: int, output: Path) -> tuple[str | None, set[str]]:
     """Writes one photograph and its distorted versions; returns its problem, if any, and the remarks."""
     targets = [output / file for _, _, file in version_files(name, plan, number)]
@@ -228,6 +250,8 @@ def _make(path: Path, name: str, plan: Plan, number: int, output: Path) -> tuple
             if not target.exists():
                 _save(target, distortions.distort(image, kind, level, seed=(plan.seed, number)))
     except UserError as error:
+        for file in (reference, *targets):
+            file.unlink(missing_ok=True)
         message = str(error)
         return message if message.startswith(str(path)) else f"{path}: {message}", said
     return None, said

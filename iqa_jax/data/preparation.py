@@ -174,7 +174,7 @@ def _usable(request: _Request, check: bool) -> tuple[PairBuilder | None, str]:
     if reason and table and request.source and table != str(request.source.absolute()):
         raise DataError(
             f"{request.source}: {request.name} was prepared from {table}; give this table another "
-            "name, or force the preparation to replace those pairs"
+            "name, or replace those pairs with force"
         )
     return (None, reason) if reason else (builder, "")
 

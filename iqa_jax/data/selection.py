@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from iqa_jax.data.images import EXTENSIONS
+from iqa_jax.data.png import is_quality_map
 from iqa_jax.errors import DataError
 from iqa_jax.files import local_path
 
+PAGE_MARK = ".made-with-the-page"  # in a folder of pictures, which belong to a page of scores
 _BROKEN = "a broken link"
 _BRACKETS = "; [ and ] enclose characters to choose from: write [[] for one in a name"
 _NAMED = 5  # how many files a remark names
@@ -45,7 +47,8 @@ def find_images(
       recursive: whether directories are searched with all folders in them, but for hidden ones.
       leave_out: directories that are not searched, such as those that are written to.
       say: called for each pattern with a line that lists what was passed over: files without an image's
-        ending, broken links, directories that cannot be read.
+        ending, broken links, quality maps, directories that cannot be read.  The pictures of a page of scores
+        are left out without a word.
     Raises:
       DataError: one does not exist or gives no image.
     """
@@ -58,8 +61,9 @@ def find_images(
             single.append(path)
             found.setdefault(path, ImageFile(path))
             continue
-        if path.is_symlink() and not path.exists():
-            say_passed_over(pattern, {path.name: _BROKEN}, say)
+        if path.is_symlink() and not path.exists():  # its reader says what is wrong with it
+            single.append(path)
+            found.setdefault(path, ImageFile(path))
             continue
         missing = "matches no image"
         if path.is_dir():
@@ -128,7 +132,7 @@ def _walked(folder: Path, recursive: bool, leave_out: set[str]) -> Iterator[_Ent
     def below(folder: Path, parts: tuple[str, ...], entries: list[os.DirEntry]) -> Iterator[_Entry]:
         for entry in entries:
             path = folder / entry.name
-            if not entry.is_dir():
+            if not _is_folder(entry):
                 yield _Entry(path, parts, _kind(entry))
             elif recursive and not entry.name.startswith(".") and (place := real(path)) not in entered:
                 entered.add(place)
@@ -136,6 +140,8 @@ def _walked(folder: Path, recursive: bool, leave_out: set[str]) -> Iterator[_Ent
                     inner = _in_folder(path)
                 except OSError:
                     yield _Entry(path, parts, "folder")  # is named among what was passed over
+                    continue
+                if any(one.name == PAGE_MARK for one in inner):
                     continue
                 yield from below(path, (*parts, entry.name), inner)
 
@@ -147,10 +153,20 @@ def _in_folder(folder: Path) -> list[os.DirEntry]:
         return sorted(entries, key=lambda entry: entry.name)
 
 
+def _is_folder(entry: os.DirEntry) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link in a circle
+        return False
+
+
 def _kind(entry: os.DirEntry | Path) -> str:
     """Its kind; a folder's entry knows it without asking the disk, unless it is a link."""
-    if entry.is_file():
-        return "file"
+    try:
+        if entry.is_file():
+            return "file"
+    except OSError:  # a link in a circle
+        return _BROKEN
     if entry.is_dir():
         return "folder"
     return _BROKEN if entry.is_symlink() and not os.path.exists(entry) else "not a regular file"
@@ -202,6 +218,8 @@ def _sorted_out(entries: Iterable[_Entry]) -> tuple[list[ImageFile], dict[str, s
             reason = "no image, by its name"
         elif entry.kind != "file":
             reason = entry.kind
+        elif is_quality_map(entry.path):
+            reason = "a quality map"
         else:
             images.append(ImageFile(entry.path, entry.folder))
         if reason:

@@ -62,11 +62,12 @@ def write_demo(
         if metric.crops != "grid":
             raise UserError(f"crops {metric.crops!r}: a page scores the windows of the grid; load with those")
     directory = writable_directory(directory)
-    if any(directory.iterdir()) and not (directory / DATA).is_file():
+    written = _written_before(directory)
+    if any(directory.iterdir()) and written is None:
         raise UserError(f"{directory}: no demo has made this folder; choose another directory")
     files = runtime_files(runtime)
-    written = _written_before(directory)
-    if not written:  # so that a start that is stopped can be repeated
+    if written is None:  # so that a start that is stopped can be repeated
+        written = {}
         write_whole(directory / DATA, json.dumps({"metrics": []}))
     described = [_metric(directory, metric, written) for metric in metrics]
     for name in _PARTS:
@@ -84,13 +85,13 @@ def write_demo(
     return directory / PAGE
 
 
-def _written_before(directory: Path) -> dict[str, dict]:
-    """The metrics that a page in the folder has, by their files."""
+def _written_before(directory: Path) -> dict[str, dict] | None:
+    """The metrics that a page in the folder has, by their files; None of another folder."""
     try:
         metrics = json.loads((directory / DATA).read_text(encoding="utf-8"))["metrics"]
         return {metric["file"]: metric for metric in metrics}
     except (OSError, ValueError, KeyError, TypeError):
-        return {}
+        return None
 
 
 def _metric(directory: Path, metric: Metric, written: dict[str, dict]) -> dict:
@@ -114,6 +115,7 @@ def _metric(directory: Path, metric: Metric, written: dict[str, dict]) -> dict:
     elif before != {**known, "sha256": _sha256(path)}:
         from iqa_jax.scoring.to_onnx import export_onnx
 
+        path.unlink(missing_ok=True)  # damaged, perhaps
         export_onnx(metric, path)
     return {**known, "sha256": _sha256(path)}
 

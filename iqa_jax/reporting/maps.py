@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from iqa_jax.data.pairing import is_table
-from iqa_jax.data.png import png_bytes
+from iqa_jax.data.png import QUALITY_MAP, png_bytes
 from iqa_jax.data.selection import fixed_part
 from iqa_jax.files import fitting_name, local_path, shortest_unique_names, write_whole
 from iqa_jax.scoring.metric import QualityMap
@@ -91,7 +91,7 @@ def save_map(
       full: the colours span the whole scale, so that maps can be compared; else the range of this map.
     """
     low, high = scale if full else range_of(quality.values, scale)
-    write_whole(path, png_bytes(heat_map(image, quality.values, low, high)))
+    write_whole(path, png_bytes(heat_map(image, quality.values, low, high), mark=QUALITY_MAP))
 
 
 def below_roots(

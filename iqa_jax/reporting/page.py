@@ -15,8 +15,9 @@ import numpy as np
 from PIL import ExifTags, Image
 
 from iqa_jax.data.png import png_bytes
+from iqa_jax.data.selection import PAGE_MARK
 from iqa_jax.errors import UserError
-from iqa_jax.files import partial_folder, writable_directory, write_whole
+from iqa_jax.files import check_replaceable, partial_folder, writable_directory, write_whole
 from iqa_jax.reporting.maps import levels, viridis
 from iqa_jax.reporting.templates import environment
 from iqa_jax.scoring.metric import QualityMap
@@ -24,7 +25,6 @@ from iqa_jax.scoring.metric import QualityMap
 PAGE = "index.html"
 _GENERATOR = b'<meta name="generator" content="iqa_jax">'
 PICTURES = "index-files"  # beside the page
-_MARK = ".made-with-the-page"  # in that folder, which the next page may then replace
 _THUMBNAIL = (128, 96)
 _WORST = 5  # windows that are marked
 _INLINE = 5 * 2**20  # up to so many bytes, pictures are part of the page itself
@@ -81,11 +81,9 @@ class Page(contextlib.AbstractContextManager):
         """
         self.directory = writable_directory(directory)
         pictures = self.directory / PICTURES
-        if pictures.exists() and not (pictures / _MARK).exists():
+        if pictures.exists() and not (pictures / PAGE_MARK).exists():
             raise UserError(f"{pictures}: no page has made this folder; choose another directory")
-        page = self.directory / PAGE
-        if page.exists() and not pictures.exists() and _GENERATOR not in page.read_bytes():
-            raise UserError(f"{page}: is there already and is no page of scores; choose another directory")
+        check_replaceable(self.directory / PAGE, _GENERATOR, "page of scores")
         self._open = contextlib.ExitStack()
         self._images = self._open.enter_context(partial_folder(self.directory))
         self._as_files, self._scale = as_files, scale
@@ -168,7 +166,7 @@ class Page(contextlib.AbstractContextManager):
         template = environment().get_template("page.html.jinja")
         path = self.directory / PAGE
         pictures = self.directory / PICTURES
-        (self._images / _MARK).touch()
+        (self._images / PAGE_MARK).touch()
         with partial_folder(self.directory) as old:  # renamed whole, so that its mark is never lost alone
             if pictures.exists():
                 pictures.rename(old / PICTURES)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from iqa_jax.data.png import png_bytes
+from iqa_jax.data.png import FIGURE, png_bytes
 from iqa_jax.evaluation.agreement import correlations
 from iqa_jax.files import write_whole
 
@@ -128,4 +128,4 @@ def _save(figure, path):
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing")  # a box is drawn for it
         figure.canvas.draw()
-    write_whole(path, png_bytes(np.asarray(figure.canvas.buffer_rgba())[..., :3]))
+    write_whole(path, png_bytes(np.asarray(figure.canvas.buffer_rgba())[..., :3], mark=FIGURE))

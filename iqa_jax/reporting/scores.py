@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from iqa_jax.data.png import QUALITY_MAP, check_picture_replaceable
 from iqa_jax.errors import UserError
 from iqa_jax.files import output_file, remove_leftovers, shortest_unique_names, writable_directory
 from iqa_jax.reporting.comparison import compare_results, methods_of
@@ -138,6 +139,8 @@ def _map_writer(
     if outputs.maps:
         files = map_files(writable_directory(outputs.maps), *zip(*pairs, strict=True), named=outputs.named)
         check_not_read(files, itertools.chain(*pairs))
+        for file in files:
+            check_picture_replaceable(file, QUALITY_MAP)
         maps = files
     elif not page:
         return maps, None

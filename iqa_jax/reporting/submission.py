@@ -8,7 +8,7 @@ from pathlib import Path
 
 from iqa_jax.data.source import PairSource
 from iqa_jax.errors import UserError
-from iqa_jax.files import Busy, locked, write_whole
+from iqa_jax.files import Busy, check_replaceable, locked, write_whole
 from iqa_jax.scoring.dataset import Predictions, Predictor
 from iqa_jax.scoring.results import csv_text
 
@@ -43,6 +43,7 @@ def make_submission(
     if len(set(source.name)) < len(source):
         raise UserError(f"{source.dataset}: two pictures have one name; a submission lists pictures by name")
     try:
+        check_replaceable(directory / "readme.txt", b"runtime per image [s] : ", "readme")
         with locked(directory / _LOCK, wait=False):
             predictions = predictor.predict_resumably(source, directory / _UNFINISHED, progress)
             rows = sorted(zip(map(str, source.name), predictions.scores.tolist(), strict=True))

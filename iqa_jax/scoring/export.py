@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from iqa_jax.errors import UserError, WeightsError
-from iqa_jax.files import failure_reason, local_path, output_file, write_whole
+from iqa_jax.files import check_replaceable, failure_reason, local_path, output_file, write_whole
 from iqa_jax.models import IQA_MODELS, config_from
 from iqa_jax.models.base import as_unit_float
 from iqa_jax.models.config import ModelConfig
@@ -47,6 +47,11 @@ def export(metric: Metric, path: str | os.PathLike) -> tuple[Path, Path]:
       Both paths.
     """
     _check_flatbuffers()
+    path = output_file(path, ".jaxexport")
+    beside = _beside(path)
+    if path.exists() and not beside.exists():
+        raise UserError(f"{path}: is there already, without {beside.name}; choose another name")
+    check_replaceable(beside, b'"program_sha256"', "description of an exported metric")
     size = metric.config.crop_size
     (batch,) = jax.export.symbolic_shape("batch")
     crops = jax.ShapeDtypeStruct((batch, size, size, 3), jnp.float32)
@@ -54,8 +59,6 @@ def export(metric: Metric, path: str | os.PathLike) -> tuple[Path, Path]:
     # In float32 throughout, as the engine computes: a GPU would take TF32, and other scores come out.
     predict = jax.default_matmul_precision("highest")(metric.model.predict)
     program = jax.export.export(jax.jit(predict), platforms=PLATFORMS)(*[crops] * len(images))
-    path = output_file(path, ".jaxexport")
-    beside = _beside(path)
     content = bytes(program.serialize())
     metadata = without_paths(metric.describe()) | {
         "model": dataclasses.asdict(metric.config),
@@ -68,8 +71,8 @@ def export(metric: Metric, path: str | os.PathLike) -> tuple[Path, Path]:
         "output": "(B,) float32, MOS",
         "program_sha256": hashlib.sha256(content).hexdigest(),
     }
-    write_whole(path, content)
     write_whole(beside, text_of(metadata))
+    write_whole(path, content)
     return path, beside
 
 

@@ -25,7 +25,7 @@ from jax.extend.core import Literal
 
 from iqa_jax import __version__
 from iqa_jax.errors import UserError
-from iqa_jax.files import output_file, write_whole
+from iqa_jax.files import check_replaceable, output_file, write_whole
 from iqa_jax.ops.programs import traced_for
 from iqa_jax.ops.windows import SMALLEST
 from iqa_jax.scoring.metric import Metric
@@ -59,6 +59,7 @@ def export_onnx(metric: Metric, path: str | os.PathLike) -> Path:
       ModuleNotFoundError: onnx, onnxruntime or jax2onnx is not installed.
     """
     path = output_file(path, ".onnx")
+    check_replaceable(path, b"iqa_jax_format", "exported metric")
     network = getattr(metric.model, "network", metric.model)  # of one whose programs are kept
     if not isinstance(network, Network):
         raise UserError(

@@ -45,7 +45,7 @@ def test_two_folders_end_with_a_comparison(two, capsys, monkeypatch):
     out = capsys.readouterr().out
     assert "good is better than bad on 2 of 2 pictures, mean difference" in out
     assert "methods on the 2 pictures that all have" in out
-    assert "left out: 3 pictures without a score or a counterpart" in out and "of so few" in out
+    assert "left out: 3 pictures without a score or a counterpart" in out and "with so few references" in out
 
 
 def test_in_a_pipe_the_scores_stay_alone_on_standard_output(two, capsys):

@@ -127,6 +127,8 @@ def test_plain_tables_are_read_without_a_word(tmp_path):
         ("image_name,name,mos", "table.csv: columns image_name and name: which names the images"),
         ("dist_img,ref_img,dmos", "columns dist_img and dmos without var: KADID-10k's dmos holds a MOS"),
         ("img_distorted,dist_img", "columns dist_img and img_distorted"),
+        ("target,target,reference", "columns target and target: which is the distorted"),
+        ("distorted,mos,mos", "columns mos and mos: which is the mos"),
     ],
 )
 def test_what_may_mean_two_things_is_refused(tmp_path, header, message):
@@ -134,6 +136,13 @@ def test_what_may_mean_two_things_is_refused(tmp_path, header, message):
     path.write_text(f"{header}\n{','.join('abc')}\n")
     with pytest.raises(DataError, match=message):
         read(path)
+
+
+def test_columns_that_are_used_are_not_called_unused(tmp_path):
+    path = tmp_path / "table.csv"
+    path.write_text("image_name,reference,MOS,distortion,level,note\na.png,b.png,3,jpeg,1,x\n")
+    table, (remark,) = read(path)
+    assert remark.endswith("; not used: note") and table.rows[0][1]["distortion"] == "jpeg"
 
 
 def test_lines_of_a_name_and_a_score_are_those_of_pipal(tmp_path):

@@ -116,6 +116,16 @@ def test_other_settings_need_another_directory(distort, photographs, tmp_path):
     assert "--name a/b: expected a name" in distort("--name", "a/b", output="new")[2]
 
 
+def test_another_photograph_of_a_name_needs_another_directory(distort, photographs, tmp_path):
+    assert distort("--types", "jpeg")[0] == 0
+    made = {path: path.read_bytes() for path in (tmp_path / "made").rglob("*.png")}
+    miniature.save(photographs / "p1.png", miniature.picture(8, (60, 80)))
+    next(path for path in made if path.name == "p1_jpeg_2.png").unlink()
+    code, _, err = distort("--types", "jpeg")
+    assert code == 1 and "p1.png: has changed, or is another photograph" in err
+    assert all(path.read_bytes() == content for path, content in made.items() if path.exists())
+
+
 def test_equal_names_keep_their_folders(distort, photographs, tmp_path):
     miniature.save(photographs / "winter" / "night" / "p1.png", miniature.picture(7, (60, 80)))
     assert distort("--types", "jpeg", "--levels", "1")[0] == 0

@@ -191,7 +191,7 @@ def test_the_settings_are_written_whole(tmp_path, made, monkeypatch):
 
 
 def test_a_full_disk_is_named_and_the_rest_resumed(tmp_path, made, monkeypatch):
-    path, real, left = photograph(tmp_path, "x.png", 0), making.write_whole, itertools.count(-4)
+    path, real, left = photograph(tmp_path, "x.png", 0), making.write_whole, itertools.count(-5)
 
     def filling(path, content):
         if next(left) >= 0:

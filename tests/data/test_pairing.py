@@ -5,12 +5,14 @@ import socket
 import unicodedata
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from iqa_jax.data.images import read_image
 from iqa_jax.data.pairing import find_pairs, masks_of, pair_files, pairs_from_table
+from iqa_jax.data.png import QUALITY_MAP, png_bytes
 from iqa_jax.data.preparation import prepare_dataset
-from iqa_jax.data.selection import ImageFile, expand, find_images
+from iqa_jax.data.selection import PAGE_MARK, ImageFile, expand, find_images
 from iqa_jax.data.tables import listed_path
 from iqa_jax.errors import DataError
 
@@ -205,6 +207,34 @@ def test_what_is_passed_over_is_named(tmp_path):
     assert find_images([str(tmp_path)], say=told.append) == [ImageFile(image)]
     (line,) = told
     assert "passed over 5 files" in line and "broken.png (a broken link)" in line and "deep/c.dat" in line
+
+
+def test_what_scoring_wrote_is_not_scored(tmp_path):
+    image, near = touch(tmp_path, "a.png", "b-map.png")
+    pixels = np.zeros((40, 40, 3), np.uint8)
+    (tmp_path / "maps").mkdir()
+    (tmp_path / "maps" / "a-map.png").write_bytes(png_bytes(pixels, mark=QUALITY_MAP))
+    touch(tmp_path, "page/index-files/0.png", f"page/index-files/{PAGE_MARK}")
+    told: list[str] = []
+    assert find_images([str(tmp_path)], say=told.append) == [ImageFile(image), ImageFile(near)]
+    assert "maps/a-map.png (a quality map)" in told[0] and len(told) == 1
+    assert [one.path.name for one in find_images([str(tmp_path / "maps" / "a-map.png")])] == ["a-map.png"]
+
+
+def test_a_link_in_a_circle_and_a_broken_one_that_is_named(tmp_path):
+    (image,) = touch(tmp_path, "a.png")
+    (tmp_path / "circle.png").symlink_to("circle.png")
+    (tmp_path / "circle").symlink_to("circle")
+    told: list[str] = []
+    for where in (tmp_path, tmp_path / "*.png"):
+        assert [one.path for one in find_images([str(where)], say=told.append)] == [image]
+    assert "circle.png (a broken link)" in told[0] and "circle.png (a broken link)" in told[1]
+    # One that is given by its name fails by itself, where it is read.
+    for name in ("gone.png", "circle.png"):
+        link = tmp_path / name
+        if name == "gone.png":
+            link.symlink_to(tmp_path / "nowhere.png")
+        assert [one.path for one in find_images([str(image), str(link)])] == [image, link]
 
 
 def test_files_of_a_table_keep_their_folders(tmp_path):

@@ -65,6 +65,9 @@ def test_what_cannot_be_a_page_is_refused_in_one_line(metrics, tmp_path, install
     (tmp_path / "mine" / "notes.txt").touch()
     with pytest.raises(UserError, match="mine: no demo has made this folder"):
         demo_module.write_demo(metrics, tmp_path / "mine", runtime=installed)
+    (tmp_path / "mine" / "demo.json").write_text("{}")
+    with pytest.raises(UserError, match="mine: no demo has made this folder"):
+        demo_module.write_demo(metrics, tmp_path / "mine", runtime=installed)
     with pytest.raises(UserError, match="one metric with reference, one without"):
         demo_module.write_demo(metrics[:1] * 2, tmp_path / "demo", runtime=installed)
     ten = iqa_jax.load("blind", engine="onnx", crops="ten")

@@ -158,3 +158,18 @@ def test_a_map_never_takes_the_place_of_what_is_scored(here):
     assert Path("s/x-map.png").read_bytes() == before
     with Image.open("s/x.png") as image:
         assert image.size == (36, 32)
+
+
+def test_a_picture_that_is_no_map_is_not_replaced(here):
+    for folder in ("r", "t", "maps"):
+        save(Path(folder, "a.png"), picture(0, (40, 48)))
+    mine = Path("maps", "a-map.png")
+    save(mine, picture(1, (40, 48)))
+    before = mine.read_bytes()
+    pairs, _ = chosen_files(["t"], ["r"])
+    with pytest.raises(UserError, match="a-map.png: is there already and is no quality map"):
+        score_pairs(Fidelity(), pairs, maps=Path("maps"))
+    assert mine.read_bytes() == before
+    mine.unlink()
+    for _ in range(2):
+        assert score_pairs(Fidelity(), pairs, maps=Path("maps")) == 0

@@ -101,6 +101,10 @@ def test_a_damaged_score_is_computed_again(source, tmp_path):
 def test_a_second_process_and_two_pictures_of_one_name_are_errors(source, tmp_path):
     with locked(tmp_path / ".submission.lock"), pytest.raises(UserError, match="another process writes"):
         make_submission(tmp_path, source, Scores(), **OPTIONS)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "readme.txt").write_text("mine")
+    with pytest.raises(UserError, match="readme.txt: is there already and is no readme of iqa_jax"):
+        make_submission(tmp_path / "mine", source, Scores(), **OPTIONS)
     source.name[1] = "a.png"
     with pytest.raises(UserError, match="two pictures have one name"):
         make_submission(tmp_path, source, Scores(), **OPTIONS)

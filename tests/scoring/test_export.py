@@ -86,6 +86,15 @@ def test_the_program_asks_for_float32_throughout(name, exports):
         assert lines and all(line.count("HIGHEST") == 2 for line in lines), operation
 
 
+def test_another_file_is_not_replaced(exported, tmp_path):
+    metric, _ = exported
+    path = tmp_path / "a.jaxexport"
+    path.write_bytes(b"mine")
+    with pytest.raises(UserError, match="a.jaxexport: is there already, without a.jaxexport.json"):
+        export(metric, path)
+    assert path.read_bytes() == b"mine"
+
+
 def test_a_file_that_is_none_is_refused(exported, tmp_path):
     _, path = exported
     whole, beside = path.read_bytes(), path.with_name(path.name + ".json").read_text()

@@ -203,6 +203,9 @@ def test_a_file_is_not_exported_again(shipped, tmp_path):
 
     with pytest.raises(UserError, match="cannot be exported again"):
         export_onnx(shipped("blind"), tmp_path / "again.onnx")
+    (tmp_path / "mine.onnx").write_bytes(b"mine")
+    with pytest.raises(UserError, match="mine.onnx: is there already and is no exported metric"):
+        export_onnx(shipped("blind"), tmp_path / "mine.onnx")
 
 
 def test_bfloat16_weights_are_exported_in_float32(exports, tiny, tmp_path):

@@ -3,7 +3,7 @@
     pip install piq torchvision
     python benchmarks/other_sizes.py photographs/
 
-On LIVE's pictures, HaarPSI, MDSI and FSIMc agree with people at 0.96 to 0.97, so that large disagreement with
+On LIVE's pictures, HaarPSI, MDSI and FSIMc agree with people at 0.96 to 0.97, so large disagreement with
 all three is a warning: a metric may know only the size that it was trained on.  Each photograph of the folder
 is scaled and cut to 768 x 512 pixels and distorted by Gaussian blur, JPEG, JPEG 2000 and white noise.  The
 table has the SRCC with the mean of the three measures' ranks, over all pairs and within the types.
@@ -58,7 +58,7 @@ def versions(image: np.ndarray, rng: np.random.Generator) -> Iterator[tuple[str,
 
 
 def write_pairs(paths: list[Path], folder: Path, *, every: int) -> Judged:
-    """Writes pairs as PNG files; opinions there are none."""
+    """Writes pairs as PNG files; there are no opinions."""
     references, distorted, types = [], [], []
     for number, path in enumerate(paths):
         with Image.open(path) as opened:
@@ -74,7 +74,7 @@ def write_pairs(paths: list[Path], folder: Path, *, every: int) -> Judged:
 
 
 def main(
-    folder: Annotated[Path, typer.Argument(help="A folder of photographs, wider than high.")],
+    folder: Annotated[Path, typer.Argument(help="A folder of photographs in landscape format.")],
     weights: Annotated[str, typer.Option(help="The metric.")] = FULL_REFERENCE,
     processes: Annotated[int, typer.Option(min=1, help="For the other measures.")] = 2,
     small: Small = False,
@@ -94,7 +94,7 @@ def main(
         sys.exit(f"error: {error}")
     ranks = [rankdata(values) for title, values in theirs.items() if small or title != "PSNR"]
     if len(ranks) < len(judges):
-        sys.exit("error: HaarPSI, MDSI and FSIMc are what is compared with: pip install piq torchvision")
+        sys.exit("error: HaarPSI, MDSI and FSIMc are needed: pip install piq torchvision")
     kinds = {"all": slice(None)} | {kind: pairs.types == kind for kind in dict.fromkeys(pairs.types)}
     lines = [f"| {len(pairs.types)} pairs | {' | '.join(kinds)} |", f"|---|{'---:|' * len(kinds)}"]
     for title, values in scores.items():

@@ -32,7 +32,11 @@ def first_line(error: BaseException) -> str:
 
 @contextlib.contextmanager
 def extra_named(what: str, extra: str, *packages: str) -> Iterator[None]:
-    """Says which extra brings the package that `what` needs, if one of these is not installed."""
+    """Says which extra brings the package that `what` needs and that is not installed.
+
+    Args:
+      packages: modules at the top level that the extra installs.
+    """
     try:
         yield
     except ModuleNotFoundError as missing:

@@ -135,12 +135,15 @@ def output_file(path: str | os.PathLike, *endings: str) -> Path:
       UserError: see `writable_directory`; or `path` is a directory, or has another ending.
     """
     path = local_path(path).absolute()
-    if path.is_symlink():  # what it points to is written, and the link stays
-        path = path.resolve()
     if path.is_dir():
         raise UserError(f"{path}: a directory; expected the name of a file to write")
     if endings and path.suffix.lower() not in endings:
         raise UserError(f"{path}: expected a file's name that ends in {' or '.join(endings)}")
+    if path.is_symlink():  # what it points to is written, and the link stays
+        try:
+            path = path.resolve(strict=path.exists())
+        except (OSError, RuntimeError):
+            raise UserError(f"{path}: a link that leads back to itself; choose another file") from None
     return writable_directory(path.parent) / path.name
 
 
@@ -156,7 +159,9 @@ def check_replaceable(path: Path, mark: bytes, what: str, *, within: int = -1) -
     with path.open("rb") as file:
         content = file.read(within)
     if content and mark not in content:
-        raise UserError(f"{path}: is there already and is no {what} of iqa_jax; choose another name")
+        raise UserError(
+            f"{path}: is there already and is no {what} of iqa_jax; choose another file or directory"
+        )
 
 
 def write_whole(path: Path, content: str | bytes) -> None:

@@ -146,7 +146,7 @@ def show(
 
     Example: python -m iqa_jax show --dataset iqa_demo --output samples.png
     """
-    from iqa_jax.data.png import FIGURE, check_picture_replaceable
+    from iqa_jax.data.marks import FIGURE, check_picture_replaceable
     from iqa_jax.reporting.report import save_samples
 
     output = output_file(output, ".png")

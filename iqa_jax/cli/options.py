@@ -99,7 +99,7 @@ def numbers_of(option: str, text: str) -> list[int]:
 
 def as_options(text: str, *arguments: str, fields: bool = False) -> str:
     """A text with options where it names these arguments of the library; see `arguments_as_options`."""
-    named = rf"(?<![\w./-])({'|'.join(arguments)})\b"
+    named = rf"(?<![\w./-])({'|'.join(arguments)})\b(?![/-]|\.\w)"
     prefix = "--config." if fields else "--"
     return re.sub(named, lambda name: prefix + (name[1] if fields else name[1].replace("_", "-")), text)
 

@@ -237,9 +237,10 @@ def score_pairs(
                 say=lambda text: printer.remark(as_options(text, "recompute")),
             )
         except KeyboardInterrupt as interruption:
-            if outputs.table:
-                kept = f"{printer.done} of {len(pairs)} images are done"
-                interruption.args = (f"{kept}; run the same command again to resume",)
+            if outputs.table and not outputs.page:  # which needs all pictures again
+                again = "without --recompute" if outputs.recompute else "the same command"
+                done = f"{printer.done} of {len(pairs)} images are done"
+                interruption.args = (f"{done}; run {again} again to resume",)
             raise
     methods = methods_of([result.target for result in results], outputs.named)
     comparison = compare_results(results, methods, metric.range, remark)

@@ -8,18 +8,13 @@ import io
 import struct
 import zlib
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from iqa_jax.data.metadata import NO_EXIF
-from iqa_jax.files import check_replaceable, open_regular
 
-# What pictures of ours are marked with.
-FIGURE, QUALITY_MAP = "iqa_jax figure", "iqa_jax quality map"
-_BEGINNING = 256  # bytes of a file, in which that mark stands
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 # What Pillow reads well: the pixels, their colours and their frames.
 _KEPT = {b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS", b"gAMA", b"cHRM", b"sRGB", b"acTL", b"fcTL", b"fdAT"}
@@ -104,7 +99,7 @@ def png_bytes(image: np.ndarray | Image.Image, *, compress_level: int = 6, mark:
 
     Args:
       compress_level: 0 to 9; 1 writes large images several times faster, as files a third larger.
-      mark: what wrote it, such as `FIGURE`, near the beginning of the file.
+      mark: what wrote it, see `iqa_jax.data.marks`, near the beginning of the file.
     """
     file = io.BytesIO()
     image = Image.fromarray(image) if isinstance(image, np.ndarray) else image
@@ -113,19 +108,3 @@ def png_bytes(image: np.ndarray | Image.Image, *, compress_level: int = 6, mark:
         info.add_text("Software", mark)
     image.save(file, "PNG", compress_level=compress_level, pnginfo=info)
     return file.getvalue()
-
-
-def check_picture_replaceable(path: Path, mark: str) -> None:
-    """Raises UserError if a file is there that `png_bytes` has not marked so."""
-    check_replaceable(path, mark.encode(), mark.removeprefix("iqa_jax "), within=_BEGINNING)
-
-
-def is_quality_map(path: Path) -> bool:
-    """Whether a file is a quality map, by its name and its beginning."""
-    if not path.name.endswith(".png") or "-map" not in path.name:
-        return False
-    try:
-        with open_regular(path) as file:
-            return QUALITY_MAP.encode() in file.read(_BEGINNING)
-    except OSError:
-        return False

@@ -1,6 +1,7 @@
 """Files, folders and patterns -> the image files in them, and what was passed over."""
 
 import dataclasses
+import functools
 import glob
 import itertools
 import os
@@ -9,11 +10,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from iqa_jax.data.images import EXTENSIONS
-from iqa_jax.data.png import is_quality_map
+from iqa_jax.data.marks import PAGE, is_quality_map
 from iqa_jax.errors import DataError
 from iqa_jax.files import local_path
 
-PAGE_MARK = ".made-with-the-page"  # in a folder of pictures, which belong to a page of scores
 _BROKEN = "a broken link"
 _BRACKETS = "; [ and ] enclose characters to choose from: write [[] for one in a name"
 _NAMED = 5  # how many files a remark names
@@ -141,7 +141,7 @@ def _walked(folder: Path, recursive: bool, leave_out: set[str]) -> Iterator[_Ent
                 except OSError:
                     yield _Entry(path, parts, "folder")  # is named among what was passed over
                     continue
-                if any(one.name == PAGE_MARK for one in inner):
+                if any(one.name == PAGE for one in inner):
                     continue
                 yield from below(path, (*parts, entry.name), inner)
 
@@ -184,9 +184,10 @@ def _matching(pattern: Path) -> Iterator[_Entry]:
         root = plain[1]
     real = RealPaths()
     seen = set()
+    of_page = functools.cache(lambda folder: (folder / PAGE).exists())
     for path in map(Path, paths):
         place = real.of_folder(path.parent), path.name
-        if place not in seen:
+        if place not in seen and not of_page(path.parent):
             seen.add(place)
             yield _Entry(path, path.parts[len(root.parts) : -1], _kind(path))
 

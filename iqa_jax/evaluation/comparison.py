@@ -137,10 +137,10 @@ def compare(
     for name in methods:
         if len(scores[name]) != len(contents) or not len(contents):
             raise UserError(
-                f"{name}: {len(scores[name])} scores of {len(contents)} pictures; expected one of each"
+                f"{name}: scores: {len(scores[name])}, pictures: {len(contents)}; expected a score of each"
             )
         if not np.isfinite(scores[name]).all():
-            raise UserError(f"{name}: a score is not finite; leave out its picture in all methods")
+            raise UserError(f"{name}: a score is not finite; leave its picture out of all methods")
     if not methods:
         raise UserError("no methods to compare; expected the scores of one or more")
     values = np.array([scores[name] for name in methods], np.float64)  # (methods, N)

@@ -15,7 +15,7 @@ from PIL import Image
 
 import iqa_jax.data
 from iqa_jax.errors import UserError
-from iqa_jax.files import writable_directory, write_whole
+from iqa_jax.files import partial_folder, writable_directory, write_whole
 from iqa_jax.reporting.runtime import PACKAGE, VERSION, runtime_files
 from iqa_jax.reporting.templates import WEB
 from iqa_jax.scoring.metric import Metric
@@ -115,8 +115,8 @@ def _metric(directory: Path, metric: Metric, written: dict[str, dict]) -> dict:
     elif before != {**known, "sha256": _sha256(path)}:
         from iqa_jax.scoring.to_onnx import export_onnx
 
-        path.unlink(missing_ok=True)  # damaged, perhaps
-        export_onnx(metric, path)
+        with partial_folder(directory) as folder:
+            export_onnx(metric, folder / path.name).replace(path)
     return {**known, "sha256": _sha256(path)}
 
 

@@ -12,8 +12,9 @@ from pathlib import Path, PurePath
 import numpy as np
 from PIL import Image, ImageDraw
 
+from iqa_jax.data.marks import QUALITY_MAP
 from iqa_jax.data.pairing import is_table
-from iqa_jax.data.png import QUALITY_MAP, png_bytes
+from iqa_jax.data.png import png_bytes
 from iqa_jax.data.selection import fixed_part
 from iqa_jax.files import fitting_name, local_path, shortest_unique_names, write_whole
 from iqa_jax.scoring.metric import QualityMap

@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 from PIL import ExifTags, Image
 
+from iqa_jax.data import marks
 from iqa_jax.data.png import png_bytes
-from iqa_jax.data.selection import PAGE_MARK
 from iqa_jax.errors import UserError
 from iqa_jax.files import check_replaceable, partial_folder, writable_directory, write_whole
 from iqa_jax.reporting.maps import levels, viridis
@@ -23,7 +23,7 @@ from iqa_jax.reporting.templates import environment
 from iqa_jax.scoring.metric import QualityMap
 
 PAGE = "index.html"
-_GENERATOR = b'<meta name="generator" content="iqa_jax">'
+_OURS = b'<svg id="histogram" role="img"'  # in every page
 PICTURES = "index-files"  # beside the page
 _THUMBNAIL = (128, 96)
 _WORST = 5  # windows that are marked
@@ -76,14 +76,14 @@ class Page(contextlib.AbstractContextManager):
           as_files: pictures are copies of their files, where browsers show these; else PNG files.
           scale: the range that the colours of all maps span; that of each map if not given.
         Raises:
-          UserError: the directory cannot be written, or holds an `index.html` or `index-files` of something
-            else.
+          UserError: the directory cannot be written, or holds an `index.html` or `index-files` that no page
+            has made.
         """
         self.directory = writable_directory(directory)
         pictures = self.directory / PICTURES
-        if pictures.exists() and not (pictures / PAGE_MARK).exists():
+        if pictures.exists() and not (pictures / marks.PAGE).exists():
             raise UserError(f"{pictures}: no page has made this folder; choose another directory")
-        check_replaceable(self.directory / PAGE, _GENERATOR, "page of scores")
+        check_replaceable(self.directory / PAGE, _OURS, "page of scores")
         self._open = contextlib.ExitStack()
         self._images = self._open.enter_context(partial_folder(self.directory))
         self._as_files, self._scale = as_files, scale
@@ -166,7 +166,7 @@ class Page(contextlib.AbstractContextManager):
         template = environment().get_template("page.html.jinja")
         path = self.directory / PAGE
         pictures = self.directory / PICTURES
-        (self._images / PAGE_MARK).touch()
+        (self._images / marks.PAGE).touch()
         with partial_folder(self.directory) as old:  # renamed whole, so that its mark is never lost alone
             if pictures.exists():
                 pictures.rename(old / PICTURES)

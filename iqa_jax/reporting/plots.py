@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from iqa_jax.data.png import FIGURE, png_bytes
+from iqa_jax.data.marks import FIGURE
+from iqa_jax.data.png import png_bytes
 from iqa_jax.evaluation.agreement import correlations
 from iqa_jax.files import write_whole
 

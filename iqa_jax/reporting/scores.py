@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from iqa_jax.data.png import QUALITY_MAP, check_picture_replaceable
+from iqa_jax.data.marks import QUALITY_MAP, check_picture_replaceable
 from iqa_jax.errors import UserError
 from iqa_jax.files import output_file, remove_leftovers, shortest_unique_names, writable_directory
 from iqa_jax.reporting.comparison import compare_results, methods_of
@@ -72,7 +72,8 @@ def score_and_write(
     Returns:
       The results, in the order of the pairs unless they are sorted.
     Raises:
-      UserError: an output cannot be written, or is one of the files that are scored.
+      UserError: an output cannot be written, is one of the files that are scored, or would replace a file
+        of something else.
     """
     said: set[str] = set()
 

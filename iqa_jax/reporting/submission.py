@@ -36,8 +36,8 @@ def make_submission(
       description: for readme.txt.
       progress: called with the number of pairs just scored, or found scored by an earlier start.
     Raises:
-      UserError: two pictures have one name, the directory holds part of another submission, or another
-        process writes a submission there.
+      UserError: two pictures have one name, the directory holds part of another submission or another
+        readme.txt, or another process writes a submission there.
       WeightsError: a score is not finite.
     """
     if len(set(source.name)) < len(source):

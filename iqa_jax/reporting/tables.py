@@ -63,11 +63,11 @@ def _without_nan(value: Any) -> Any:
     return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
-def replaced_weights(directory: Path, name: str) -> str:
-    """The weights whose evaluation of that name lies in a directory; "" if there is none."""
+def earlier_evaluation(directory: Path, name: str) -> str:
+    """The weights and crops of the evaluation of that name in a directory; "" if there is none."""
     try:
         content = json.loads((directory / f"metrics-{name}.json").read_text(encoding="utf-8"))
-        return str(content["weights"])
+        return f"{content['weights']}, {content['crops']} crops"
     except (OSError, ValueError, KeyError, TypeError):
         return ""
 

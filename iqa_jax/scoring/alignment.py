@@ -13,7 +13,7 @@ from iqa_jax.evaluation.baselines import luma
 
 FARTHEST = 32  # pixels that a picture may have moved
 FARTHEST_SHARE = 0.05  # of its side, if that is less
-_PARTS = 10  # of a pixel, to which shifts are exact
+_PARTS = 10  # of a pixel, the steps in which shifts are found
 _WHOLE = 0.15  # pixels: a shift that is so near to a whole number is taken for it
 # A shift must lower what luma leaves unexplained to this share, or it may be found by chance.
 _BETTER, _BETTER_BY_PARTS = 0.9, 0.8

@@ -161,7 +161,7 @@ class Engine:
                 if len(pending) == self._batch_size:
                     send()
                     yield from ready()
-            # Those that wait keep no image, whose memory may hold another one by then.
+            # Copies: the caller may reuse the image's memory while its windows wait.
             for k, task in enumerate(pending):
                 if task.item == number:
                     pending[k] = task._replace(window=task.window.copy())

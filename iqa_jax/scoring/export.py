@@ -45,12 +45,14 @@ def export(metric: Metric, path: str | os.PathLike) -> tuple[Path, Path]:
       path: of the program, NAME.jaxexport; the metadata get ".json" after it.
     Returns:
       Both paths.
+    Raises:
+      UserError: another file is there, or the path cannot be written.
     """
     _check_flatbuffers()
     path = output_file(path, ".jaxexport")
     beside = _beside(path)
     if path.exists() and not beside.exists():
-        raise UserError(f"{path}: is there already, without {beside.name}; choose another name")
+        raise UserError(f"{path}: is there already, without {beside.name}; delete it or choose another name")
     check_replaceable(beside, b'"program_sha256"', "description of an exported metric")
     size = metric.config.crop_size
     (batch,) = jax.export.symbolic_shape("batch")
@@ -135,6 +137,8 @@ def read_exported(path: str | os.PathLike) -> tuple[ExportedProgram, dict]:
     path = local_path(path)
     _check_flatbuffers()
     beside = _beside(path)
+    if path.is_symlink() and not beside.exists():
+        beside = _beside(path.resolve())
     try:
         text, program = beside.read_text(encoding="utf-8"), path.read_bytes()
     except (OSError, UnicodeDecodeError) as error:

@@ -71,7 +71,7 @@ def items_of(
 
 def own_copy(given: Any) -> Any:
     """A copy of an array that its owner may change; all else as it is."""
-    return given.copy() if isinstance(given, np.ndarray) else given
+    return given.copy() if isinstance(given, np.ndarray) and given.flags.writeable else given
 
 
 def _is_still(content: Any, given: Any) -> bool:

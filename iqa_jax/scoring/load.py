@@ -126,7 +126,7 @@ def _engine_for(path: str | os.PathLike, given_file: bool, asked: str) -> str:
         raise UserError(f"engine {asked!r}: expected {' or '.join(ENGINES)}")
     of_file = ("onnx" if os.fspath(path).lower().endswith(".onnx") else "jax") if given_file else ""
     if asked and of_file and asked != of_file:
-        raise UserError(f"{path}: a file for the engine {of_file}, {asked} cannot run it")
+        raise UserError(f"{path}: a file for {of_file}, {asked} cannot run it")
     chosen = asked or of_file or ("jax" if _is_installed("jax") else "onnx")
     if not _is_installed(chosen):
         package, extra = ENGINES[chosen]

@@ -128,7 +128,7 @@ class ScoreTable(contextlib.AbstractContextManager):
           columns: `COLUMNS`, or `ALIGNED_COLUMNS` of pairs that were aligned.
         Raises:
           UserError: another process writes there, the journal is another metric's or damaged, or the file
-            holds something else than scores.
+            holds something other than scores.
         """
         if not _holds_scores(path):
             raise UserError(f"{path}: is there already and is no table of scores; choose another file")
@@ -139,7 +139,9 @@ class ScoreTable(contextlib.AbstractContextManager):
             except Busy:
                 raise UserError(f"{path}: another process writes its results there") from None
             except OtherJob:
-                raise UserError(f"{path}: holds scores of another metric or other settings; {hint}") from None
+                raise UserError(
+                    f"{journal}: holds scores of another metric or other settings; {hint}"
+                ) from None
             except OSError as error:
                 raise UserError(f"{journal}: {error.strerror}; {hint}") from None
             self.path, self.damaged = path, self._journal.damaged
@@ -147,8 +149,7 @@ class ScoreTable(contextlib.AbstractContextManager):
                 raise UserError(f"{journal}: damaged, so that the metric of its scores is not known; {hint}")
             self._file: IO[str] | None = None
             self._columns, self.aligned = columns, "shift_x" in columns
-            finished = path.exists() and not journal.exists()
-            self._replaces = finished or _WAITS in self._journal.results
+            self._replaces = _is_finished(path, journal)
             self._open = opened.pop_all()
 
     def __exit__(self, *_: object) -> None:
@@ -216,6 +217,16 @@ def _is_parquet(path: Path) -> bool:
     return path.suffix.lower() == ".parquet"
 
 
+def _is_finished(path: Path, journal: Path) -> bool:
+    """Whether a table holds all results of a job, which its journal, if there is one, is about to replace."""
+    try:
+        return path.exists() and _WAITS.encode() in journal.read_bytes()
+    except FileNotFoundError:
+        return True
+    except OSError:  # the journal's reader says so
+        return False
+
+
 def _holds_scores(path: Path) -> bool:
     """Whether a file is a table of scores, or the beginning of one, or not there."""
     known = COLUMNS, ALIGNED_COLUMNS
@@ -225,7 +236,9 @@ def _holds_scores(path: Path) -> bool:
 
         try:
             return not path.is_file() or tuple(parquet.read_schema(path).names) in known
-        except pyarrow.ArrowInvalid:
+        except (pyarrow.ArrowException, OSError) as error:
+            if getattr(error, "errno", None):
+                raise
             return path.stat().st_size == 0
     if not path.is_file():
         return True

@@ -55,7 +55,8 @@ def export_onnx(metric: Metric, path: str | os.PathLike) -> Path:
     Returns:
       The path.
     Raises:
-      UserError: the metric is an exported file itself, or the file's scores differ from JAX's.
+      UserError: the metric is an exported file itself, another file is there, or the file's scores differ
+        from JAX's.
       ModuleNotFoundError: onnx, onnxruntime or jax2onnx is not installed.
     """
     path = output_file(path, ".onnx")

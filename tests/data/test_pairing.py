@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from iqa_jax.data.images import read_image
+from iqa_jax.data.marks import PAGE, QUALITY_MAP
 from iqa_jax.data.pairing import find_pairs, masks_of, pair_files, pairs_from_table
-from iqa_jax.data.png import QUALITY_MAP, png_bytes
+from iqa_jax.data.png import png_bytes
 from iqa_jax.data.preparation import prepare_dataset
-from iqa_jax.data.selection import PAGE_MARK, ImageFile, expand, find_images
+from iqa_jax.data.selection import ImageFile, expand, find_images
 from iqa_jax.data.tables import listed_path
 from iqa_jax.errors import DataError
 
@@ -214,10 +215,11 @@ def test_what_scoring_wrote_is_not_scored(tmp_path):
     pixels = np.zeros((40, 40, 3), np.uint8)
     (tmp_path / "maps").mkdir()
     (tmp_path / "maps" / "a-map.png").write_bytes(png_bytes(pixels, mark=QUALITY_MAP))
-    touch(tmp_path, "page/index-files/0.png", f"page/index-files/{PAGE_MARK}")
+    touch(tmp_path, "page/index-files/0.png", f"page/index-files/{PAGE}")
     told: list[str] = []
     assert find_images([str(tmp_path)], say=told.append) == [ImageFile(image), ImageFile(near)]
     assert "maps/a-map.png (a quality map)" in told[0] and len(told) == 1
+    assert expand([str(tmp_path / "**" / "*.png")]) == [image, near]
     assert [one.path.name for one in find_images([str(tmp_path / "maps" / "a-map.png")])] == ["a-map.png"]
 
 

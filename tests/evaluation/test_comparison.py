@@ -70,11 +70,11 @@ def test_a_single_reference_has_no_interval_and_equal_scores_no_winner():
 @pytest.mark.parametrize(
     ("scores", "contents", "what"),
     [
-        ({"a": [1.0, 2.0], "b": [1.0]}, ["r", "s"], "b: 1 scores of 2 pictures"),
-        ({"a": [1.0, 2.0]}, ["r"], "a: 2 scores of 1 pictures"),
-        ({"a": [1.0, 2.0]}, ["r", "s", "t"], "a: 2 scores of 3 pictures"),
+        ({"a": [1.0, 2.0], "b": [1.0]}, ["r", "s"], "b: scores: 1, pictures: 2"),
+        ({"a": [1.0, 2.0]}, ["r"], "a: scores: 2, pictures: 1"),
+        ({"a": [1.0, 2.0]}, ["r", "s", "t"], "a: scores: 2, pictures: 3"),
         ({"a": [1.0, float("nan")]}, ["r", "s"], "a: a score is not finite"),
-        ({"a": []}, [], "a: 0 scores of 0 pictures"),
+        ({"a": []}, [], "a: scores: 0, pictures: 0"),
         ({}, [], "no methods to compare"),
     ],
 )

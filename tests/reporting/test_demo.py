@@ -100,6 +100,7 @@ def test_a_run_of_ones_own_is_exported_once(tmp_path, installed, small_weights, 
     def export(metric, path):
         exported.append(path.name)
         path.write_bytes(b"onnx")
+        return path
 
     monkeypatch.setattr("iqa_jax.scoring.to_onnx.export_onnx", export)
     own = iqa_jax.load(small_weights)

@@ -188,7 +188,7 @@ def test_an_engine_that_cannot_is_said_in_a_line(tmp_path, small_weights, monkey
     with pytest.raises(WeightsError, match=r"metric.onnx: .*export --format onnx"):
         iqa_jax.load(small_weights, engine="onnx")
     (tmp_path / "a.onnx").write_bytes(b"")
-    with pytest.raises(UserError, match="a.onnx: a file for the engine onnx, jax cannot run it"):
+    with pytest.raises(UserError, match="a.onnx: a file for onnx, jax cannot run it"):
         iqa_jax.load(tmp_path / "a.onnx", engine="jax")
     monkeypatch.setattr("iqa_jax.scoring.load._is_installed", lambda engine: False)
     with pytest.raises(UserError, match=r"neither JAX nor onnxruntime is installed; .*iqa-conformer\[lite\]"):

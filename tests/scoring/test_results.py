@@ -93,6 +93,11 @@ def test_a_finished_table_stays_until_the_next_one_is_whole(tmp_path):
     finished = table.read_bytes()
     scores = interrupted(table, files, other)
     assert table.read_bytes() == finished
+    for recomputed in (other, MINE, other):  # stopped again, whoever's journal it was
+        with ScoreTable(table, recomputed, recompute=True) as opened:
+            add(opened, files[0], scores[0])
+        assert table.read_bytes() == finished
+    interrupted(table, files, other)
     with ScoreTable(table, other) as opened:
         assert opened.scored(files) == scores
         results = [Result(*files[number], score) for number, score in scores.items()]

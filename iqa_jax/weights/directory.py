@@ -10,7 +10,9 @@ import hashlib
 import os
 import shutil
 import tempfile
+import threading
 from collections.abc import Iterator, Mapping
+from concurrent.futures import Future
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +43,7 @@ from iqa_jax.weights.tensors import tensors_of
 
 FILE, CARD = "model.safetensors", "README.md"
 ORBAX = "weights"  # a folder in the place of `FILE`, as earlier versions wrote it
+_PATIENCE, _SLOWEST = 30.0, 2e6  # seconds for such a folder, and the fewest bytes a second
 
 
 def save_weights(
@@ -205,10 +208,23 @@ def _read_file(path: Path, record: Mapping) -> dict[str, np.ndarray]:
 
 
 def _read_orbax(folder: Path) -> dict[str, np.ndarray]:
+    """What `read_arrays` gives, in a thread: where files are damaged, orbax at times waits for ever."""
     from iqa_jax.weights.checkpoints import read_arrays
 
+    ended: Future[dict[str, np.ndarray]] = Future()
+
+    def read() -> None:
+        try:
+            ended.set_result(read_arrays(folder))
+        except BaseException as error:
+            ended.set_exception(error)
+
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    threading.Thread(target=read, daemon=True).start()
     try:
-        return read_arrays(folder)
+        return ended.result(timeout=_PATIENCE + size / _SLOWEST)
+    except TimeoutError:
+        raise ValueError("damaged (reading it does not end); convert the weights again") from None
     except ModuleNotFoundError as error:
         raise ValueError(
             f"weights of an earlier version need {error.name}, which is not installed; it comes with: pip "

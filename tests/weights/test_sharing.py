@@ -4,6 +4,7 @@ import builtins
 import json
 import resource
 import signal
+import time
 
 import numpy as np
 import pytest
@@ -270,6 +271,14 @@ def test_a_folder_of_the_last_version_is_read(of_the_last_version, small_weights
     with pytest.raises(WeightsError, match="needs? orbax.checkpoint, .*pip install .iqa-conformer.train"):
         iqa_jax.load(of_the_last_version)
     assert read_any(small_weights)  # what is written now needs no orbax
+
+
+def test_reading_that_does_not_end_is_given_up(of_the_last_version, monkeypatch):
+    monkeypatch.setattr("iqa_jax.weights.checkpoints.read_arrays", lambda folder: time.sleep(3))
+    monkeypatch.setattr("iqa_jax.weights.directory._PATIENCE", 0.01)
+    monkeypatch.setattr("iqa_jax.weights.directory._SLOWEST", 1e12)
+    with pytest.raises(WeightsError, match="last/weights: damaged .reading it does not end"):
+        read_any(of_the_last_version)
 
 
 def test_scores_that_are_not_finite_are_not_passed_on(small_weights, monkeypatch):

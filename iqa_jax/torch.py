@@ -114,10 +114,9 @@ class Loss(torch.nn.Module):
         with _transforms_named():
             for name, image in in_float32.items():
                 _check_range(image.detach(), name)
-        images = tuple(in_float32.values())
-        learns = torch.is_grad_enabled()
-        wanted = tuple(k for k, image in enumerate(images) if learns and image.requires_grad)
-        with _transforms_named():
+            images = tuple(in_float32.values())
+            learns = torch.is_grad_enabled()
+            wanted = tuple(k for k, image in enumerate(images) if learns and image.requires_grad)
             losses = _FromJax.apply(self._programs, self.windows, wanted, self._key(key), *images)
         return losses if self.reduction == "none" else getattr(losses, self.reduction)()
 

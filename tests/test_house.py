@@ -27,7 +27,7 @@ pytestmark = pytest.mark.quick
 
 def modules() -> dict[str, ast.Module]:
     trees = {}
-    gc.disable()  # Python 3.11 fails to parse where a collection in between runs Python code
+    gc.disable()  # the parser of Python 3.11 failed once, perhaps by what a collection ran in between
     try:
         for path in sorted(PACKAGE.rglob("*.py")):
             name = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")

@@ -60,7 +60,7 @@ def evaluate(
 
     Example: python -m iqa_jax evaluate --weights runs/conformer --dataset iqa_demo --baselines
     """
-    from iqa_jax.reporting.tables import cross_table, earlier_evaluation, save_evaluation
+    from iqa_jax.reporting.tables import cross_table, replaced_by, save_evaluation
 
     check_workers(ray, workers)
     output, report = new_directory(output), report and new_directory(report)
@@ -84,9 +84,8 @@ def evaluate(
         seconds = time.perf_counter() - start
         evaluation = _evaluation(source, predicted, predictor, baselines=baselines, resamples=resamples)
         evaluations.append(evaluation)
-        before = earlier_evaluation(directory, evaluation.name)
-        if before not in ("", f"{evaluation.weights}, {evaluation.crops} crops"):
-            tables.append(f"in {directory}, these results replace those of {before}")
+        if others := replaced_by(evaluation, directory):
+            tables.append(f"in {directory}, these results replace those of {others}")
         results.append(save_evaluation(evaluation, directory))
         tables += [_metrics_table(evaluation, results[-1]), _thirds_table(source, results[-1])]
         tables.append(f"split: {source.split}, {why}")

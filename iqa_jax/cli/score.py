@@ -225,26 +225,33 @@ def score_pairs(
         pairs = pairs_for(metric, pairs, remark)
     methods_of([target for target, _ in pairs], outputs.named)  # what is wrong with it is said at once
     printer = ScorePrinter(len(pairs), as_json=as_json, best_first=outputs.best_first)
-    how: dict = {"scorer": scorer, "masks": masks, "resize": resize or None, "align": align}
-    with printer.progress(), arguments_as_options("recompute"):
-        try:
-            results = score_and_write(
-                metric,
-                pairs,
-                outputs,
-                **how,
-                on_result=printer.result,
-                say=lambda text: printer.remark(as_options(text, "recompute")),
-            )
-        except KeyboardInterrupt as interruption:
-            if outputs.table and not outputs.page:  # which needs all pictures again
-                again = "without --recompute" if outputs.recompute else "the same command"
-                done = f"{printer.done} of {len(pairs)} images are done"
-                interruption.args = (f"{done}; run {again} again to resume",)
-            raise
+    with printer.progress(), arguments_as_options("recompute"), _how_to_resume(outputs, printer, len(pairs)):
+        results = score_and_write(
+            metric,
+            pairs,
+            outputs,
+            scorer=scorer,
+            masks=masks,
+            resize=resize or None,
+            align=align,
+            on_result=printer.result,
+            say=lambda text: printer.remark(as_options(text, "recompute")),
+        )
     methods = methods_of([result.target for result in results], outputs.named)
     comparison = compare_results(results, methods, metric.range, remark)
     return printer.finish(metric, results, methods.whose if methods.names else None, comparison)
+
+
+@contextlib.contextmanager
+def _how_to_resume(outputs: "Outputs", printer: ScorePrinter, count: int):
+    """Lets an interruption say how many of so many images are done, and how to go on."""
+    try:
+        yield
+    except KeyboardInterrupt as interruption:
+        if outputs.table and not outputs.page:  # which needs all pictures again
+            again = "without --recompute" if outputs.recompute else "the same command"
+            interruption.args = (f"{printer.done} of {count} images are done; run {again} again to resume",)
+        raise
 
 
 def chosen_files(

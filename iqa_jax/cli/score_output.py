@@ -28,9 +28,6 @@ class ScorePrinter:
 
     Where standard output is not a terminal, several are lines (target, tab, score), as they come or, if they
     are sorted, at the end.  Progress, remarks and failures go to standard error.
-
-    Attributes:
-      done: how many results have come.
     """
 
     def __init__(self, count: int, *, as_json: bool, best_first: bool):
@@ -38,7 +35,6 @@ class ScorePrinter:
         self._count, self._as_json = count, as_json
         self._as_lines = not (as_json or on_terminal(sys.stdout) or count == 1)
         self._at_once = self._as_lines and not best_first
-        self.done = 0
 
     @contextlib.contextmanager
     def progress(self) -> Iterator[None]:
@@ -47,6 +43,11 @@ class ScorePrinter:
         hidden = self._count == 1 or (self._at_once and _is_pipe(sys.stdout))
         with progress_bar(self._count, "scoring", "image", hidden=hidden) as self._bar:
             yield
+
+    @property
+    def done(self) -> int:
+        """How many results have come."""
+        return self._bar.n
 
     def remark(self, text: str) -> None:
         """Prints a remark beside the bar."""
@@ -57,7 +58,6 @@ class ScorePrinter:
         """Takes a result as it comes."""
         if self._at_once:
             _print_line(result)
-        self.done += 1
         self._bar.update()
 
     def finish(

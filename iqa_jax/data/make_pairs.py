@@ -259,7 +259,8 @@ def _make(path: Path, name: str, plan: Plan, number: int, output: Path) -> tuple
         return None, said
     try:
         image = _scaled(read_image(path, say=said.add), plan.short_side)
-        written += [] if reference.exists() else [reference]
+        if not reference.exists():
+            written.append(reference)
         _save(reference, image)
         for (kind, level, _), target in zip(version_files(name, plan, number), targets, strict=True):
             if not target.exists():

@@ -57,11 +57,8 @@ def find_images(
     within: set[Path] = set()  # from a directory or a pattern, which gives their folders
     for pattern in patterns:
         path = local_path(pattern)
-        if path.is_file():
-            single.append(path)
-            found.setdefault(path, ImageFile(path))
-            continue
-        if path.is_symlink() and not path.exists():  # its reader says what is wrong with it
+        broken = path.is_symlink() and not path.exists()  # its reader says so
+        if path.is_file() or broken:
             single.append(path)
             found.setdefault(path, ImageFile(path))
             continue
@@ -132,7 +129,7 @@ def _walked(folder: Path, recursive: bool, leave_out: set[str]) -> Iterator[_Ent
     def below(folder: Path, parts: tuple[str, ...], entries: list[os.DirEntry]) -> Iterator[_Entry]:
         for entry in entries:
             path = folder / entry.name
-            if not _is_folder(entry):
+            if not _is(entry.is_dir):
                 yield _Entry(path, parts, _kind(entry))
             elif recursive and not entry.name.startswith(".") and (place := real(path)) not in entered:
                 entered.add(place)
@@ -153,21 +150,19 @@ def _in_folder(folder: Path) -> list[os.DirEntry]:
         return sorted(entries, key=lambda entry: entry.name)
 
 
-def _is_folder(entry: os.DirEntry) -> bool:
+def _is(kind: Callable[[], bool]) -> bool:
+    """What an entry's `is_file` or `is_dir` says; of a link that leads back to itself, no."""
     try:
-        return entry.is_dir()
-    except OSError:  # a link in a circle
+        return kind()
+    except OSError:
         return False
 
 
 def _kind(entry: os.DirEntry | Path) -> str:
     """Its kind; a folder's entry knows it without asking the disk, unless it is a link."""
-    try:
-        if entry.is_file():
-            return "file"
-    except OSError:  # a link in a circle
-        return _BROKEN
-    if entry.is_dir():
+    if _is(entry.is_file):
+        return "file"
+    if _is(entry.is_dir):
         return "folder"
     return _BROKEN if entry.is_symlink() and not os.path.exists(entry) else "not a regular file"
 

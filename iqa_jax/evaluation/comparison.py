@@ -44,12 +44,12 @@ class Difference:
     def sentence(self) -> str:
         """The difference in words."""
         on = f"on {self.better_on} of {self.pictures} pictures"
-        if self.interval is None and not self.mean:
-            return (
-                f"{self.better} and {self.other}: equal means, {self.better} is better {on} and worse on "
-                f"{self.worse_on}"
-            )
         if self.interval is None:
+            if not self.mean:
+                return (
+                    f"{self.better} and {self.other}: equal means, {self.better} is better {on} and worse on "
+                    f"{self.worse_on}"
+                )
             return (
                 f"{self.better} is better than {self.other} {on}, mean difference {self._text(self.mean)}; "
                 "a single reference gives no interval"

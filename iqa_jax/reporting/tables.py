@@ -63,13 +63,15 @@ def _without_nan(value: Any) -> Any:
     return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
-def earlier_evaluation(directory: Path, name: str) -> str:
-    """The weights and crops of the evaluation of that name in a directory; "" if there is none."""
+def replaced_by(evaluation: Evaluation, directory: Path) -> str:
+    """Whose results an evaluation will replace in a directory; "" if none, or its own."""
     try:
-        content = json.loads((directory / f"metrics-{name}.json").read_text(encoding="utf-8"))
-        return f"{content['weights']}, {content['crops']} crops"
+        file = directory / f"metrics-{evaluation.name}.json"
+        before = json.loads(file.read_text(encoding="utf-8"))
+        weights, crops = before["weights"], before["crops"]
     except (OSError, ValueError, KeyError, TypeError):
         return ""
+    return "" if (weights, crops) == (evaluation.weights, evaluation.crops) else f"{weights}, {crops} crops"
 
 
 _CROSS_COLUMNS = ("plcc", "srcc", "krcc", "rmse", "main_score")

@@ -55,15 +55,15 @@ def items_of(
     Raises:
       UserError: one is not taken by a metric.
     """
-    latest, content, one = None, None, None
+    latest, copy, one = None, None, None
     for position, row in enumerate(rows):
         given, *masks = row[1:] if keeps else row
         name = called("distorted", position)
         distorted = image_of(given, name, "score by itself")
         if keeps:
-            if one is None or row[0] is not latest or not _is_still(content, latest):
-                latest, content = row[0], own_copy(row[0])
-                one = _reference(content, keeps, called("reference", position))
+            if one is None or row[0] is not latest or not _unchanged(latest, copy):
+                latest, copy = row[0], own_copy(row[0])
+                one = _reference(copy, keeps, called("reference", position))
             check_one_shape(one.image, distorted, name)
         mask = masks[0] if masks else None
         yield one, distorted, None if mask is None else mask_of(mask, distorted, called("mask", position))
@@ -74,9 +74,9 @@ def own_copy(given: Any) -> Any:
     return given.copy() if isinstance(given, np.ndarray) and given.flags.writeable else given
 
 
-def _is_still(content: Any, given: Any) -> bool:
-    """Whether what was given has the content that it had."""
-    return content is given or np.array_equal(content, given)
+def _unchanged(given: Any, copy: Any) -> bool:
+    """Whether what was given holds what it held when `own_copy` copied it."""
+    return copy is given or np.array_equal(copy, given)
 
 
 def _reference(given: Any, keeps: Keeps, name: str) -> Reference:
